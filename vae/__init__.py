@@ -1,0 +1,50 @@
+"""Elboscope: look inside a VAE, one sample at a time.
+
+    import vae
+
+    model = vae.load("checkpoints/digits-2d")
+    q = model.encode(x)                  # q(z|x), a torch Distribution
+    rows = vae.score(model, x)           # one row for each image, in nats
+
+Names are resolved on first use, so that importing one room does not import the house.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Adaptation": "vae.data.images",
+    "Checkpoint": "vae.model.checkpoint",
+    "CheckpointError": "vae.model.checkpoint",
+    "ImageRefused": "vae.data.images",
+    "ImageSpec": "vae.data.spec",
+    "ModelConfig": "vae.model.config",
+    "Receipt": "vae.elbo.scoring",
+    "Reference": "vae.model.checkpoint",
+    "ScoreRow": "vae.elbo.rows",
+    "SampleScores": "vae.elbo.scoring",
+    "TrainConfig": "vae.training.config",
+    "VAE": "vae.model.vae",
+    "evaluate": "vae.elbo.evaluation",
+    "load": "vae.model.checkpoint",
+    "open_data": "vae.data.datasets",
+    "preprocess": "vae.data.images",
+    "read_image": "vae.data.images",
+    "sample_receipt": "vae.elbo.scoring",
+    "score": "vae.elbo.scoring",
+    "to_image": "vae.data.images",
+}
+
+__all__ = sorted([*_HOMES, "__version__"])
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401
+    if name not in _HOMES:
+        raise AttributeError(f"module 'vae' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

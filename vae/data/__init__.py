@@ -1,0 +1,1 @@
+"""Pixels in: data sets, procedural sprites, and untrusted image bytes. NumPy only, no torch."""

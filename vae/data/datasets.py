@@ -1,0 +1,139 @@
+r"""Data sets with fixed splits, opened by name.
+
+Every data set has three disjoint splits, fixed once and recorded by index in the checkpoint:
+*train* fits the weights, *validation* chooses between them, and *calibration* is touched by
+nothing but percentiles, p-values and thresholds, which is what makes those valid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from vae.data import sprites
+from vae.data.spec import ImageSpec
+
+__all__ = ["DATASETS", "DataMissing", "ImageData", "Splits", "open_data", "shuffled"]
+
+DATASETS: tuple[str, ...] = ("digits", "sprites", "folder:PATH")
+
+
+class DataMissing(ValueError):
+    """Raised when a data set isn't there; the message says what to do."""
+
+
+class Splits(NamedTuple):
+    """Disjoint indices into a data set, each ``int64`` with shape :math:`(N,)`."""
+
+    train: np.ndarray
+    validation: np.ndarray
+    calibration: np.ndarray
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """Holds a data set: its specification, splits and a way to read images by index.
+
+    Args:
+        name: The name that opens it again, such as ``"digits"``.
+        spec: The shape and levels of its images.
+        splits: The three fixed splits.
+        read: Maps indices :math:`(N,)` to levels ``uint8`` :math:`(N, C, H, W)`.
+        labels_of: Maps indices :math:`(N,)` to class labels ``int64`` :math:`(N,)`.
+        label_names: The names of the classes; empty where the data have no labels.
+        embeds: Whether licence and size allow the images to travel inside a checkpoint.
+    """
+
+    name: str
+    spec: ImageSpec
+    splits: Splits
+    read: Callable[[np.ndarray], np.ndarray]
+    labels_of: Callable[[np.ndarray], np.ndarray]
+    label_names: tuple[str, ...]
+    embeds: bool = False
+
+
+def open_data(name: str, image_size: int = 64, channels: int = 3) -> ImageData:
+    """Opens a data set by name.
+
+    Args:
+        name: One of ``digits``, ``sprites`` or ``folder:PATH``.
+        image_size: The side in pixels that images of a folder are brought to.
+        channels: 1 (grey) or 3 (colour), for images of a folder.
+
+    Raises:
+        ValueError: If the name is unknown; the message lists the valid ones.
+        DataMissing: If the folder isn't there or holds too few images.
+    """
+    if name == "digits":
+        return _digits()
+    if name == "sprites":
+        return _sprites()
+    if name.startswith("folder:"):
+        # Imported here because reading a folder needs Pillow, which the embedded sets do not.
+        from vae.data.folder import open_folder
+
+        return open_folder(name.removeprefix("folder:"), image_size, channels)
+    raise ValueError(f"Unknown data set {name!r}. Choose one of: {', '.join(DATASETS)}.")
+
+
+def shuffled(count: int, seed: int) -> np.ndarray:
+    """Permutes ``0..count-1`` by sorting SplitMix64 hashes (Steele et al. 2014).
+
+    A library generator's stream may change between versions; a split must not.
+    """
+    with np.errstate(over="ignore"):
+        v = np.arange(count, dtype=np.uint64) + np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15)
+        v = (v ^ (v >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        v = (v ^ (v >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        v = v ^ (v >> np.uint64(31))
+    return np.argsort(v, kind="stable").astype(np.int64)
+
+
+def split_indices(order: np.ndarray, validation: int, calibration: int) -> Splits:
+    """Cuts shuffled indices into validation, calibration and the rest for training."""
+    cut = validation + calibration
+    return Splits(
+        train=np.sort(order[cut:]),
+        validation=np.sort(order[:validation]),
+        calibration=np.sort(order[validation:cut]),
+    )
+
+
+def _digits() -> ImageData:
+    # scikit-learn costs seconds and 100 MB, and the app draws digits from the checkpoint instead.
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    levels = bunch.images.astype(np.uint8)[:, None]
+    labels = bunch.target.astype(np.int64)
+    return ImageData(
+        name="digits",
+        spec=ImageSpec(channels=1, height=8, width=8, levels=17, background=0.0),
+        # n + 1 = 500 makes every p-value a multiple of 0.002.
+        splits=split_indices(shuffled(len(levels), seed=0), validation=200, calibration=499),
+        read=lambda indices: levels[indices],
+        labels_of=lambda indices: labels[indices],
+        label_names=tuple(str(digit) for digit in range(10)),
+        embeds=True,
+    )
+
+
+def _sprites(train: int = 30_000) -> ImageData:
+    order = shuffled(sprites.COUNT, seed=0)[: train + 1_999]
+    return ImageData(
+        name="sprites",
+        spec=ImageSpec(channels=1, height=64, width=64, levels=2, background=0.0),
+        splits=split_indices(order, validation=1_000, calibration=999),
+        read=lambda indices: sprites.render(sprites.factors_of(indices)),
+        labels_of=lambda indices: sprites.factors_of(indices)[:, 0].astype(np.int64),
+        label_names=tuple(str(value) for value in sprites.FACTORS[0].values),
+    )
+
+
+def label_text(label: int, label_names: Sequence[str]) -> str:
+    """Names a class label; ``"unlabelled"`` where the data have none."""
+    return label_names[label] if 0 <= label < len(label_names) else "unlabelled"

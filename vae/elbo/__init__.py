@@ -1,0 +1,1 @@
+"""The numbers: per-sample ELBO terms, scores, bounds, evidence and calibration."""

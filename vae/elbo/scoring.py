@@ -1,0 +1,394 @@
+r"""The score of an image: the same numbers whoever its batch-mates are and however it came in.
+
+For :math:`D \le 2` the expectation under q is taken by Gauss-Hermite quadrature, with no sampling
+noise; for :math:`D > 2` it is a mean over draws whose noise follows from (seed, image). The same
+nodes give the sum for the score and the terms for the receipt, so the two agree.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vae.elbo.calibration import Calibration
+from vae.elbo.evidence import (
+    exact_evidence,
+    hermite_nodes,
+    importance_bound,
+    node_log_likelihoods,
+)
+from vae.elbo.rows import ScoreRow
+from vae.elbo.terms import Terms, log_density, pixel_log_likelihood, standard_normal_kl
+from vae.elbo.tiles import decoder_rows, encode_tiled, map_tiles
+from vae.model.checkpoint import Checkpoint
+from vae.model.config import ModelConfig
+from vae.model.likelihoods import facts_of
+from vae.model.noise import image_normals
+from vae.model.vae import LatentModel, observe
+
+__all__ = [
+    "DRAWS",
+    "Receipt",
+    "SampleScores",
+    "bits_per_dim",
+    "calibration_of",
+    "draws_used",
+    "sample_receipt",
+    "sample_scores",
+    "score",
+    "score_levels",
+]
+
+DRAWS = 64
+
+# Bounds the memory of one step, in codes; it never changes a number.
+_CODES_AT_ONCE = 200_000
+
+
+class SampleScores(NamedTuple):
+    r"""The scores of a batch of images, one number each.
+
+    Attributes:
+        mu: Posterior means, float64, with shape :math:`(B, D)`.
+        sigma: Posterior standard deviations, float64, with shape :math:`(B, D)`.
+        terms: The expected log-likelihood :math:`(B,)` and KL :math:`(B, D)`, float64.
+        elbo_se: The standard error of the ELBO; 0 by quadrature, with shape :math:`(B,)`.
+        calibrated_elbo: The ELBO from the first ``calibrated_draws`` draws, :math:`(B,)`.
+        draws: The number of draws; 0 by quadrature.
+        iwae_bound: :math:`L_k`, NaN where not asked for, with shape :math:`(B,)`.
+        iwae_bound_se: Its standard error, with shape :math:`(B,)`.
+        log_evidence: :math:`\log p(x)`, NaN where not exact, with shape :math:`(B,)`.
+        log_evidence_error: Its numerical error, with shape :math:`(B,)`.
+    """
+
+    mu: Tensor
+    sigma: Tensor
+    terms: Terms
+    elbo_se: Tensor
+    calibrated_elbo: Tensor
+    draws: int
+    iwae_bound: Tensor
+    iwae_bound_se: Tensor
+    log_evidence: Tensor
+    log_evidence_error: Tensor
+
+
+class Receipt(NamedTuple):
+    r"""One image's ELBO, taken apart without remainder.
+
+    Attributes:
+        x: The image as the model sees it, with shape :math:`(C, H, W)`.
+        reconstruction: The mean of :math:`p(x \mid z = \mu)`, with shape :math:`(C, H, W)`.
+        pixels: Each pixel's expected log-likelihood in nats, with shape :math:`(C, H, W)`.
+        kl_per_dim: The KL in nats, with shape :math:`(D,)`.
+        mu: The posterior mean, with shape :math:`(D,)`.
+        sigma: The posterior standard deviation, with shape :math:`(D,)`.
+        elbo: The ELBO as the score states it, in nats.
+        elbo_se: Its standard error.
+    """
+
+    x: np.ndarray
+    reconstruction: np.ndarray
+    pixels: np.ndarray
+    kl_per_dim: np.ndarray
+    mu: np.ndarray
+    sigma: np.ndarray
+    elbo: float
+    elbo_se: float
+
+    @property
+    def expected_log_likelihood(self) -> float:
+        """The sum over pixels, in nats."""
+        return float(self.pixels.sum())
+
+    @property
+    def kl(self) -> float:
+        """The sum over latent dimensions, in nats."""
+        return float(self.kl_per_dim.sum())
+
+    @property
+    def residual(self) -> float:
+        """What the parts leave unexplained of the ELBO, in nats."""
+        return self.elbo - (self.expected_log_likelihood - self.kl)
+
+
+def score(
+    checkpoint: Checkpoint,
+    x: np.ndarray | Tensor,
+    *,
+    names: Sequence[str] | None = None,
+    draws: int = DRAWS,
+    importance_samples: int = 0,
+    seed: int = 0,
+    evidence: bool = True,
+) -> list[ScoreRow]:
+    r"""Scores images: ELBO, its two terms, and its place among the calibration set.
+
+    Args:
+        checkpoint: A model from :func:`vae.load`.
+        x: Images in [0, 1], with shape :math:`(B, C, H, W)`; snapped to the data's levels.
+        names: A name for each image; its number where not given.
+        draws: Draws from q for :math:`D > 2`; quadrature needs none.
+        importance_samples: The k of the importance-weighted bound; 0 leaves it out.
+        seed: The seed; an image's noise follows from (seed, image).
+        evidence: Whether to compute the exact :math:`\log p(x)` where :math:`D \le 2`.
+
+    Returns:
+        One row for each image, in order.
+
+    Raises:
+        ValueError: If ``x`` has the wrong shape or holds values outside [0, 1] or not finite.
+    """
+    x = x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
+    expected = checkpoint.config.image.shape
+    if x.ndim != 4 or x.shape[1:] != expected:
+        raise ValueError(
+            f"x must have shape (B, {expected[0]}, {expected[1]}, {expected[2]}), not {x.shape}."
+        )
+    levels = checkpoint.config.image.to_levels(x)
+    return score_levels(
+        checkpoint,
+        levels,
+        names=names,
+        draws=draws,
+        importance_samples=importance_samples,
+        seed=seed,
+        evidence=evidence,
+    )
+
+
+def score_levels(
+    checkpoint: Checkpoint,
+    levels: np.ndarray,
+    *,
+    names: Sequence[str] | None = None,
+    draws: int = DRAWS,
+    importance_samples: int = 0,
+    seed: int = 0,
+    evidence: bool = True,
+) -> list[ScoreRow]:
+    r"""Scores images that are integer levels already; see :func:`score`.
+
+    Args:
+        levels: The levels, ``uint8``, with shape :math:`(B, C, H, W)`.
+    """
+    if not len(levels):
+        return []
+    names = [str(number) for number in range(len(levels))] if names is None else names
+    calibration = calibration_of(checkpoint)
+    scores = sample_scores(
+        checkpoint,
+        levels,
+        draws=draws,
+        calibrated_draws=calibration.draws,
+        importance_samples=importance_samples,
+        seed=seed,
+        evidence=evidence,
+    )
+    elbo = scores.terms.elbo.numpy()
+    bits = bits_per_dim(checkpoint.config, elbo)
+    calibrated = scores.calibrated_elbo.numpy()
+    percentile, p_value = calibration.percentile(calibrated), calibration.p_value(calibrated)
+    return [
+        ScoreRow(
+            name=names[i],
+            elbo=float(elbo[i]),
+            elbo_se=float(scores.elbo_se[i]),
+            expected_log_likelihood=float(scores.terms.expected_log_likelihood[i]),
+            kl=float(scores.terms.kl[i]),
+            kl_per_dim=tuple(scores.terms.kl_per_dim[i].tolist()),
+            iwae_bound=_number(scores.iwae_bound[i]),
+            iwae_bound_se=_number(scores.iwae_bound_se[i]),
+            log_evidence=_number(scores.log_evidence[i]),
+            log_evidence_error=_number(scores.log_evidence_error[i]),
+            bits_per_dim=_number(bits[i]),
+            percentile=float(percentile[i]),
+            p_value=float(p_value[i]),
+            draws=scores.draws,
+            importance_samples=importance_samples,
+            seed=seed,
+            model=checkpoint.name,
+            weights_sha256=checkpoint.weights_sha256,
+            error_code=None,
+            error=None,
+        )
+        for i in range(len(levels))
+    ]
+
+
+def calibration_of(checkpoint: Checkpoint) -> Calibration:
+    """The calibration set of a checkpoint."""
+    reference = checkpoint.reference
+    elbo = reference.elbo[reference.of_split("calibration")]
+    return Calibration(elbo, draws=int(checkpoint.manifest["metrics"]["draws"]))
+
+
+def draws_used(config: ModelConfig, draws: int) -> int:
+    """The draws behind an ELBO: as many as asked for, or 0 where quadrature needs none."""
+    return 0 if config.latent_dim <= 2 else draws
+
+
+def bits_per_dim(config: ModelConfig, elbo: np.ndarray) -> np.ndarray:
+    r"""Bits for each pixel value, :math:`-\mathrm{ELBO} / (CHW \ln 2)`; NaN for densities."""
+    if not facts_of(config.likelihood).is_pmf:
+        return np.full_like(elbo, np.nan)
+    return -elbo / (config.image.pixels * math.log(2))
+
+
+@torch.inference_mode()
+def sample_scores(
+    model: LatentModel,
+    levels: np.ndarray,
+    *,
+    draws: int = DRAWS,
+    calibrated_draws: int = 0,
+    importance_samples: int = 0,
+    seed: int = 0,
+    evidence: bool = False,
+) -> SampleScores:
+    r"""Computes the scores of images, each by itself.
+
+    Args:
+        model: The model.
+        levels: Integer levels of the data, ``uint8``, :math:`(B, C, H, W)`, :math:`B \ge 1`.
+        draws: Draws from q for :math:`D > 2`.
+        calibrated_draws: The draws behind the calibration set; 0 means ``draws``.
+        importance_samples: The k of the importance-weighted bound; 0 leaves it out.
+        seed: The seed of every draw.
+        evidence: Whether to compute the exact evidence where :math:`D \le 2`.
+
+    Returns:
+        The scores.
+
+    Raises:
+        ValueError: If a count is out of range.
+    """
+    if not 1 <= draws <= 100_000:
+        raise ValueError(f"draws must lie in 1..100000, not {draws}.")
+    if not 0 <= importance_samples <= 1_000_000:
+        raise ValueError(f"importance_samples must lie in 0..1000000, not {importance_samples}.")
+    x = observe(model.config, levels, seed)
+    mu, sigma = encode_tiled(model, x)
+    kl = standard_normal_kl(mu, 2 * sigma.log())
+    quadrature = model.config.latent_dim <= 2
+    most = draws if quadrature else max(draws, calibrated_draws)
+    expectations, errors, calibrated, bounds, bound_errors, evidences = [], [], [], [], [], []
+    for part in _parts(len(x), max(most, importance_samples, 144)):
+        nodes, weights = _nodes(model.config, levels[part], mu[part], sigma[part], most, seed)
+        values = node_log_likelihoods(model, x[part], nodes)
+        if quadrature:
+            expectations.append(values @ weights)
+            errors.append(torch.zeros_like(expectations[-1]))
+            calibrated.append(expectations[-1])
+        else:
+            used = values[:, :draws]
+            expectations.append(used.mean(-1))
+            errors.append(used.std(-1, correction=min(1, draws - 1)) / math.sqrt(draws))
+            calibrated.append(values[:, : calibrated_draws or draws].mean(-1))
+        if importance_samples:
+            bound = importance_bound(
+                _log_weights(
+                    model, levels[part], x[part], mu[part], sigma[part], importance_samples, seed
+                )
+            )
+            bounds.append(bound.value)
+            bound_errors.append(bound.standard_error)
+        if evidence and quadrature:
+            evidences.append(torch.stack(exact_evidence(model, x[part], mu[part])))
+    empty = torch.full((len(x),), math.nan, dtype=torch.float64)
+    exact = torch.cat(evidences, 1) if evidences else (empty, empty)
+    terms = Terms(torch.cat(expectations), kl)
+    return SampleScores(
+        mu=mu,
+        sigma=sigma,
+        terms=terms,
+        elbo_se=torch.cat(errors),
+        calibrated_elbo=torch.cat(calibrated) - terms.kl,
+        draws=draws_used(model.config, draws),
+        iwae_bound=torch.cat(bounds) if bounds else empty,
+        iwae_bound_se=torch.cat(bound_errors) if bounds else empty,
+        log_evidence=exact[0],
+        log_evidence_error=exact[1],
+    )
+
+
+@torch.inference_mode()
+def sample_receipt(
+    model: LatentModel, levels: np.ndarray, *, draws: int = DRAWS, seed: int = 0
+) -> Receipt:
+    r"""Takes one image's ELBO apart, over the very nodes that its score averages.
+
+    Args:
+        model: The model.
+        levels: One image's levels, ``uint8``, with shape :math:`(C, H, W)`.
+        draws: Draws from q for :math:`D > 2`.
+        seed: The seed of the draws.
+
+    Returns:
+        The receipt; its parts sum to the ELBO of :func:`sample_scores`.
+    """
+    levels = levels[None]
+    scores = sample_scores(model, levels, draws=draws, seed=seed)
+    x = observe(model.config, levels, seed)
+    nodes, weights = _nodes(model.config, levels, scores.mu, scores.sigma, draws, seed)
+    codes = nodes[0].to(x.dtype)
+
+    def tile(rows: Tensor) -> Tensor:
+        one = x.expand(len(rows), *x.shape[1:])
+        return pixel_log_likelihood(model.decode(codes[rows]), one).double()
+
+    values = map_tiles(decoder_rows(model.config), len(codes), tile)
+    pixels = torch.einsum("s,schw->chw", weights, values)
+    # A lone decode would be a tile of another size; this one is the tile every score uses.
+    centre = scores.mu.to(x.dtype).expand(decoder_rows(model.config), -1)
+    return Receipt(
+        x=x[0].numpy(),
+        reconstruction=model.decode(centre).mean[0].numpy(),
+        pixels=pixels.numpy(),
+        kl_per_dim=scores.terms.kl_per_dim[0].numpy(),
+        mu=scores.mu[0].numpy(),
+        sigma=scores.sigma[0].numpy(),
+        elbo=float(scores.terms.elbo[0]),
+        elbo_se=float(scores.elbo_se[0]),
+    )
+
+
+def _nodes(
+    config: ModelConfig, levels: np.ndarray, mu: Tensor, sigma: Tensor, draws: int, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Codes (B, S, D) and weights (S,) whose weighted mean is the expectation under q."""
+    if config.latent_dim <= 2:
+        e, weights = hermite_nodes(config.latent_dim)
+    else:
+        e = torch.from_numpy(image_normals(levels, seed, "draws", (draws, config.latent_dim)))
+        weights = torch.full((draws,), 1 / draws, dtype=torch.float64)
+    return mu[:, None] + sigma[:, None] * e, weights
+
+
+def _log_weights(
+    model: LatentModel, levels: np.ndarray, x: Tensor, mu: Tensor, sigma: Tensor, k: int, seed: int
+) -> Tensor:
+    """The log importance weights (B, k) of draws from q."""
+    shape = (k, model.config.latent_dim)
+    e = torch.from_numpy(image_normals(levels, seed, "importance", shape))
+    z = mu[:, None] + sigma[:, None] * e
+    log_prior = log_density(torch.zeros(1), torch.ones(1), z)
+    log_posterior = log_density(mu[:, None], sigma[:, None], z)
+    return node_log_likelihoods(model, x, z) + log_prior - log_posterior
+
+
+def _parts(count: int, codes: int) -> Iterator[slice]:
+    """Slices of a batch that keep the codes of one step within bounds."""
+    size = max(1, _CODES_AT_ONCE // codes)
+    for start in range(0, count, size):
+        yield slice(start, start + size)
+
+
+def _number(value: Tensor | np.floating) -> float | None:
+    """A float, or none where it isn't one: JSON knows no NaN."""
+    return None if math.isnan(value) else float(value)

@@ -1,0 +1,1 @@
+"""Walks in the latent space: traversals and lattices, decoded to images."""

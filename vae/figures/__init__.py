@@ -1,0 +1,1 @@
+"""Arrays -> Plotly figures and PNG pictures. Pure functions: no torch, no Streamlit."""

@@ -1,0 +1,1 @@
+"""x -> q(z|x), z -> p(x|z): networks, likelihoods, the VAE, and its checkpoint on disk."""

@@ -1,0 +1,49 @@
+r"""Noise that belongs to an image: drawn from (seed, purpose, the image's own levels).
+
+A score must not depend on an image's batch-mates, its order, its file name or the process that
+computes it; so neither may the noise behind it. NumPy's Philox counter generator is keyed by a
+digest, and its normals do not depend on the processor's vector width.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import Literal
+
+import numpy as np
+
+__all__ = ["Purpose", "image_normals", "image_uniforms"]
+
+Purpose = Literal["draws", "importance", "binarize"]
+
+
+def _generator(levels: np.ndarray, seed: int, purpose: Purpose) -> np.random.Generator:
+    header = f"{purpose}:{seed}:{levels.shape}".encode()
+    key = blake2b(header + np.ascontiguousarray(levels).tobytes(), digest_size=16)
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(key.digest(), "little")))
+
+
+def image_normals(
+    levels: np.ndarray, seed: int, purpose: Purpose, shape: tuple[int, ...]
+) -> np.ndarray:
+    r"""Standard normals for each image of a batch.
+
+    Args:
+        levels: The images' integer levels, ``uint8``, with shape :math:`(B, C, H, W)`.
+        seed: The user's seed.
+        purpose: Keeps the streams for different uses apart.
+        shape: The shape :math:`(*)` for one image; a longer first axis extends a shorter one.
+
+    Returns:
+        The noise, ``float64``, with shape :math:`(B, *)`.
+    """
+    if not len(levels):
+        return np.empty((0, *shape))
+    return np.stack([_generator(one, seed, purpose).standard_normal(shape) for one in levels])
+
+
+def image_uniforms(levels: np.ndarray, seed: int) -> np.ndarray:
+    r"""Uniforms in [0, 1) for dynamic binarisation, ``float64``, shape :math:`(B, C, H, W)`."""
+    if not len(levels):
+        return np.empty(levels.shape)
+    return np.stack([_generator(one, seed, "binarize").random(one.shape) for one in levels])

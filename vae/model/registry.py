@@ -1,0 +1,76 @@
+"""Names -> checkpoints: what a folder of checkpoints holds, and the only way to a path.
+
+A name that comes from a browser is looked up among the names found by scanning; it is never made
+part of a path.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vae.model.checkpoint import CheckpointError, read_manifest, recover
+
+__all__ = ["Entry", "default_root", "find", "scan"]
+
+_MAX_ENTRIES = 1_000
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One checkpoint found by scanning.
+
+    Args:
+        name: The directory's name, which identifies it.
+        path: The directory.
+        manifest: The manifest, or none where it is damaged.
+        damage: Why it cannot be used, or an empty string.
+    """
+
+    name: str
+    path: Path
+    manifest: dict[str, Any] | None
+    damage: str = ""
+
+
+def default_root() -> Path:
+    """The folder of checkpoints: ``$ELBOSCOPE_CHECKPOINTS``, or the project's own."""
+    configured = os.environ.get("ELBOSCOPE_CHECKPOINTS")
+    return Path(configured) if configured else Path(__file__).parents[2] / "checkpoints"
+
+
+def scan(root: Path) -> dict[str, Entry]:
+    """Lists the checkpoints directly below a folder, usable and damaged ones, by name."""
+    if not root.is_dir():
+        return {}
+    for child in list(root.glob(".*.previous"))[:_MAX_ENTRIES]:
+        recover(root / child.name[1:].removesuffix(".previous"))
+    entries = {}
+    for path in sorted(root.iterdir())[:_MAX_ENTRIES]:
+        # Only real directories that carry a manifest: a half-written one isn't a checkpoint yet.
+        if path.name.startswith(".") or path.is_symlink() or not path.is_dir():
+            continue
+        if not os.path.lexists(path / "manifest.json"):
+            continue
+        try:
+            entries[path.name] = Entry(path.name, path, read_manifest(path))
+        except CheckpointError as error:
+            entries[path.name] = Entry(path.name, path, None, str(error))
+    return entries
+
+
+def find(name: str, root: Path) -> Entry:
+    """Finds a checkpoint by name.
+
+    Raises:
+        CheckpointError: If no such name was found by scanning; the message lists those that were.
+    """
+    entries = scan(root)
+    if name not in entries:
+        known = ", ".join(entries) or "none"
+        raise CheckpointError(
+            "E-CKPT-01", f"There is no checkpoint named {name[:80]!r}. There are: {known}."
+        )
+    return entries[name]

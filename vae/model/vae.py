@@ -1,0 +1,84 @@
+r"""The variational autoencoder: :math:`q(z \mid x)`, :math:`p(x \mid z)`, :math:`p(z)`.
+
+References:
+    | Auto-Encoding Variational Bayes (Kingma & Welling, 2014), https://arxiv.org/abs/1312.6114
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, Independent, Normal
+
+from vae.model.config import ModelConfig
+from vae.model.likelihoods import make_likelihood
+from vae.model.networks import Decoder, Encoder
+from vae.model.noise import image_uniforms
+
+__all__ = ["VAE", "LatentModel", "observe"]
+
+
+class LatentModel(Protocol):
+    """The public face of a model; everything above this floor needs no more than this."""
+
+    config: ModelConfig
+
+    @property
+    def prior(self) -> Distribution:
+        """The prior :math:`p(z)`, event shape :math:`(D)`."""
+
+    def encode(self, x: Tensor) -> Distribution:
+        r"""The posterior :math:`q(z \mid x)`, batch :math:`(B)`, event :math:`(D)`."""
+
+    def decode(self, z: Tensor) -> Distribution:
+        r"""The likelihood :math:`p(x \mid z)`, batch :math:`(B)`, event :math:`(C, H, W)`."""
+
+
+class VAE(nn.Module):
+    r"""Creates a VAE with a diagonal Gaussian posterior and a standard normal prior.
+
+    Args:
+        config: The model's description.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config, make_likelihood(config))
+
+    @property
+    def prior(self) -> Independent:
+        """The prior :math:`p(z) = N(0, I)`, event shape :math:`(D)`."""
+        zeros = torch.zeros(self.config.latent_dim)
+        return Independent(Normal(zeros, torch.ones_like(zeros), validate_args=False), 1)
+
+    def encode(self, x: Tensor) -> Independent:
+        r"""The posterior :math:`q(z \mid x)`, batch :math:`(B)`, event :math:`(D)`."""
+        return self.encoder(x)
+
+    def decode(self, z: Tensor) -> Independent:
+        r"""The likelihood :math:`p(x \mid z)`, batch :math:`(B)`, event :math:`(C, H, W)`."""
+        return self.decoder(z)
+
+
+def observe(config: ModelConfig, levels: np.ndarray, seed: int = 0) -> Tensor:
+    r"""What the model sees of images: their values in [0, 1], binarised where it asks for that.
+
+    Args:
+        config: The model's description.
+        levels: Integer levels of the data, ``uint8``, with shape :math:`(B, C, H, W)`.
+        seed: The seed of dynamic binarisation; the noise follows from (seed, image).
+
+    Returns:
+        The images :math:`x`, ``float32``, with shape :math:`(B, C, H, W)`.
+    """
+    x = config.image.from_levels(levels)
+    if config.binarize == "threshold":
+        x = (x >= 0.5).astype(np.float32)
+    elif config.binarize == "dynamic":
+        x = (image_uniforms(levels, seed) < x).astype(np.float32)
+    return torch.from_numpy(x)

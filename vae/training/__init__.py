@@ -1,0 +1,1 @@
+"""Fits a VAE and commits it as a checkpoint."""
