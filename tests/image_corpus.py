@@ -107,12 +107,15 @@ def _scene(height: int = 40, width: int = 56) -> np.ndarray:
 
 GREY = Image.fromarray(_digit())
 RGB = Image.fromarray(_scene())
-_SMALL = Image.fromarray(_scene()[:20, :20])
 _RAMP = Image.fromarray((np.arange(784, dtype=np.uint16) * 83).reshape(28, 28))
 _NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (28, 28), dtype=np.uint8))
 _RED = Image.new("RGBA", (28, 28), (255, 0, 0, 0))
 _PALETTE = RGB.quantize(16)
 _FRAMES = [Image.fromarray(np.roll(_digit(), i, axis=1)) for i in range(5)]
+_KEY = png_chunk(b"tRNS", b"\0\0")
+_KEYS = png_chunk(b"tRNS", b"\0\0\0\0\0\0")
+_PLTE = png_chunk(b"PLTE", b"\1\2\3\4\5\6")
+_PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 _JPEG = save(RGB, "JPEG", quality=90)
 
 
@@ -154,11 +157,13 @@ def _zip() -> bytes:
 
 
 def _tones() -> list[Case]:
-    cases = [
+    cmyk = save(RGB.convert("CMYK"), "JPEG")
+    return [
         Case("I01 grey PNG", save(GREY, "PNG"), "A"),
         Case("I01 grey PNG of another size", save(Image.fromarray(_digit(100)), "PNG"), "A"),
         Case("I02 RGB JPEG", _JPEG, "A"),
-        Case("I03 CMYK JPEG", save(RGB.convert("CMYK"), "JPEG"), "A", "CMYK"),
+        Case("I03 CMYK JPEG", cmyk, "A", "CMYK"),
+        Case("I03 CMYK JPEG without Adobe's mark", _without_adobe(cmyk), "A", "CMYK"),
         Case("I04 1-bit PNG", save(GREY.convert("1"), "PNG"), "A"),
         Case("I04 1-bit PNG, one value transparent", png(28, 28, 1, extra=_KEY), "A"),
         Case("I05 16-bit grey PNG", save(_RAMP, "PNG"), "A"),
@@ -185,27 +190,22 @@ def _tones() -> list[Case]:
         Case("I13 broken profile, JPEG", save(RGB, "JPEG", icc_profile=b"\xff" * 99), "A"),
         Case("I13 half a profile, WebP", save(RGB, "WEBP", icc_profile=_PROFILE[:200]), "A"),
     ]
-    adobe = save(RGB.convert("CMYK"), "JPEG")
-    if b"Adobe" in adobe:
-        cases.append(Case("I03 CMYK JPEG without Adobe's mark", _without_adobe(adobe), "A", "CMYK"))
-    return cases
-
-
-_KEY = png_chunk(b"tRNS", b"\0\0")
-_KEYS = png_chunk(b"tRNS", b"\0\0\0\0\0\0")
-_PLTE = png_chunk(b"PLTE", b"\1\2\3\4\5\6")
-_PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
 def _exif() -> list[Case]:
     exif = orientation_exif(6)
     loop = exif[:-4] + struct.pack(">I", 8)
     far = b"Exif\0\0MM\0*\xff\xff\xff\xf0"
-    many = b"Exif\0\0MM\0*\0\0\0\x08\xff\xff" + b"\x01\x12\0\3\xff\xff\xff\xff\xff\xff\xff\xff" * 99
+    many = (
+        b"Exif\0\0MM\0*\0\0\0\x08\xff\xff" + b"\x01\x12\0\3\xff\xff\xff\xff\xff\xff\xff\xff" * 99
+    )
     odd = exif.replace(b"\1\x12\0\3\0\0\0\1", b"\1\x12\0\5\0\0\0\1")
+    # AR: Pillow warns of these while opening, which refuses them where warnings are errors.
     return [
         *(
-            Case(f"I11 orientation {i}", jpeg_with_exif(_JPEG, orientation_exif(i)), "A", "upright")
+            Case(
+                f"I11 orientation {i}", jpeg_with_exif(_JPEG, orientation_exif(i)), "A", "upright"
+            )
             for i in range(2, 9)
         ),
         Case("I11 orientation in a PNG", save(RGB, "PNG", exif=exif[6:]), "A", "upright"),
@@ -213,10 +213,10 @@ def _exif() -> list[Case]:
         Case("I12 orientation 9", jpeg_with_exif(_JPEG, orientation_exif(9)), "A"),
         Case("I12 EXIF with a loop", jpeg_with_exif(_JPEG, loop), "A", "upright"),
         Case("I12 EXIF of noise", jpeg_with_exif(_JPEG, b"Exif\0\0" + b"\xff" * 60), "A"),
-        Case("I12 EXIF cut short", jpeg_with_exif(_JPEG, exif[:19]), "A"),
-        Case("I12 EXIF that points outside", jpeg_with_exif(_JPEG, far), "A"),
+        Case("I12 EXIF cut short", jpeg_with_exif(_JPEG, exif[:19]), "AR"),
+        Case("I12 EXIF that points outside", jpeg_with_exif(_JPEG, far), "AR"),
         Case("I12 EXIF with 65535 entries", jpeg_with_exif(_JPEG, many), "AR"),
-        Case("I12 EXIF of a wrong type", jpeg_with_exif(_JPEG, odd), "A"),
+        Case("I12 EXIF of a wrong type", jpeg_with_exif(_JPEG, odd), "AR"),
         Case("I12 EXIF of noise in a PNG", png(28, 28, extra=png_chunk(b"eXIf", b"abc")), "A"),
     ]
 
@@ -225,11 +225,21 @@ def _animations() -> list[Case]:
     more = {"save_all": True, "append_images": _FRAMES[1:], "duration": 50}
     return [
         Case("I14 GIF of 5 frames", save(_FRAMES[0], "GIF", **more), "A", "first"),
-        Case("I14 GIF of 5 partial frames", save(_FRAMES[0], "GIF", disposal=2, **more), "A", "first"),
+        Case(
+            "I14 GIF of 5 partial frames",
+            save(_FRAMES[0], "GIF", disposal=2, **more),
+            "A",
+            "first",
+        ),
         Case("I15 APNG of 5 frames", save(_FRAMES[0], "PNG", **more), "A", "first"),
         Case("I16 WebP of 5 frames", save(_FRAMES[0], "WEBP", **more), "A", "first"),
         Case("I17 GIF of 10000 frames", _many_frames(10_000), "A", "first"),
-        Case("I17 MPO of 2 pictures", save(RGB, "MPO", save_all=True, append_images=[RGB]), "A", "first"),
+        Case(
+            "I17 MPO of 2 pictures",
+            save(RGB, "MPO", save_all=True, append_images=[RGB]),
+            "A",
+            "first",
+        ),
     ]
 
 
@@ -295,7 +305,9 @@ def _sizes() -> list[Case]:
         Case("I28 iTXt bomb", bomb(b"iTXt", b"a\0\1\0\0\0"), "R", "E-IMG-05"),
         Case("I29 iCCP bomb", bomb(b"iCCP", b"a\0\0"), "AR"),
         Case("I29 100 profiles", png(28, 28, extra=profile * 100), "R", "E-IMG-10"),
-        Case("U01 one byte too many", save(GREY, "PNG").ljust(5 * 2**20 + 1, b"\0"), "R", "E-IMG-02"),
+        Case(
+            "U01 one byte too many", save(GREY, "PNG").ljust(5 * 2**20 + 1, b"\0"), "R", "E-IMG-02"
+        ),
     ]
 
 
@@ -346,7 +358,7 @@ def _foreign() -> list[Case]:
         "I36 DDS": save(RGB, "DDS"),
         "I40 7 bytes": b"\x13\x37\xca\xfe\x00\x99\x01",
         "I40 one byte": b"\x00",
-        "I40 text": "Dear Sir or Madam, the picture is attached.".encode(),
+        "I40 text": b"Dear Sir or Madam, the picture is attached.",
         "I40 HTML": b"<!DOCTYPE html><html><body><svg></svg></body></html>",
         "I40 gzip": gzip.compress(svg),
         "I40 ELF": b"\x7fELF\2\1\1" + bytes(64),

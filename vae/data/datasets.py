@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -103,6 +104,7 @@ def split_indices(order: np.ndarray, validation: int, calibration: int) -> Split
     )
 
 
+@lru_cache(maxsize=1)
 def _digits() -> ImageData:
     # scikit-learn costs seconds and 100 MB, and the app draws digits from the checkpoint instead.
     from sklearn.datasets import load_digits
@@ -122,8 +124,9 @@ def _digits() -> ImageData:
     )
 
 
-def _sprites(train: int = 30_000) -> ImageData:
-    order = shuffled(sprites.COUNT, seed=0)[: train + 1_999]
+@lru_cache(maxsize=1)
+def _sprites() -> ImageData:
+    order = shuffled(sprites.COUNT, seed=0)[:31_999]
     return ImageData(
         name="sprites",
         spec=ImageSpec(channels=1, height=64, width=64, levels=2, background=0.0),

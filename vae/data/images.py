@@ -71,8 +71,8 @@ _REPEATS = (
     (b"\xff\xd8", b"\xff\xda", 200), (b"\xff\xd8", b"Exif\0\0", 64), (b"\x89PNG", b"iCCP", 64),
 )  # fmt: skip
 
-# What Pillow raises on hostile bytes; caught around decoding and nothing else. Warning: a host
-# that turns warnings into errors sees a refusal too.
+# What Pillow raises on hostile bytes, its assertions too; caught around decoding only. Warning:
+# where the host turns warnings into errors, they are refusals.
 _DECODER_ERRORS = (
     OSError, ValueError, SyntaxError, EOFError, ArithmeticError, LookupError, TypeError,
     AttributeError, AssertionError, RuntimeError, MemoryError, struct.error, zlib.error,
@@ -81,8 +81,9 @@ _DECODER_ERRORS = (
 
 _READ_SIDE = 2048  # larger rasters are averaged in blocks: a model sees at most 1024 on a side
 _SHOWN_SIDE = 512  # of the original, for display
-_SEARCH_SIDE = 256  # at which content is looked for: averaging first drops dust and noise
-_CONTRAST = 0.1  # by which content differs from the background
+_SEARCH_SIDE = 128  # at which content is looked for
+_CONTRAST = 0.1  # by which content differs from the border at least
+_RIPPLE = 0.2  # of its contrast: what JPEG leaves around strong ink
 _MARGIN = 4 / 28  # MNIST fits a digit into 20 of 28 pixels, its centre of mass in the middle
 _MARGIN_FROM = 16  # on fewer pixels a margin would eat the image: 8×8 digits fill theirs
 
@@ -258,7 +259,7 @@ def _check_values(x: np.ndarray) -> None:
 
 
 def _unidentified(data: bytes, limits: Limits) -> ImageRefused:
-    if any(data.startswith(_SIGNATURES.get(name, b"\0")) for name in limits.formats):
+    if data.startswith(tuple(s for name, s in _SIGNATURES.items() if name in limits.formats)):
         return _refusal("E-IMG-05")
     for pattern, kind, remedy in _FOREIGN:
         if re.match(pattern, data[:2048], re.DOTALL | re.IGNORECASE):
@@ -327,9 +328,8 @@ def preprocess(raster: Raster, spec: ImageSpec, adaptation: Adaptation = Adaptat
     steps: list[str] = []
     sized = raster.pixels.shape[:2] == (spec.height, spec.width)
     x = _composite(raster, spec, adaptation.invert == "auto" and not sized, steps)
-    original = Image.fromarray(
-        np.rint(np.broadcast_to(x, (*x.shape[:2], 3)) * 255).astype(np.uint8)
-    )
+    shades = np.rint(x * 255).astype(np.uint8)
+    original = Image.fromarray(np.broadcast_to(shades, (*x.shape[:2], 3)))
     original.thumbnail((_SHOWN_SIDE, _SHOWN_SIDE))
     x = _match_channels(x, spec.channels, steps)
     x = _match_background(x, spec, adaptation.invert, sized, steps)
@@ -404,74 +404,74 @@ def _match_frame(
     x: np.ndarray, spec: ImageSpec, adaptation: Adaptation, steps: list[str]
 ) -> np.ndarray:
     """Lays a frame of the model's proportions over the image and resizes it to the model's."""
-    h, w, _ = x.shape
-    top, bottom, left, right, centre, margin = 0, h, 0, w, (h / 2, w / 2), 0.0
+    h, w, c = x.shape
     crop = adaptation.crop == "yes" or (adaptation.crop == "auto" and spec.background is not None)
     content = _content(x) if crop else None
-    if content is not None:
-        top, bottom, left, right, mass = content
-        margin = _MARGIN if min(spec.height, spec.width) >= _MARGIN_FROM else 0.0
-        centre = mass if margin else ((top + bottom) / 2, (left + right) / 2)
-    # How many pixels of the image one pixel of the model spans on each axis.
-    span_y = (bottom - top) / (1 - 2 * margin) / spec.height
-    span_x = (right - left) / (1 - 2 * margin) / spec.width
-    if adaptation.fit == "pad":
-        span_y = span_x = max(span_y, span_x)
-    fh, fw = (math.ceil(n - 1e-6) for n in (spec.height * span_y, spec.width * span_x))
-    # The frame's corner; it may lie outside the image, but no content lies outside the frame.
-    row = min(max(round(centre[0] - fh / 2), bottom - fh), top)
-    column = min(max(round(centre[1] - fw / 2), right - fw), left)
+    start, stop, mass = content or (np.zeros(2), np.array([h, w]), np.array([h, w]) / 2)
+    size = np.array([spec.height, spec.width])
+    margin = round(_MARGIN * size.min()) if content and size.min() >= _MARGIN_FROM else 0
+    # How many pixels of the image one pixel of the model covers, on each axis.
+    scale = (stop - start) / (size - 2 * margin)
+    scale = np.full(2, scale.max()) if adaptation.fit == "pad" else scale
+    frame = np.ceil(size * scale - 1e-6)
+    # Content starts on a whole pixel of the model, as when MNIST and the digits were made: most of
+    # their images, enlarged and framed again, come back exactly.
+    if margin:  # the centre of mass lies in the pixel after the middle
+        before = np.ceil(size / 2 - (mass - start) / scale - 1e-6) * scale
+    elif content:
+        before = np.floor((size - (stop - start) / scale + 1) / 2) * scale
+    else:
+        before = (frame - (stop - start)) / 2
+    corner = np.clip(start - np.rint(before), stop - frame, start)
+    (row, column), (fh, fw) = corner.astype(int), frame.astype(int)
 
-    if crop and content is None:
+    if crop and not content:
         steps.append("Nothing stands out from the background, so nothing was cropped.")
-    if content is not None and (row, column, fh, fw) != (0, 0, h, w):
-        space = " with a margin of one seventh on each side" if margin else ""
-        steps.append(
-            f"Cropped to the content, {right - left}×{bottom - top} of {w}×{h} pixels, in the "
-            f"middle of {fw}×{fh}{space}."
-        )
+    if content and (row, column, fh, fw) != (0, 0, h, w):
+        part = "{1:.0f}×{0:.0f}".format(*(stop - start))
+        cropped = f"Cropped to the content, {part} of {w}×{h} pixels, and centred it"
+        verb = "Centred the content" if part == f"{w}×{h}" else cropped
+        space = f", with a margin of {margin} of the model's pixels" if margin else ""
+        steps.append(f"{verb} in {fw}×{fh} pixels{space}.")
     elif (fh, fw) != (h, w):
         colour = "its border's colour" if spec.background is None else "the model's background"
         steps.append(f"Padded from {w}×{h} to {fw}×{fh} pixels with {colour}.")
-    frame = np.empty((fh, fw, x.shape[2]), dtype=np.float32)
-    frame[:] = _border(x) if spec.background is None else spec.background
+    framed = np.empty((fh, fw, c), dtype=np.float32)
+    framed[:] = _border(x) if spec.background is None else spec.background
     inside = x[max(row, 0) : row + fh, max(column, 0) : column + fw]
     y, z = max(-row, 0), max(-column, 0)
-    frame[y : y + inside.shape[0], z : z + inside.shape[1]] = inside
-    return _resize(frame, spec, steps)
+    framed[y : y + inside.shape[0], z : z + inside.shape[1]] = inside
+    return _resize(framed, spec, steps)
 
 
-def _content(x: np.ndarray) -> tuple[int, int, int, int, tuple[float, float]] | None:
-    """Top, bottom, left, right and centre of mass of what differs from the border, if any does."""
-    h, w, _ = x.shape
+def _content(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """Start, stop and centre of mass of what differs from the border, each as (row, column)."""
     # Measured against the border itself: the grey paper of a photograph is no content.
     ink = np.abs(x - _border(x)).max(axis=2).astype(np.float32)
-    block = math.ceil(max(h, w) / _SEARCH_SIDE)
-    if block > 1:
-        ink = np.asarray(Image.fromarray(ink).reduce(block))
-    ink = np.where(ink > _CONTRAST, ink, 0)
-    if not ink.any():
+    ink[ink <= max(_CONTRAST, _RIPPLE * ink.max())] = 0
+    # First on block means, where dust and noise vanish; then to the pixel.
+    block = math.ceil(max(ink.shape) / _SEARCH_SIDE)
+    coarse = np.argwhere(np.asarray(Image.fromarray(ink).reduce(block)) > _CONTRAST) * block
+    if not coarse.size:
         return None
-    edges, mass = [], []
-    for size, profile in ((h, ink.sum(axis=1)), (w, ink.sum(axis=0))):
-        places = np.flatnonzero(profile)
-        edges += [int(places[0]) * block, min(int(places[-1] + 1) * block, size)]
-        mass.append(float(np.average(np.arange(len(profile)) + 0.5, weights=profile)) * block)
-    return *edges, tuple(mass)
+    corner = coarse.min(axis=0)
+    (top, left), (bottom, right) = corner, coarse.max(axis=0) + block
+    ink = ink[top:bottom, left:right]
+    places = np.argwhere(ink)
+    mass = corner + 0.5 + np.average(places, axis=0, weights=ink[ink > 0])
+    return corner + places.min(axis=0), corner + places.max(axis=0) + 1, mass
 
 
 def _resize(x: np.ndarray, spec: ImageSpec, steps: list[str]) -> np.ndarray:
     h, w, c = x.shape
     if (h, w) == (spec.height, spec.width):
         return x
-    # No filter here ripples into a black or white ground, where a likelihood would charge for it.
-    # Block means give an enlarged image back exactly, but are uneven at broken ratios.
-    if h % spec.height == 0 and w % spec.width == 0:
-        resample, how = Image.Resampling.BOX, "with antialiasing"
-    elif h >= spec.height and w >= spec.width:
-        resample, how = Image.Resampling.HAMMING, "with antialiasing"
-    else:
-        resample, how = Image.Resampling.BICUBIC, "by bicubic interpolation"
+    # Filters without negative lobes: others ripple into an even background, and a likelihood
+    # charges for every ripple. Block means give an enlarged image back exactly, but are uneven
+    # where the blocks are not whole.
+    whole = h % spec.height == 0 and w % spec.width == 0
+    resample = Image.Resampling.BOX if whole else Image.Resampling.HAMMING
+    how = "with antialiasing" if h >= spec.height and w >= spec.width else "by interpolation"
     size = (spec.width, spec.height)
     planes = [Image.fromarray(x[..., i]).resize(size, resample) for i in range(c)]
     steps.append(f"Resized from {w}×{h} to {spec.width}×{spec.height} {how}.")

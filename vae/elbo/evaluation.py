@@ -21,7 +21,7 @@ from vae.model.config import ModelConfig
 from vae.model.originals import originals
 from vae.model.vae import LatentModel
 
-__all__ = ["evaluate", "reference_of", "split_metrics"]
+__all__ = ["evaluate", "reference_kl_per_dim", "reference_of", "split_metrics"]
 
 
 def reference_of(
@@ -49,6 +49,12 @@ def reference_of(
     )._replace(levels=data.read(indices) if data.embeds else None)
 
 
+def reference_kl_per_dim(reference: Reference) -> np.ndarray:
+    r"""The KL of each reference image and latent dimension in nats, shape :math:`(N, D)`."""
+    mu, log_variance = torch.from_numpy(reference.mu), torch.from_numpy(reference.log_variance)
+    return standard_normal_kl(mu, log_variance).numpy()
+
+
 def split_metrics(config: ModelConfig, reference: Reference, split: str) -> dict[str, Any]:
     """Means over one split of the reference set, each with its standard error over images.
 
@@ -57,12 +63,9 @@ def split_metrics(config: ModelConfig, reference: Reference, split: str) -> dict
         exact, ``log_evidence``, each with ``_se``; ``active_units`` and ``bits_per_dim``.
     """
     rows = reference.of_split(split)
-    mu, log_variance = (
-        torch.from_numpy(array[rows]) for array in (reference.mu, reference.log_variance)
-    )
     columns = {
         "elbo": reference.elbo[rows],
-        "rate": standard_normal_kl(mu, log_variance).sum(-1).numpy(),
+        "rate": reference_kl_per_dim(reference)[rows].sum(-1),
         "distortion": -reference.expected_log_likelihood[rows],
         "iwae_bound": reference.iwae_bound[rows],
         "log_evidence": reference.log_evidence[rows],
@@ -74,7 +77,7 @@ def split_metrics(config: ModelConfig, reference: Reference, split: str) -> dict
             metrics[f"{name}_se"] = float(values.std(ddof=1) / math.sqrt(len(values)))
     bits = bits_per_dim(config, columns["elbo"])
     metrics["bits_per_dim"] = float(bits.mean()) if np.isfinite(bits).all() else None
-    metrics["active_units"] = int(active_units(mu).sum())
+    metrics["active_units"] = int(active_units(torch.from_numpy(reference.mu[rows])).sum())
     return metrics
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from vae.elbo.terms import log_density, log_likelihood
-from vae.elbo.tiles import decoder_rows, map_tiles
+from vae.elbo.tiles import decoder_rows, map_tiles, row_sums
 from vae.model.vae import LatentModel
 
 __all__ = [
@@ -49,7 +49,7 @@ class Evidence(NamedTuple):
     r"""The exact evidence of each image by quadrature.
 
     Attributes:
-        log_evidence: :math:`\log p(x)` in nats, with shape :math:`(B,)`.
+        log_evidence: :math:`\log p(x)` in nats, NaN where out of reach, with shape :math:`(B,)`.
         error: The change at the last halving of the step, in nats, with shape :math:`(B,)`.
     """
 
@@ -107,11 +107,11 @@ def importance_bound(log_weights: Tensor) -> Bound:
         The bound with its standard error and effective sample size.
     """
     draws = log_weights.shape[-1]
-    value = torch.logsumexp(log_weights, -1) - math.log(draws)
-    # Weights relative to their mean, so that nothing overflows.
+    value = _log_sum_exp(log_weights) - math.log(draws)
+    # Weights relative to their mean, so that nothing overflows and their own mean is 1.
     relative = torch.exp(log_weights - value[..., None])
-    spread = relative.std(-1, correction=min(1, draws - 1))
-    effective = draws / relative.square().mean(-1)
+    spread = torch.sqrt(row_sums((relative - 1).square()) / max(1, draws - 1))
+    effective = draws**2 / row_sums(relative.square())
     return Bound(value, spread / math.sqrt(draws), effective)
 
 
@@ -150,7 +150,8 @@ def exact_evidence(
     A coarse scan (step 0.2 on [-7, 7]) finds where the integrand lives; the cells within 14 nats
     of its maximum, their neighbours and those around ``mu`` are integrated at step 0.025, and at
     half of that as long as the last halving still moved the result. Refining around ``mu`` alone
-    would fail: q can miss the posterior's mass.
+    would fail: q can miss the posterior's mass. A foreign image may have its mass farther out:
+    then the scan reaches twice as far, three times at most, after which the result is NaN.
 
     Args:
         model: A model with :math:`D \le 2`.
@@ -168,13 +169,16 @@ def exact_evidence(
     dims = mu.shape[-1]
     if dims > 2:
         raise ValueError(f"exact evidence needs at most 2 latent dimensions, not {dims}.")
-    step, axis = 0.2, torch.arange(-35, 36, dtype=torch.float64) * 0.2
-    cells = torch.cartesian_prod(*[axis] * dims).reshape(-1, dims)
+    step = 0.2
     values, errors = [], []
     for image, centre in zip(x, mu.double(), strict=True):
-        active = _active_cells(_log_joint(model, image, cells), cells, centre, len(axis), step)
+        for reach in (35, 70, 140, 280):
+            active, whole = _active_cells(model, image, centre, step, reach)
+            if whole:
+                break
+        value = error = torch.full((), math.nan, dtype=torch.float64)
         parts = 8
-        while True:
+        while whole:
             value, error = _integrate(model, image, active, step, parts)
             if error <= tolerance or parts >= 8 * 2**halvings:
                 break
@@ -190,15 +194,23 @@ def _log_joint(model: LatentModel, image: Tensor, z: Tensor) -> Tensor:
 
 
 def _active_cells(
-    log_joint: Tensor, cells: Tensor, centre: Tensor, side: int, step: float
-) -> Tensor:
-    dims = cells.shape[-1]
-    keep = log_joint > log_joint.max() - 14
+    model: LatentModel, image: Tensor, centre: Tensor, step: float, reach: int
+) -> tuple[Tensor, bool]:
+    """The cells (N, D) worth integrating, and whether they are all within reach."""
+    dims = len(centre)
+    axis = torch.arange(-reach, reach + 1, dtype=torch.float64) * step
+    cells = torch.cartesian_prod(*[axis] * dims).reshape(-1, dims)
+    log_joint = _log_joint(model, image, cells)
+    least = log_joint.max() - 14
+    keep = log_joint > least
+    outside = bool((cells[keep].abs() > (reach - 0.5) * step).any())
+    if centre.abs().max() > reach * step:
+        outside |= bool(_log_joint(model, image, centre[None])[0] > least)
     keep |= ((cells - centre).abs() <= step).all(-1)
     # A dilation by one cell: the integrand may be narrower than the coarse step.
-    image = keep.reshape(1, 1, *[side] * dims).float()
+    kept = keep.reshape(1, 1, *[len(axis)] * dims).float()
     pool = torch.nn.functional.max_pool2d if dims == 2 else torch.nn.functional.max_pool1d
-    return cells[pool(image, 3, stride=1, padding=1).reshape(-1) > 0]
+    return cells[pool(kept, 3, stride=1, padding=1).reshape(-1) > 0], not outside
 
 
 def _integrate(
@@ -211,6 +223,11 @@ def _integrate(
     log_joint = log_joint.reshape(len(active), *[parts] * dims)
     # Every second node of each axis is the same rule with twice the step: h against 2h.
     coarse = log_joint[(slice(None), *[slice(None, None, 2)] * dims)]
-    fine_value = torch.logsumexp(log_joint.flatten(), 0) + dims * math.log(step / parts)
-    coarse_value = torch.logsumexp(coarse.flatten(), 0) + dims * math.log(2 * step / parts)
+    fine_value = _log_sum_exp(log_joint.flatten()) + dims * math.log(step / parts)
+    coarse_value = _log_sum_exp(coarse.flatten()) + dims * math.log(2 * step / parts)
     return fine_value, (fine_value - coarse_value).abs()
+
+
+def _log_sum_exp(values: Tensor) -> Tensor:
+    most = values.amax(-1, keepdim=True)
+    return row_sums(torch.exp(values - most)).log() + most[..., 0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,15 +11,27 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from vae.data.images import Adaptation, ImageRefused, Limits, preprocess, read_image
+from vae.data.folder import find_images
+from vae.data.images import (
+    Adaptation,
+    ImageRefused,
+    Limits,
+    Prepared,
+    preprocess,
+    read_image,
+)
 from vae.elbo.rows import FORMATS, ScoreRow, refused_row
 from vae.elbo.scoring import DRAWS, score_levels
 from vae.model.checkpoint import Checkpoint
 
-__all__ = ["ImageFile", "image_files", "score_files", "write_rows"]
-
-# Inside a folder only these are taken for images; a file named outright is always tried.
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+__all__ = [
+    "ImageFile",
+    "ScoredImage",
+    "image_files",
+    "score_bytes",
+    "score_files",
+    "write_rows",
+]
 
 _FILES_AT_ONCE = 256
 _ADAPTATION, _LIMITS = Adaptation(), Limits()
@@ -36,6 +49,18 @@ class ImageFile(NamedTuple):
     path: Path
 
 
+class ScoredImage(NamedTuple):
+    """A scored or refused file.
+
+    Attributes:
+        row: Its row.
+        prepared: The image as the model's data would hold it; none where it was refused.
+    """
+
+    row: ScoreRow
+    prepared: Prepared | None
+
+
 def image_files(paths: Iterable[Path]) -> list[ImageFile]:
     """Lists image files; folders are searched, in the order of their names.
 
@@ -45,12 +70,7 @@ def image_files(paths: Iterable[Path]) -> list[ImageFile]:
     files = []
     for path in paths:
         if path.is_dir():
-            found = sorted(
-                Path(folder) / name
-                for folder, _, names in os.walk(path)
-                for name in names
-                if name.lower().endswith(SUFFIXES)
-            )
+            found = find_images(path)
             if not found:
                 raise FileNotFoundError(f"the folder {str(path)!r} holds no image file.")
             files += [ImageFile(str(one.relative_to(path)), one) for one in found]
@@ -61,9 +81,9 @@ def image_files(paths: Iterable[Path]) -> list[ImageFile]:
     return files
 
 
-def score_files(
+def score_bytes(
     checkpoint: Checkpoint,
-    files: Sequence[ImageFile],
+    named: Sequence[tuple[str, bytes | ImageRefused]],
     *,
     adaptation: Adaptation = _ADAPTATION,
     limits: Limits = _LIMITS,
@@ -71,53 +91,72 @@ def score_files(
     importance_samples: int = 0,
     seed: int = 0,
     evidence: bool = True,
-    progress: bool = False,
-) -> list[ScoreRow]:
-    """Scores files; a refused one is a row that says why, and the others are scored.
+) -> list[ScoredImage]:
+    """Scores the bytes of image files; a refused one is a row that says why.
 
     Args:
         checkpoint: The model.
-        files: The files.
+        named: A name and the bytes of each file, or why they could not be read.
         adaptation: How an image that isn't of the model's size is brought to it.
         limits: What is refused before it is decoded.
         draws: See :func:`vae.score`, as for the rest.
         importance_samples: The k of the importance-weighted bound; 0 leaves it out.
         seed: The seed.
         evidence: Whether to compute the exact evidence where it exists.
+
+    Returns:
+        One row for each file, in order, with the image as it was prepared.
+    """
+    prepared: dict[int, Prepared] = {}
+    rows: dict[int, ScoreRow] = {}
+    for position, (name, data) in enumerate(named):
+        try:
+            if isinstance(data, ImageRefused):
+                raise data
+            raster = read_image(data, limits)
+            prepared[position] = preprocess(raster, checkpoint.config.image, adaptation)
+        except ImageRefused as error:
+            rows[position] = refused_row(checkpoint, name, seed, error.code, error.message)
+    if prepared:
+        scored = score_levels(
+            checkpoint,
+            np.stack([one.levels for one in prepared.values()]),
+            names=[named[position][0] for position in prepared],
+            draws=draws,
+            importance_samples=importance_samples,
+            seed=seed,
+            evidence=evidence,
+        )
+        rows |= dict(zip(prepared, scored, strict=True))
+    return [ScoredImage(rows[i], prepared.get(i)) for i in range(len(named))]
+
+
+def score_files(
+    checkpoint: Checkpoint,
+    files: Sequence[ImageFile],
+    *,
+    progress: bool = False,
+    **settings: object,
+) -> list[ScoreRow]:
+    """Scores files in bounded memory.
+
+    Args:
+        checkpoint: The model.
+        files: The files.
         progress: Whether to draw a progress bar on standard error.
+        settings: Those of :func:`score_bytes`.
 
     Returns:
         One row for each file, in order.
     """
+    limits = settings.get("limits", _LIMITS)
     rows: list[ScoreRow] = []
-    bar = tqdm(total=len(files), disable=not progress, unit="image")
-    for start in range(0, len(files), _FILES_AT_ONCE):
-        part = files[start : start + _FILES_AT_ONCE]
-        refused: dict[int, ScoreRow] = {}
-        accepted: dict[int, np.ndarray] = {}
-        for position, file in enumerate(part):
-            try:
-                raster = read_image(_read(file.path, limits), limits)
-                accepted[position] = preprocess(raster, checkpoint.config.image, adaptation).levels
-            except ImageRefused as error:
-                refused[position] = refused_row(
-                    checkpoint, file.name, seed, error.code, error.message
-                )
-        scored: list[ScoreRow] = []
-        if accepted:
-            scored = score_levels(
-                checkpoint,
-                np.stack(list(accepted.values())),
-                names=[part[position].name for position in accepted],
-                draws=draws,
-                importance_samples=importance_samples,
-                seed=seed,
-                evidence=evidence,
-            )
-        by_position = refused | dict(zip(accepted, scored, strict=True))
-        rows += [by_position[position] for position in range(len(part))]
-        bar.update(len(part))
-    bar.close()
+    with tqdm(total=len(files), disable=not progress, unit="image", file=sys.stderr) as bar:
+        for start in range(0, len(files), _FILES_AT_ONCE):
+            part = files[start : start + _FILES_AT_ONCE]
+            named = [(file.name, _read(file.path, limits)) for file in part]
+            rows += [scored.row for scored in score_bytes(checkpoint, named, **settings)]
+            bar.update(len(part))
     return rows
 
 
@@ -135,12 +174,10 @@ def write_rows(rows: Sequence[ScoreRow], path: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _read(path: Path, limits: Limits) -> bytes:
+def _read(path: Path, limits: Limits) -> bytes | ImageRefused:
     try:
-        if path.stat().st_size > limits.bytes:
-            # One byte more than allowed is enough for the refusal; the file stays unread.
-            with path.open("rb") as file:
-                return file.read(limits.bytes + 1)
-        return path.read_bytes()
+        with path.open("rb") as file:
+            # One byte more than allowed is enough for a refusal; the rest stays unread.
+            return file.read(limits.bytes + 1)
     except OSError as error:
-        raise ImageRefused("E-IMG-20", f"The file cannot be read: {error.strerror}.") from error
+        return ImageRefused("E-FILE-01", f"The file cannot be read: {error.strerror}.")

@@ -24,7 +24,7 @@ from vae.elbo.evidence import (
 )
 from vae.elbo.rows import ScoreRow
 from vae.elbo.terms import Terms, log_density, pixel_log_likelihood, standard_normal_kl
-from vae.elbo.tiles import decoder_rows, encode_tiled, map_tiles
+from vae.elbo.tiles import decode_means, decoder_rows, encode_tiled, map_tiles, row_sums
 from vae.model.checkpoint import Checkpoint
 from vae.model.config import ModelConfig
 from vae.model.likelihoods import facts_of
@@ -282,14 +282,16 @@ def sample_scores(
         nodes, weights = _nodes(model.config, levels[part], mu[part], sigma[part], most, seed)
         values = node_log_likelihoods(model, x[part], nodes)
         if quadrature:
-            expectations.append(values @ weights)
+            expectations.append(row_sums(values * weights))
             errors.append(torch.zeros_like(expectations[-1]))
             calibrated.append(expectations[-1])
         else:
-            used = values[:, :draws]
-            expectations.append(used.mean(-1))
-            errors.append(used.std(-1, correction=min(1, draws - 1)) / math.sqrt(draws))
-            calibrated.append(values[:, : calibrated_draws or draws].mean(-1))
+            used, known = values[:, :draws], values[:, : calibrated_draws or draws]
+            mean = row_sums(used) / draws
+            squares = row_sums((used - mean[:, None]).square())
+            expectations.append(mean)
+            errors.append(torch.sqrt(squares / (max(1, draws - 1) * draws)))
+            calibrated.append(row_sums(known) / known.shape[1])
         if importance_samples:
             bound = importance_bound(
                 _log_weights(
@@ -344,11 +346,9 @@ def sample_receipt(
 
     values = map_tiles(decoder_rows(model.config), len(codes), tile)
     pixels = torch.einsum("s,schw->chw", weights, values)
-    # A lone decode would be a tile of another size; this one is the tile every score uses.
-    centre = scores.mu.to(x.dtype).expand(decoder_rows(model.config), -1)
     return Receipt(
         x=x[0].numpy(),
-        reconstruction=model.decode(centre).mean[0].numpy(),
+        reconstruction=decode_means(model, scores.mu)[0].numpy(),
         pixels=pixels.numpy(),
         kl_per_dim=scores.terms.kl_per_dim[0].numpy(),
         mu=scores.mu[0].numpy(),

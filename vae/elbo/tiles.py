@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from vae.model.config import ModelConfig
 from vae.model.vae import LatentModel
 
-__all__ = ["decoder_rows", "encode_tiled", "map_tiles"]
+__all__ = ["decode_means", "decoder_rows", "encode_tiled", "map_tiles", "row_sums"]
 
 _ENCODER_ROWS = 128
 
@@ -49,6 +50,21 @@ def _tiles(rows: int, count: int) -> Iterator[tuple[int, Tensor]]:
         yield start, torch.arange(start, start + rows).clamp_(max=max(count - 1, 0))
 
 
+def row_sums(values: Tensor) -> Tensor:
+    r"""Sums along the last axis, each row in an order of its own.
+
+    torch may sum a lone row, or a long one on two threads, in another order than the same row
+    among others; NumPy's pairwise sum knows neither neighbours nor threads.
+
+    Args:
+        values: Float64 without gradient, with shape :math:`(*, N)`.
+
+    Returns:
+        The sums, with shape :math:`(*)`.
+    """
+    return torch.from_numpy(np.asarray(values.contiguous().numpy().sum(-1)))
+
+
 def encode_tiled(model: LatentModel, x: Tensor) -> tuple[Tensor, Tensor]:
     r"""Encodes images in tiles.
 
@@ -66,3 +82,22 @@ def encode_tiled(model: LatentModel, x: Tensor) -> tuple[Tensor, Tensor]:
 
     both = map_tiles(_ENCODER_ROWS, len(x), tile).double()
     return both[:, 0], both[:, 1]
+
+
+@torch.inference_mode()
+def decode_means(model: LatentModel, z: Tensor) -> Tensor:
+    r"""Decodes codes in tiles to the mean of :math:`p(x \mid z)`.
+
+    Args:
+        model: The model.
+        z: The codes, with shape :math:`(N, D)`, :math:`N \ge 1`.
+
+    Returns:
+        Images in [0, 1], float32, with shape :math:`(N, C, H, W)`.
+    """
+    codes = z.to(torch.float32)
+    means = map_tiles(
+        decoder_rows(model.config), len(codes), lambda rows: model.decode(codes[rows]).mean
+    )
+    # The mean of a density of real values may step a little outside what can be shown.
+    return means.clamp(0, 1)

@@ -11,6 +11,7 @@ are read as bytes, never mapped into memory: truncating a mapped file kills its 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -50,6 +51,12 @@ SPLITS = ("validation", "calibration")
 _FILES = ("model.safetensors", "reference.safetensors", "history.jsonl")
 _MAX_BYTES = 512 * 2**20
 _MAX_TENSORS = 2_000
+_REPLACED = (errno.ENOTEMPTY, errno.EEXIST)
+
+
+# What others read from a manifest without asking.
+_ENTRIES = (("data", "name", str), ("data", "label_names", list), ("metrics", "draws", int))
+_KINDS = {"indices": np.int64, "split": np.uint8, "labels": np.int64, "levels": np.uint8}
 
 
 class CheckpointError(ValueError):
@@ -184,7 +191,10 @@ def write(
     }
     arrays = {name: value for name, value in reference._asdict().items() if value is not None}
     contents = {
-        "model.safetensors": safetensors.torch.save(weights),
+        # The config is covered by the weights' sha256, which so identifies the whole model.
+        "model.safetensors": safetensors.torch.save(
+            weights, metadata={"config": _to_json(model.config.to_dict())}
+        ),
         "reference.safetensors": safetensors.numpy.save(arrays),
         "history.jsonl": "".join(f"{_to_json(line)}\n" for line in history).encode(),
     }
@@ -204,8 +214,12 @@ def write(
         for name, data in contents.items():
             _write_file(fresh / name, data)
         # Written last: a directory without a manifest isn't a checkpoint.
-        _write_file(fresh / "manifest.json", _to_json(manifest, indent=1).encode())
+        listing = _to_json(manifest, indent=1).encode()
+        _write_file(fresh / "manifest.json", listing)
         _flush_folder(fresh)
+        # The sha256 in the manifest cover every file but itself.
+        if (fresh / "manifest.json").read_bytes() != listing:
+            raise OSError(errno.EIO, "the manifest reads back otherwise than it was written")
         load(fresh)
         _move_into_place(fresh, path)
     finally:
@@ -225,17 +239,23 @@ def load(path: str | Path) -> Checkpoint:
         CheckpointError: If it is missing, damaged, or of a newer format; the message says which.
     """
     path = Path(path)
-    recover(path)
+    for _ in range(3):
+        recover(path)
+        before = _identity(path)
+        try:
+            return _load(path)
+        except CheckpointError:
+            # Where it was replaced while being read, the new one is whole.
+            if _identity(path) == before:
+                raise
+    return _load(path)
+
+
+def _load(path: Path) -> Checkpoint:
     manifest = read_manifest(path)
     contents = {name: _verified(path, name, manifest["files"]) for name in _FILES}
-    try:
-        config = ModelConfig.from_dict(manifest["model"])
-    except ValueError as error:
-        raise CheckpointError(
-            "E-CKPT-05", f"The model config of {path.name!r} is invalid: {error}"
-        ) from error
-    model = VAE(config)
-    _fill(model, _tensors(contents["model.safetensors"], path.name), path.name)
+    config = _config(manifest, path.name)
+    model = _model(config, contents["model.safetensors"], path.name)
     reference = _reference(contents["reference.safetensors"], config, path.name)
     try:
         lines = contents["history.jsonl"].decode().splitlines()
@@ -255,10 +275,11 @@ def load(path: str | Path) -> Checkpoint:
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """Reads and checks the manifest of a checkpoint directory.
+    """Reads the manifest of a checkpoint directory, and checks what can be without the files.
 
     Raises:
-        CheckpointError: If there is none, or it is damaged or of a newer format.
+        CheckpointError: If there is none, or it is damaged or of a newer format, or a file that
+            it lists is missing or of another size.
     """
     if not path.is_dir():
         raise CheckpointError("E-CKPT-01", f"There is no checkpoint directory {str(path)!r}.")
@@ -285,6 +306,14 @@ def read_manifest(path: Path) -> dict[str, Any]:
     for key in ("model", "config", "data", "metrics", "training", "files"):
         if not isinstance(manifest.get(key), dict):
             raise CheckpointError("E-CKPT-04", f"The manifest of {path.name!r} lacks {key!r}.")
+    for key, entry, kind in _ENTRIES:
+        if not isinstance(manifest[key].get(entry), kind):
+            raise CheckpointError(
+                "E-CKPT-04", f"The manifest of {path.name!r} lacks {entry!r} in {key!r}."
+            )
+    _config(manifest, path.name)
+    for name in _FILES:
+        _check_size(path, name, manifest["files"])
     return manifest
 
 
@@ -295,20 +324,31 @@ def recover(path: Path) -> None:
         previous.rename(path)
 
 
+def _identity(path: Path) -> int | None:
+    try:
+        return path.stat().st_ino
+    except OSError:
+        return None
+
+
 def _previous(path: Path) -> Path:
     return path.parent / f".{path.name}.previous"
 
 
 def _move_into_place(fresh: Path, path: Path) -> None:
     previous = _previous(path)
-    if path.exists():
-        shutil.rmtree(previous, ignore_errors=True)
-        path.rename(previous)
-    try:
-        fresh.rename(path)
-    except OSError:
-        recover(path)
-        raise
+    for attempts_left in reversed(range(100)):
+        if path.exists():
+            shutil.rmtree(previous, ignore_errors=True)
+            path.rename(previous)
+        try:
+            fresh.rename(path)
+            break
+        except OSError as error:
+            # A reader that came between the two renames has put the old one back: once more.
+            if error.errno not in _REPLACED or not attempts_left:
+                recover(path)
+                raise
     _flush_folder(path.parent)
     shutil.rmtree(previous, ignore_errors=True)
 
@@ -338,38 +378,76 @@ def _read_file(path: Path, limit: int) -> bytes:
     return path.read_bytes()
 
 
+def _check_size(path: Path, name: str, files: Mapping[str, Any]) -> None:
+    """Refuses a file that cannot be the listed one, at the cost of no reading."""
+    try:
+        status = (path / name).lstat()
+    except OSError as error:
+        raise _unreadable(path, name, error) from None
+    listed = files.get(name)
+    if not isinstance(listed, dict) or status.st_size != listed.get("bytes"):
+        raise _altered(path, name)
+
+
 def _verified(path: Path, name: str, files: Mapping[str, Any]) -> bytes:
     try:
         data = _read_file(path / name, _MAX_BYTES)
     except OSError as error:
-        raise CheckpointError(
-            "E-CKPT-02",
-            f"{name} of {path.name!r} cannot be read ({error}); restore the directory.",
-        ) from None
-    listed = files.get(name)
-    if not isinstance(listed, dict) or sha256(data).hexdigest() != listed.get("sha256"):
-        raise CheckpointError(
-            "E-CKPT-03",
-            f"{name} of {path.name!r} is not the file that its manifest lists; restore the "
-            "directory or train the model anew.",
-        )
+        raise _unreadable(path, name, error) from None
+    if sha256(data).hexdigest() != files[name].get("sha256"):
+        raise _altered(path, name)
     return data
 
 
-def _tensors(data: bytes, name: str) -> dict[str, np.ndarray]:
+def _unreadable(path: Path, name: str, error: OSError) -> CheckpointError:
+    return CheckpointError(
+        "E-CKPT-02",
+        f"{name} of {path.name!r} cannot be read ({error.strerror or error}); restore the "
+        "directory.",
+    )
+
+
+def _altered(path: Path, name: str) -> CheckpointError:
+    return CheckpointError(
+        "E-CKPT-03",
+        f"{name} of {path.name!r} is not the file that its manifest lists; restore the "
+        "directory or train the model anew.",
+    )
+
+
+def _config(manifest: Mapping[str, Any], name: str) -> ModelConfig:
+    try:
+        return ModelConfig.from_dict(manifest["model"])
+    except ValueError as error:
+        raise CheckpointError(
+            "E-CKPT-05", f"The model config of {name!r} is invalid: {error}"
+        ) from error
+
+
+def _tensors(data: bytes, name: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The arrays and the metadata of a safetensors file."""
     try:
         length = int.from_bytes(data[:8], "little")
         header = json.loads(data[8 : 8 + length], object_pairs_hook=_unique)
         if len(header) > _MAX_TENSORS:
             raise ValueError(f"{len(header)} tensors are too many")
-        return safetensors.numpy.load(data)
-    except (ValueError, SafetensorError, KeyError, TypeError, RecursionError) as error:
+        return safetensors.numpy.load(data), header.get("__metadata__") or {}
+    except (ValueError, SafetensorError, LookupError, TypeError, RecursionError) as error:
         raise CheckpointError(
             "E-CKPT-04", f"The tensors of {name!r} are damaged: {error}."
         ) from error
 
 
-def _fill(model: VAE, weights: Mapping[str, np.ndarray], name: str) -> None:
+def _model(config: ModelConfig, data: bytes, name: str) -> VAE:
+    weights, metadata = _tensors(data, name)
+    stored = metadata.get("config", _to_json(config.to_dict()))
+    if stored != _to_json(config.to_dict()):
+        raise CheckpointError(
+            "E-CKPT-05", f"The model config of {name!r} is not the one inside its weights."
+        )
+    # Shapes alone first: a config that asks for more than the file holds gets no memory.
+    with torch.device("meta"):
+        model = VAE(config)
     expected = model.state_dict()
     differences = [f"{key} is missing" for key in expected if key not in weights]
     differences += [f"{key} is unknown" for key in weights if key not in expected]
@@ -382,20 +460,22 @@ def _fill(model: VAE, weights: Mapping[str, np.ndarray], name: str) -> None:
         raise CheckpointError(
             "E-CKPT-07", f"The weights of {name!r} don't fit: {'; '.join(differences[:5])}."
         )
+    tensors = {}
     for key, value in weights.items():
         if value.dtype.kind != "f":
             raise CheckpointError(
                 "E-CKPT-07", f"{key} of {name!r} holds {value.dtype}, not floats."
             )
-        if not np.isfinite(value).all():
+        with np.errstate(over="ignore"):
+            tensors[key] = torch.from_numpy(value.astype(np.float32))
+        if not tensors[key].isfinite().all():
             raise CheckpointError("E-CKPT-08", f"{key} of {name!r} holds NaN or infinite weights.")
-    model.load_state_dict(
-        {key: torch.from_numpy(value.astype(np.float32)) for key, value in weights.items()}
-    )
+    model.to_empty(device="cpu").load_state_dict(tensors)
+    return model
 
 
 def _reference(data: bytes, config: ModelConfig, name: str) -> Reference:
-    arrays = _tensors(data, name)
+    arrays, _ = _tensors(data, name)
     fields = {field: arrays.get(field) for field in Reference._fields}
     missing = [key for key, value in fields.items() if value is None and key != "levels"]
     if missing:
@@ -406,9 +486,16 @@ def _reference(data: bytes, config: ModelConfig, name: str) -> Reference:
     shapes = {"mu": (count, config.latent_dim), "log_variance": (count, config.latent_dim)}
     shapes["levels"] = (count, *config.image.shape)
     for key, value in fields.items():
-        if value is not None and value.shape != shapes.get(key, (count,)):
+        if value is None:
+            continue
+        if value.shape != shapes.get(key, (count,)) or value.dtype != _KINDS.get(key, np.float64):
             raise CheckpointError(
-                "E-CKPT-07", f"{key} in the reference of {name!r} has shape {value.shape}."
+                "E-CKPT-07",
+                f"{key} in the reference of {name!r} is {value.dtype} of shape {value.shape}.",
+            )
+        if key not in ("iwae_bound", "log_evidence") and not np.isfinite(value).all():
+            raise CheckpointError(
+                "E-CKPT-08", f"{key} in the reference of {name!r} holds NaN or infinity."
             )
     return Reference(**fields)
 

@@ -123,10 +123,13 @@ class ModelConfig:
             raise ValueError(f"unknown fields in the model config: {', '.join(unknown[:5])}.")
         try:
             tuples = {
-                name: tuple(int(width) for width in values[name])
-                for name in ("hidden", "channels")
-                if name in values
+                name: tuple(values[name]) for name in ("hidden", "channels") if name in values
             }
-            return cls(**{**values, **tuples, "image": ImageSpec(**values["image"])})
+            config = cls(**{**values, **tuples, "image": ImageSpec(**values["image"])})
+            image = config.image
+            for whole in (*image.shape, image.levels, config.latent_dim, *sum(tuples.values(), ())):
+                if type(whole) is not int:
+                    raise TypeError(f"{whole!r} should be a whole number")
+            return config
         except (TypeError, KeyError) as error:
             raise ValueError(f"the model config is incomplete or malformed: {error}.") from error

@@ -1,0 +1,105 @@
+"""One sample's ELBO: taken apart to the pixel, and its place among all samples."""
+
+import numpy as np
+import streamlit as st
+
+from vae.figures.frame import nats
+from vae.figures.sample_elbo import elbo_plane, pixel_map, receipt
+from vae.ui import access, widgets
+
+model, sample = access.current()
+table, parts = access.table(model), access.receipt(model, sample)
+if parts is None:
+    widgets.opening("One sample's ELBO", "Every nat of one image's score, accounted for.")
+    widgets.no_image(model)
+
+error = f" ± {parts.elbo_se:.2f}" if parts.elbo_se else ""
+widgets.opening(
+    "One sample's ELBO",
+    f"Sample {sample} costs <b>{nats(-parts.elbo, 1)}</b>{error} nats to describe: "
+    f"<b>{nats(parts.kl, 1)}</b> to say which code, "
+    f"<b>{nats(-parts.expected_log_likelihood, 1)}</b> to draw it from the code. "
+    f"It is cheaper than <b>{table.percentile[sample]:.0f} %</b> of images kept aside to compare.",
+)
+
+first, second, third, fourth = st.columns([1, 1, 1.25, 1.3], gap="medium")
+with first:
+    widgets.picture(parts.x, "The image, as the model sees it", f"Sample {sample}", 300)
+with second:
+    widgets.picture(parts.reconstruction, "What the code keeps of it", "Its reconstruction", 300)
+with third:
+    widgets.chart(
+        pixel_map(parts.pixels, 250),
+        f"Cost of each pixel; together {-parts.expected_log_likelihood:.1f} nats",
+    )
+    st.caption("Where the cost is: nats for each pixel.")
+with fourth:
+    widgets.sums(
+        [
+            ("expected log-likelihood", parts.expected_log_likelihood, None),
+            ("KL of this sample", parts.kl, None),
+            ("ELBO", parts.elbo, parts.elbo_se),
+        ]
+    )
+    st.caption(
+        "ELBO = expected log-likelihood − KL, in nats; higher is better. "
+        + (
+            "Exact: the expectation is by quadrature."
+            if not parts.elbo_se
+            else f"Mean over {model.manifest['metrics']['draws']} draws of this image's own noise."
+        )
+    )
+
+st.subheader("The receipt", anchor=False)
+widgets.chart(
+    receipt(parts.pixels, parts.kl_per_dim, parts.elbo),
+    f"Waterfall from 0 to the ELBO {parts.elbo:.2f} nats: minus the KL of each latent dimension, "
+    "then the expected log-likelihood of each block of pixels.",
+)
+st.caption(
+    f"Sums to {nats(parts.expected_log_likelihood - parts.kl, 4)} nats; residual "
+    f"{nats(parts.residual, 4)}. Orange: what each latent dimension charges for this image. Blue: "
+    "its pixels in 16 blocks, columns a to d from the left and rows 1 to 4 from the top."
+)
+
+st.subheader("Among all images", anchor=False)
+left, right = st.columns([1.5, 1], gap="large")
+with left:
+    widgets.pick_on_click(
+        elbo_plane(table.kl, -table.expected_log_likelihood, sample),
+        f"{len(table.kl)} images by KL and minus expected log-likelihood; sample {sample} is "
+        "ringed.",
+        key=f"plane-{model.name}",
+    )
+    st.caption("Dotted: equal ELBO. Two images on one line cost the same, for different reasons.")
+with right:
+    order = np.argsort(table.elbo, kind="stable")
+    middle = len(order) // 2
+    groups = {
+        "Worst explained": order[:5],
+        "Typical": order[middle - 2 : middle + 3],
+        "Best explained": order[:-6:-1],
+    }
+    for title, rows in groups.items():
+        st.markdown(f"**{title}**")
+        widgets.gallery(model, rows, [f"{row}: {nats(table.elbo[row])}" for row in rows], 5)
+
+with st.expander("The maths"):
+    st.latex(
+        r"\mathrm{ELBO}(x) = \textcolor{#0C51F2}{E_{q(z \mid x)}[\log p(x \mid z)]} - "
+        r"\textcolor{#F2510C}{\sum_d \tfrac12 (\mu_d^2 + \sigma_d^2 - 1 - \log \sigma_d^2)}"
+    )
+    st.markdown(
+        "One x is fixed; the expectation is over z for that x alone, and the KL is that x's own. "
+        "The average over images comes after, outside of both."
+    )
+    st.dataframe(
+        {
+            "dimension": [f"z{d + 1}" for d in range(len(parts.mu))],
+            "μ": parts.mu.round(4),
+            "σ": parts.sigma.round(4),
+            "KL, nats": parts.kl_per_dim.round(4),
+        },
+        hide_index=True,
+        width="content",
+    )

@@ -1,0 +1,85 @@
+r"""Walks through the latent space, decoded: traversals, lattices and samples from the prior.
+
+References:
+    | beta-VAE (Higgins et al., 2017), figure 1, for traversals,
+    | https://openreview.net/forum?id=Sy2fzU9gl
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import NormalDist
+
+import numpy as np
+import torch
+
+from vae.elbo.tiles import decode_means
+from vae.model.vae import LatentModel
+
+__all__ = ["lattice", "prior_quantiles", "prior_samples", "traverse"]
+
+
+def prior_quantiles(count: int, outer: float = 0.01) -> np.ndarray:
+    r"""Latent values at evenly spaced quantiles of the prior.
+
+    Args:
+        count: The number of values, at least 2.
+        outer: The share of the prior beyond each end.
+
+    Returns:
+        Values from the ``outer`` to the ``1 - outer`` quantile, with shape :math:`(F,)`.
+    """
+    shares = np.linspace(outer, 1 - outer, count)
+    return np.array([NormalDist().inv_cdf(share) for share in shares])
+
+
+def traverse(
+    model: LatentModel, start: np.ndarray, dims: Sequence[int], values: np.ndarray
+) -> np.ndarray:
+    r"""Moves one latent dimension at a time and decodes every place.
+
+    Args:
+        model: The model.
+        start: The code that the other dimensions keep, with shape :math:`(D,)`.
+        dims: The dimensions to move, one row each.
+        values: The values they take: the same for all rows, :math:`(F,)`, or :math:`(R, F)`.
+
+    Returns:
+        Images in [0, 1], with shape :math:`(R, F, C, H, W)`.
+    """
+    values = np.broadcast_to(values, (len(dims), np.shape(values)[-1]))
+    codes = np.tile(np.asarray(start, dtype=np.float64), (*values.shape, 1))
+    for row, dim in enumerate(dims):
+        codes[row, :, dim] = values[row]
+    frames = decode_means(model, torch.from_numpy(codes.reshape(-1, codes.shape[-1])))
+    return frames.numpy().reshape(*values.shape, *frames.shape[1:])
+
+
+def lattice(model: LatentModel, span: float = 3.0, side: int = 21) -> np.ndarray:
+    r"""Decodes a square lattice over a two-dimensional latent space.
+
+    Args:
+        model: A model with :math:`D = 2`.
+        span: The lattice covers :math:`[-s, s]^2`.
+        side: The number of cells along each axis; each is decoded at its centre.
+
+    Returns:
+        Images in [0, 1], with shape :math:`(S, S, C, H, W)`; the first axis is :math:`z_2` from
+        top to bottom (falling), the second :math:`z_1` from left to right.
+
+    Raises:
+        ValueError: If :math:`D \ne 2`.
+    """
+    if model.config.latent_dim != 2:
+        raise ValueError(f"a lattice needs 2 latent dimensions, not {model.config.latent_dim}.")
+    centres = span * (2 * (np.arange(side) + 0.5) / side - 1)
+    z2, z1 = np.meshgrid(centres[::-1], centres, indexing="ij")
+    codes = np.stack((z1, z2), -1).reshape(-1, 2)
+    frames = decode_means(model, torch.from_numpy(codes))
+    return frames.numpy().reshape(side, side, *frames.shape[1:])
+
+
+def prior_samples(model: LatentModel, count: int, seed: int) -> np.ndarray:
+    r"""Draws codes from the prior and decodes them, shape :math:`(N, C, H, W)`."""
+    z = np.random.default_rng(seed).standard_normal((count, model.config.latent_dim))
+    return decode_means(model, torch.from_numpy(z)).numpy()

@@ -1,0 +1,53 @@
+"""What all charts share: quiet axes, room for labels, and texts that follow the page's theme."""
+
+from __future__ import annotations
+
+import plotly.graph_objects as go
+
+from vae.figures import palette
+
+__all__ = ["nats", "new_figure", "square_axes"]
+
+MINUS = "\N{MINUS SIGN}"
+THIN_SPACE = "\N{THIN SPACE}"
+
+
+def new_figure(height: int, x_title: str = "", y_title: str = "") -> go.Figure:
+    """An empty figure in the house style; its height is fixed so that nothing jumps.
+
+    The axes' titles name quantity and unit. Text has no colour of its own: it takes the theme's.
+    """
+    axis = {
+        "gridcolor": palette.HAIRLINE,
+        "zeroline": False,
+        "linecolor": palette.HAIRLINE,
+        "ticks": "",
+        "title": {"font": {"size": 13}, "standoff": 8},
+        "tickfont": {"size": 12},
+    }
+    return go.Figure(
+        layout={
+            "height": height,
+            "margin": {"l": 8, "r": 8, "t": 8, "b": 8},
+            "xaxis": {**axis, "title": {**axis["title"], "text": x_title}, "automargin": True},
+            "yaxis": {**axis, "title": {**axis["title"], "text": y_title}, "automargin": True},
+            "paper_bgcolor": "rgba(0,0,0,0)",
+            "plot_bgcolor": "rgba(0,0,0,0)",
+            "showlegend": False,
+            "hoverlabel": {"align": "left"},
+            "separators": f".{THIN_SPACE}",
+            "dragmode": False,
+        }
+    )
+
+
+def square_axes(figure: go.Figure, span: float) -> go.Figure:
+    """Makes both axes run over [-span, span] with the same scale."""
+    figure.update_xaxes(range=[-span, span], constrain="domain")
+    figure.update_yaxes(range=[-span, span], scaleanchor="x", scaleratio=1, constrain="domain")
+    return figure
+
+
+def nats(value: float, digits: int = 1) -> str:
+    """A number for people: a real minus sign and thin spaces between thousands."""
+    return f"{value:,.{digits}f}".replace("-", MINUS).replace(",", THIN_SPACE)

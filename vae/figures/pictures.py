@@ -1,0 +1,125 @@
+"""Images for the page: crisp PNG files from arrays, and the HTML that shows them."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from html import escape
+
+import numpy as np
+from PIL import Image
+
+__all__ = ["contact_sheet", "data_url", "figure_html", "film_html", "gallery_html", "to_bytes"]
+
+
+def to_bytes(image: np.ndarray) -> np.ndarray:
+    r"""Turns an image in [0, 1] into 8-bit pixels.
+
+    Args:
+        image: With shape :math:`(C, H, W)`.
+
+    Returns:
+        ``uint8``, with shape :math:`(H, W)` or :math:`(H, W, 3)`.
+    """
+    pixels = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
+    return pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, -1)
+
+
+def data_url(pixels: np.ndarray, enlarge: int = 1) -> str:
+    """A PNG data URL of 8-bit pixels, each enlarged to a block so that it stays crisp."""
+    if enlarge > 1:
+        pixels = pixels.repeat(enlarge, 0).repeat(enlarge, 1)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def contact_sheet(
+    images: np.ndarray, columns: int, gap: int = 0, ground: float = 0.0
+) -> np.ndarray:
+    r"""Lays images out in rows.
+
+    Args:
+        images: Images in [0, 1], with shape :math:`(N, C, H, W)`.
+        columns: Images in a row.
+        gap: Pixels between images.
+        ground: The value of the gaps.
+
+    Returns:
+        One image in [0, 1], with shape :math:`(C, H', W')`.
+    """
+    count, channels, height, width = images.shape
+    rows = -(-count // columns)
+    sheet = np.full(
+        (channels, rows * (height + gap) - gap, columns * (width + gap) - gap), ground, np.float32
+    )
+    for i, image in enumerate(images):
+        top, left = (i // columns) * (height + gap), (i % columns) * (width + gap)
+        sheet[:, top : top + height, left : left + width] = image
+    return sheet
+
+
+def figure_html(image: np.ndarray, caption: str, alt: str, width: int = 240) -> str:
+    r"""One large crisp picture with a caption.
+
+    Args:
+        image: In [0, 1], with shape :math:`(C, H, W)`.
+        caption: Shown below it.
+        alt: What it shows, for those who don't see it.
+        width: Its width in CSS pixels; it shrinks with the column.
+    """
+    return (
+        f'<figure class="elb-picture" style="max-width:{width}px">'
+        f'<img src="{data_url(to_bytes(image))}" alt="{escape(alt, quote=True)}" '
+        f'style="aspect-ratio:{image.shape[2]}/{image.shape[1]}">'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+    )
+
+
+def gallery_html(
+    images: np.ndarray, captions: Sequence[str], alts: Sequence[str], columns: int
+) -> str:
+    r"""Small pictures in rows.
+
+    Args:
+        images: In [0, 1], with shape :math:`(N, C, H, W)`.
+        captions: One for each, shown below it.
+        alts: One for each, for those who don't see it.
+        columns: Pictures in a row; a phone shows five.
+    """
+    cells = [
+        figure_html(image, caption, alt, 160)
+        for image, caption, alt in zip(images, captions, alts, strict=True)
+    ]
+    style = f"grid-template-columns:repeat({columns},minmax(0,1fr));max-width:{columns * 7}rem"
+    return f'<div class="elb-gallery" style="{style}">{"".join(cells)}</div>'
+
+
+def film_html(
+    frames: np.ndarray,
+    heads: Sequence[str],
+    row_names: Sequence[str],
+    row_notes: Sequence[Sequence[str]],
+) -> str:
+    r"""Rows of frames under common column heads.
+
+    Args:
+        frames: Images in [0, 1], with shape :math:`(R, F, C, H, W)`.
+        heads: A head for each of the F columns.
+        row_names: A name for each row.
+        row_notes: Notes for each row, one a line below its name.
+    """
+    head = "".join(f"<th scope='col'>{escape(text)}</th>" for text in heads)
+    body = []
+    for strip, name, notes in zip(frames, row_names, row_notes, strict=True):
+        cells = "".join(
+            f'<td><img src="{data_url(to_bytes(image))}" alt="{escape(f"{name}, {place}")}"></td>'
+            for image, place in zip(strip, heads, strict=True)
+        )
+        lines = "".join(f"<span>{escape(note)}</span>" for note in notes)
+        body.append(f"<tr><th scope='row'><b>{escape(name)}</b>{lines}</th>{cells}</tr>")
+    return (
+        '<div class="elb-scroll"><table class="elb-film"><thead><tr><th></th>'
+        f"{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
+    )

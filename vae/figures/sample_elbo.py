@@ -1,0 +1,137 @@
+"""One sample's ELBO: the receipt, the pixel map, and its place among all samples."""
+
+from __future__ import annotations
+
+import numpy as np
+import plotly.graph_objects as go
+
+from vae.figures import palette
+from vae.figures.frame import nats, new_figure
+
+__all__ = ["BLOCKS", "block_sums", "elbo_plane", "pixel_map", "receipt"]
+
+# The receipt's image blocks along each side; named like the squares of a chessboard.
+BLOCKS = 4
+
+
+def block_sums(pixels: np.ndarray) -> tuple[list[str], np.ndarray]:
+    r"""Sums per-pixel values over blocks of the image.
+
+    Args:
+        pixels: Values, with shape :math:`(C, H, W)`.
+
+    Returns:
+        Names such as ``"a1"`` (column letter, row from the top), and the sums, :math:`(K,)`.
+    """
+    names, sums = [], []
+    for row, band in enumerate(np.array_split(pixels, min(BLOCKS, pixels.shape[1]), axis=1)):
+        for column, block in enumerate(np.array_split(band, min(BLOCKS, band.shape[2]), axis=2)):
+            names.append(f"{'abcd'[column]}{row + 1}")
+            sums.append(block.sum())
+    return names, np.array(sums)
+
+
+def receipt(
+    pixels: np.ndarray, kl_per_dim: np.ndarray, elbo: float, height: int = 380
+) -> go.Figure:
+    r"""A waterfall whose bars sum to the ELBO.
+
+    Args:
+        pixels: Expected log-likelihoods in nats, with shape :math:`(C, H, W)`.
+        kl_per_dim: The KL in nats, with shape :math:`(D,)`.
+        elbo: The ELBO in nats, the last bar.
+        height: In pixels.
+    """
+    blocks, sums = block_sums(pixels)
+    dims = np.argsort(-kl_per_dim, kind="stable")
+    labels = [f"KL z{d + 1}" for d in dims] + [f"pixels {name}" for name in blocks]
+    steps = np.concatenate((-kl_per_dim[dims], sums))
+    starts = np.concatenate(([0.0], np.cumsum(steps)[:-1]))
+    kinds = ["KL of this sample"] * len(dims) + ["expected log-likelihood"] * len(blocks)
+    colours = [palette.KL] * len(dims) + [palette.EXPECTED_LOG_LIKELIHOOD] * len(blocks)
+    figure = new_figure(height, "", "running total, nats")
+    figure.add_bar(
+        x=labels, y=steps, base=starts, marker={"color": colours}, customdata=kinds,
+        hovertemplate="%{x}: %{customdata}<br>%{y:.4f} nats<extra></extra>",
+    )  # fmt: skip
+    figure.add_bar(
+        x=["ELBO"], y=[elbo], marker={"color": palette.ELBO},
+        hovertemplate="ELBO %{y:.4f} nats<extra></extra>",
+        text=[nats(elbo)], textposition="inside", insidetextanchor="end", textangle=0,
+    )  # fmt: skip
+    figure.update_layout(bargap=0.12, hovermode="closest", barmode="overlay")
+    figure.update_xaxes(tickangle=-60, tickfont={"size": 11}, showgrid=False)
+    return figure
+
+
+def pixel_map(pixels: np.ndarray, height: int = 300) -> go.Figure:
+    r"""What each pixel costs: minus its expected log-likelihood, summed over channels.
+
+    Args:
+        pixels: Expected log-likelihoods in nats, with shape :math:`(C, H, W)`.
+        height: In pixels.
+    """
+    cost = -pixels.sum(0)
+    rows, columns = cost.shape
+    figure = new_figure(height)
+    figure.add_heatmap(
+        z=cost, x=np.arange(1, columns + 1), y=np.arange(1, rows + 1),
+        colorscale=palette.SEQUENTIAL,
+        colorbar={
+            "orientation": "h", "thickness": 10, "y": -0.04, "yanchor": "top", "nticks": 5,
+            "ticksuffix": " nats", "outlinewidth": 0,
+        },
+        hovertemplate="row %{y}, column %{x}: %{z:.3f} nats<extra></extra>",
+    )  # fmt: skip
+    figure.update_xaxes(visible=False, constrain="domain")
+    figure.update_yaxes(visible=False, autorange="reversed", scaleanchor="x", constrain="domain")
+    return figure
+
+
+def elbo_plane(
+    kl: np.ndarray, distortion: np.ndarray, selected: int, height: int = 460
+) -> go.Figure:
+    r"""All samples by what their code costs and what drawing them from it costs.
+
+    Args:
+        kl: The KL of each in nats, with shape :math:`(N,)`.
+        distortion: Minus the expected log-likelihood of each in nats, with shape :math:`(N,)`.
+        selected: The chosen sample.
+        height: In pixels.
+
+    Returns:
+        The figure; every point carries its sample's number as ``customdata[0]``.
+    """
+    figure = new_figure(
+        height, "KL: nats to say which code", "−expected log-likelihood: nats to draw it"
+    )
+    low, high = float(kl.min()), float(kl.max())
+    margin = 0.06 * (high - low) + 1e-6
+    ends = np.array([low - margin, high + margin])
+    costs = kl + distortion
+    for share in (2, 25, 50, 75, 98):
+        level = float(np.percentile(costs, share))
+        figure.add_scatter(
+            x=ends, y=level - ends, mode="lines", hoverinfo="skip",
+            line={"color": palette.ELBO, "width": 1, "dash": "dot"},
+        )  # fmt: skip
+        figure.add_annotation(
+            x=ends[1], y=level - ends[1], text=f"ELBO {nats(-level)}", showarrow=False,
+            xanchor="right", yshift=8, font={"size": 11},
+        )  # fmt: skip
+    figure.add_scatter(
+        x=kl, y=distortion, mode="markers",
+        customdata=np.column_stack((np.arange(len(kl)), -costs)),
+        marker={
+            "size": 7, "color": palette.ELBO, "opacity": 0.75,
+            "line": {"width": 0.5, "color": "rgba(255,255,255,0.6)"},
+        },
+        hovertemplate="sample %{customdata[0]}<br>KL %{x:.2f} nats<br>−expected log-likelihood "
+        "%{y:.1f} nats<br>ELBO %{customdata[1]:.1f} nats<extra></extra>",
+    )  # fmt: skip
+    figure.add_scatter(
+        x=[kl[selected]], y=[distortion[selected]], mode="markers", hoverinfo="skip",
+        marker={"size": 16, "color": "rgba(0,0,0,0)", "line": {"color": palette.KL, "width": 3}},
+    )  # fmt: skip
+    figure.update_xaxes(range=ends.tolist())
+    return figure.update_layout(clickmode="event+select")

@@ -1,0 +1,260 @@
+"""What screens read, cached: models, reference tables, receipts, images, decoded places.
+
+Every cached function is keyed by the sha256 of the weights, never by a model object: a key that
+left the model out would go on showing the old model's numbers after a switch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import astuple
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import streamlit as st
+import torch
+
+from vae.data.datasets import DataMissing
+from vae.data.images import Adaptation, encode_png, to_image
+from vae.elbo.evaluation import reference_kl_per_dim
+from vae.elbo.files import ScoredImage, score_bytes
+from vae.elbo.scoring import Receipt, calibration_of, sample_receipt
+from vae.elbo.tiles import decode_means
+from vae.explore import traversals
+from vae.explore.traversals import prior_quantiles
+from vae.model.checkpoint import Checkpoint, load
+from vae.model.originals import originals
+from vae.model.registry import Entry, default_root, scan
+
+__all__ = [
+    "Table",
+    "checkpoint",
+    "current",
+    "entries",
+    "images",
+    "lattice",
+    "prior_quantiles",
+    "prior_samples",
+    "receipt",
+    "receipt_of",
+    "reconstructions",
+    "sample_png",
+    "scored",
+    "table",
+    "traverse",
+]
+
+
+class Table(NamedTuple):
+    r"""The reference set as screens use it.
+
+    Attributes:
+        mu: Posterior means, with shape :math:`(N, D)`.
+        sigma: Posterior standard deviations, with shape :math:`(N, D)`.
+        kl_per_dim: In nats, with shape :math:`(N, D)`.
+        kl: In nats, with shape :math:`(N,)`.
+        expected_log_likelihood: In nats, with shape :math:`(N,)`.
+        elbo: In nats, with shape :math:`(N,)`.
+        percentile: Share in percent of calibration images with a lower ELBO, :math:`(N,)`.
+        labels: Class numbers, -1 where there are none, :math:`(N,)`.
+        split: 0 for validation and 1 for calibration, :math:`(N,)`.
+        by_kl: The dimensions by falling mean KL, with shape :math:`(D,)`.
+    """
+
+    mu: np.ndarray
+    sigma: np.ndarray
+    kl_per_dim: np.ndarray
+    kl: np.ndarray
+    expected_log_likelihood: np.ndarray
+    elbo: np.ndarray
+    percentile: np.ndarray
+    labels: np.ndarray
+    split: np.ndarray
+    by_kl: np.ndarray
+
+
+@st.cache_data(ttl=2, show_spinner=False)
+def entries() -> dict[str, Entry]:
+    """The checkpoints that there are, usable and damaged, by name."""
+    return scan(default_root())
+
+
+def checkpoint(name: str) -> Checkpoint:
+    """Opens a checkpoint by a name that scanning has found.
+
+    Raises:
+        CheckpointError: If it is damaged.
+        KeyError: If the name isn't among :func:`entries`.
+    """
+    entry = entries()[name]
+    # The manifest is written last and lists every other file: it stands for the directory.
+    stamp = (entry.path / "manifest.json").stat()
+    return _load(str(entry.path), stamp.st_mtime_ns, stamp.st_ino)
+
+
+@st.cache_resource(max_entries=4, show_spinner="Opening the model")
+def _load(path: str, modified: int, inode: int) -> Checkpoint:
+    torch.set_num_threads(min(2, torch.get_num_threads()))
+    return load(Path(path))
+
+
+def current() -> tuple[Checkpoint, int]:
+    """The chosen model and the chosen sample's position in its reference set."""
+    return checkpoint(st.session_state["model"]), int(st.session_state["sample"])
+
+
+def table(model: Checkpoint) -> Table:
+    """The reference set of a model."""
+    return _table(model, model.weights_sha256)
+
+
+@st.cache_data(max_entries=8, show_spinner=False)
+def _table(_model: Checkpoint, key: str) -> Table:
+    reference = _model.reference
+    kl_per_dim = reference_kl_per_dim(reference)
+    return Table(
+        mu=reference.mu,
+        sigma=np.exp(reference.log_variance / 2),
+        kl_per_dim=kl_per_dim,
+        kl=kl_per_dim.sum(-1),
+        expected_log_likelihood=reference.expected_log_likelihood,
+        elbo=reference.elbo,
+        percentile=calibration_of(_model).percentile(reference.elbo),
+        labels=reference.labels,
+        split=reference.split,
+        by_kl=np.argsort(-kl_per_dim.mean(0), kind="stable"),
+    )
+
+
+def images(model: Checkpoint, rows: Sequence[int]) -> np.ndarray | None:
+    """Reference images in [0, 1], (N, C, H, W); none where the data aren't on this machine."""
+    return _images(model, model.weights_sha256, tuple(int(row) for row in rows))
+
+
+@st.cache_data(max_entries=256, show_spinner=False)
+def _images(_model: Checkpoint, key: str, rows: tuple[int, ...]) -> np.ndarray | None:
+    try:
+        levels = originals(_model, np.array(rows, dtype=np.int64))
+    except DataMissing:
+        return None
+    return _model.config.image.from_levels(levels)
+
+
+def receipt(model: Checkpoint, sample: int) -> Receipt | None:
+    """A reference sample's ELBO taken apart; none where its image isn't on this machine."""
+    return _receipt(model, model.weights_sha256, sample)
+
+
+def receipt_of(model: Checkpoint, levels: np.ndarray, draws: int, seed: int) -> Receipt:
+    """An uploaded image's ELBO taken apart, from its levels (C, H, W)."""
+    return _receipt_of(model, model.weights_sha256, levels, draws, seed)
+
+
+@st.cache_data(max_entries=128, show_spinner=False)
+def _receipt_of(
+    _model: Checkpoint, key: str, levels: np.ndarray, draws: int, seed: int
+) -> Receipt:
+    return sample_receipt(_model.model, levels, draws=draws, seed=seed)
+
+
+def scored(
+    model: Checkpoint,
+    files: Sequence[tuple[str, bytes]],
+    adaptation: Adaptation,
+    draws: int,
+    importance_samples: int,
+    seed: int,
+) -> list[ScoredImage]:
+    """Scores uploaded files; the same bytes are scored once."""
+    return _scored(
+        model,
+        model.weights_sha256,
+        tuple(files),
+        astuple(adaptation),
+        draws,
+        importance_samples,
+        seed,
+    )
+
+
+@st.cache_data(max_entries=16, show_spinner="Scoring")
+def _scored(
+    _model: Checkpoint,
+    key: str,
+    files: tuple[tuple[str, bytes], ...],
+    adaptation: tuple[str, ...],
+    draws: int,
+    importance_samples: int,
+    seed: int,
+) -> list[ScoredImage]:
+    return score_bytes(
+        _model,
+        files,
+        adaptation=Adaptation(*adaptation),
+        draws=draws,
+        importance_samples=importance_samples,
+        seed=seed,
+    )
+
+
+def sample_png(model: Checkpoint, sample: int) -> bytes | None:
+    """A reference sample as a PNG file; none where its image isn't on this machine."""
+    found = images(model, [sample])
+    if found is None:
+        return None
+    spec = model.config.image
+    return encode_png(to_image(spec.to_levels(found[0]), spec))
+
+
+@st.cache_data(max_entries=512, show_spinner=False)
+def _receipt(_model: Checkpoint, key: str, sample: int) -> Receipt | None:
+    try:
+        levels = originals(_model, np.array([sample]))[0]
+    except DataMissing:
+        return None
+    return sample_receipt(_model.model, levels, draws=_model.manifest["metrics"]["draws"] or 1)
+
+
+def reconstructions(model: Checkpoint, rows: Sequence[int]) -> np.ndarray:
+    """What the decoder makes of reference samples' means, in [0, 1], (N, C, H, W)."""
+    return _reconstructions(model, model.weights_sha256, tuple(int(row) for row in rows))
+
+
+@st.cache_data(max_entries=256, show_spinner=False)
+def _reconstructions(_model: Checkpoint, key: str, rows: tuple[int, ...]) -> np.ndarray:
+    return decode_means(_model.model, torch.from_numpy(_model.reference.mu[list(rows)])).numpy()
+
+
+def lattice(model: Checkpoint, span: float, side: int) -> np.ndarray:
+    """The decoded plane of a two-dimensional model; see :func:`vae.explore.traversals.lattice`."""
+    return _lattice(model, model.weights_sha256, span, side)
+
+
+@st.cache_data(max_entries=16, show_spinner=False)
+def _lattice(_model: Checkpoint, key: str, span: float, side: int) -> np.ndarray:
+    return traversals.lattice(_model.model, span, side)
+
+
+def traverse(
+    model: Checkpoint, start: np.ndarray, dims: tuple[int, ...], values: np.ndarray
+) -> np.ndarray:
+    """Decoded traversals; see :func:`vae.explore.traversals.traverse`."""
+    return _traverse(model, model.weights_sha256, start, dims, values)
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def _traverse(
+    _model: Checkpoint, key: str, start: np.ndarray, dims: tuple[int, ...], values: np.ndarray
+) -> np.ndarray:
+    return traversals.traverse(_model.model, start, dims, values)
+
+
+def prior_samples(model: Checkpoint, count: int, seed: int) -> np.ndarray:
+    """Decoded draws from the prior, in [0, 1], (N, C, H, W)."""
+    return _prior_samples(model, model.weights_sha256, count, seed)
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def _prior_samples(_model: Checkpoint, key: str, count: int, seed: int) -> np.ndarray:
+    return traversals.prior_samples(_model.model, count, seed)

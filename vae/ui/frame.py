@@ -1,0 +1,158 @@
+"""The frame around every screen: navigation, model picker, sample picker, and the link.
+
+This is the script of the app (``app.py`` names it). It runs on every rerun and then runs the
+chosen screen. Model and sample live in the URL, so that a link reproduces the view.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import streamlit as st
+
+from vae.data.datasets import label_text
+from vae.figures.frame import nats
+from vae.figures.pictures import figure_html
+from vae.model.checkpoint import SPLITS, Checkpoint, CheckpointError
+from vae.model.likelihoods import facts_of
+from vae.ui import access
+from vae.ui.screens import SCREENS, page_path
+from vae.ui.style import STYLE
+
+_DEFAULT_MODEL = "digits-2d"
+
+
+def main() -> None:
+    """Draws the frame and runs the chosen screen."""
+    here = Path(__file__).parent
+    # Our own files: an icon by name would be fetched from a stranger's server.
+    st.set_page_config(page_title="Elboscope", page_icon=here / "mark.svg", layout="wide")
+    st.logo(here / "brand.svg", size="large", icon_image=here / "mark.svg")
+    st.html(STYLE)
+    page = st.navigation(
+        {
+            section: [
+                st.Page(page_path(name), title=title, default=name == "overview")
+                for name, title in screens.items()
+            ]
+            for section, screens in SCREENS.items()
+        }
+    )
+    usable = {name: entry for name, entry in access.entries().items() if not entry.damage}
+    with st.sidebar:
+        if not usable:
+            _explain_emptiness()
+        model = _pick_model(list(usable))
+        _pick_sample(model)
+        for entry in access.entries().values():
+            if entry.damage:
+                st.caption(f":material/warning: {entry.name} cannot be opened. {entry.damage}")
+    for notice in st.session_state.get("notices", ()):
+        st.warning(notice, icon=":material/link_off:")
+    page.run()
+
+
+def _explain_emptiness() -> None:
+    st.warning(
+        "There is no checkpoint to open yet. Train one with `make train-digits` "
+        "(less than a minute), then reload this page.",
+        icon=":material/model_training:",
+    )
+    st.stop()
+
+
+def _pick_model(names: list[str]) -> Checkpoint:
+    asked = st.query_params.get("model")
+    if asked is not None and asked not in names:
+        _notice(
+            f"The link names a model “{asked[:60]}” that isn't here, so another one is shown. "
+            f"There are: {', '.join(names)}."
+        )
+    name = st.selectbox(
+        "Model",
+        names,
+        index=names.index(_DEFAULT_MODEL) if _DEFAULT_MODEL in names else 0,
+        key="model",
+        bind="query-params",
+        on_change=_forget_notices,
+        help="Every folder of checkpoints/ with a finished model.",
+    )
+    try:
+        model = access.checkpoint(name)
+    except CheckpointError as error:
+        st.error(str(error))
+        st.stop()
+    st.caption(_card(model))
+    if model.manifest["config"]["objective"] == "batch_moment_kl":
+        st.caption(
+            ":material/report: **Trained with the mistaken KL** on purpose: a penalty on the "
+            "batch's moments. Its ELBO below is still the true one."
+        )
+    return model
+
+
+def _card(model: Checkpoint) -> str:
+    likelihood, metrics = facts_of(model.config.likelihood), model.manifest["metrics"]
+    card = (
+        f"{model.manifest['data']['name']} · D = {model.config.latent_dim} · {likelihood.title} "
+        f"· ELBO {nats(metrics['elbo'])} nats"
+    )
+    return card if likelihood.is_normalized else f"{card} · not a density for these pixels"
+
+
+def _pick_sample(model: Checkpoint) -> None:
+    last = model.reference.size - 1
+    asked = st.query_params.get("sample")
+    if asked is not None and not (asked.isdecimal() and int(asked) <= last):
+        _notice(
+            f"The link names a sample “{asked[:20]}” that this model doesn't have, so another one "
+            f"is shown. Samples run from 0 to {last}."
+        )
+    # A model with fewer samples must not find a number beyond its last.
+    if st.session_state.get("sample", 0) > last:
+        st.session_state["sample"] = last
+    sample = st.number_input(
+        "Sample",
+        min_value=0,
+        max_value=last,
+        value=0,
+        step=1,
+        key="sample",
+        bind="query-params",
+        on_change=_forget_notices,
+        help="A held-out image of the model's reference set, by its number.",
+    )
+    with st.container(horizontal=True, gap="small"):
+        st.button("Previous", on_click=_step, args=(-1, last), width="stretch")
+        st.button("Next", on_click=_step, args=(1, last), width="stretch")
+        st.button("Random", on_click=_step, args=(None, last), width="stretch")
+    image = access.images(model, [sample])
+    reference = model.reference
+    label = label_text(int(reference.labels[sample]), model.label_names)
+    caption = f"Sample {sample}: {label}, {SPLITS[reference.split[sample]]}"
+    if image is None:
+        st.caption(f"{caption}. The image itself is not on this machine.")
+    else:
+        st.html(figure_html(image[0], caption, f"The chosen image, {label}", width=132))
+
+
+def _step(by: int | None, last: int) -> None:
+    _forget_notices()
+    if by is None:
+        st.session_state["sample"] = random.randint(0, last)
+    else:
+        st.session_state["sample"] = (st.session_state.get("sample", 0) + by) % (last + 1)
+
+
+def _notice(sentence: str) -> None:
+    notices = st.session_state.setdefault("notices", [])
+    if sentence not in notices:
+        notices.append(sentence)
+
+
+def _forget_notices() -> None:
+    st.session_state["notices"] = []
+
+
+main()

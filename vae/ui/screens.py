@@ -1,0 +1,29 @@
+"""The screens and their place in the navigation; one that isn't built yet is not here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import streamlit as st
+
+__all__ = ["SCREENS", "link", "page_path"]
+
+SCREENS: dict[str, dict[str, str]] = {
+    "Explore": {
+        "overview": "Overview",
+        "latent_map": "Latent map",
+        "traversals": "Traversals",
+    },
+    "Explain": {"sample_elbo": "One sample's ELBO"},
+    "Use": {"score_images": "Score images"},
+}
+
+
+def page_path(name: str) -> Path:
+    """The file of a screen, absolute: the frame is the script, and lies elsewhere."""
+    return Path(__file__).parents[2] / "pages" / f"{name}.py"
+
+
+def link(name: str, label: str, icon: str) -> None:
+    """A link to another screen."""
+    st.page_link(page_path(name), label=label, icon=f":material/{icon}:")

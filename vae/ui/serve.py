@@ -1,0 +1,67 @@
+"""Starts the app's server and prints its address."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+__all__ = ["free_port", "serve"]
+
+_PORTS_TRIED = 20
+
+
+def serve(port: int, checkpoints: Path | None, browser: bool) -> int:
+    """Runs the app until it is interrupted.
+
+    Args:
+        port: The port on 127.0.0.1; the next free one is taken when it is in use.
+        checkpoints: The folder of checkpoints; the project's own when not given.
+        browser: Whether to open a browser where there is a display.
+
+    Returns:
+        The server's exit code.
+    """
+    chosen = free_port(port)
+    if chosen is None:
+        print(f"vae app: ports {port} to {port + _PORTS_TRIED - 1} are in use.", file=sys.stderr)
+        return 1
+    if chosen != port:
+        print(f"vae app: port {port} is in use, so {chosen} is taken.", file=sys.stderr)
+    environment = dict(os.environ)
+    if checkpoints is not None:
+        environment["ELBOSCOPE_CHECKPOINTS"] = str(checkpoints.resolve())
+    root = Path(__file__).parents[2]
+    print(f"Elboscope is at http://localhost:{chosen} (stop it with Ctrl+C)", flush=True)
+    command = [
+        *(sys.executable, "-m", "streamlit", "run", str(root / "app.py")),
+        *("--server.port", str(chosen)),
+        *("--server.headless", str(not (browser and _has_display())).lower()),
+    ]
+    try:
+        # Streamlit reads its settings from the working directory as well as beside the script.
+        return subprocess.call(command, env=environment, cwd=root)
+    except KeyboardInterrupt:
+        return 0
+
+
+def free_port(first: int) -> int | None:
+    """The first free port of 127.0.0.1 from ``first`` on, or none among the next twenty."""
+    for port in range(first, min(first + _PORTS_TRIED, 65_536)):
+        with socket.socket() as probe:
+            # A server that has just ended leaves its port waiting, which is no reason to move.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    return None
+
+
+def _has_display() -> bool:
+    if sys.platform in ("darwin", "win32"):
+        return True
+    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))

@@ -1,0 +1,51 @@
+"""The few lines of CSS that Streamlit's theme has no setting for."""
+
+from __future__ import annotations
+
+from vae.figures import palette
+
+__all__ = ["STYLE", "quantity"]
+
+STYLE = f"""<style>
+[data-testid="stMainBlockContainer"] {{ padding-left: clamp(1rem, 3vw, 3rem);
+  padding-right: clamp(1rem, 3vw, 3rem); max-width: 96rem; }}
+.elb-lead {{ font-size: 1.2rem; line-height: 1.45; max-width: 62rem; margin: 0 0 .5rem;
+  text-wrap: pretty; }}
+.elb-lead b {{ font-variant-numeric: tabular-nums; font-weight: 650; }}
+.elb-picture {{ margin: 0; width: 100%; }}
+.elb-picture img {{ width: 100%; display: block; image-rendering: pixelated;
+  border: 1px solid {palette.HAIRLINE}; }}
+.elb-picture figcaption {{ font-size: .875rem; opacity: .8; margin-top: .35rem; line-height: 1.3;
+  font-variant-numeric: tabular-nums; }}
+.elb-gallery {{ display: grid; gap: .6rem; }}
+.elb-scroll {{ overflow-x: auto; }}
+.elb-film {{ border-collapse: separate; border-spacing: 3px; width: 100%; min-width: 46rem;
+  table-layout: fixed; }}
+.elb-film th {{ font-weight: 400; font-size: .8125rem; text-align: center; padding: .15rem 0;
+  font-variant-numeric: tabular-nums; opacity: .85; line-height: 1.35; }}
+.elb-film th:first-child {{ width: 7.5rem; text-align: left; }}
+.elb-film tbody th span {{ display: block; }}
+.elb-film td {{ padding: 0; }}
+.elb-film img {{ width: 100%; display: block; image-rendering: pixelated; }}
+.elb-sums {{ border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100%;
+  max-width: 26rem; }}
+.elb-sums td {{ padding: .3rem 0; border-bottom: 1px solid {palette.HAIRLINE}; }}
+.elb-sums td:last-child {{ text-align: right; white-space: nowrap; padding-left: .75rem; }}
+@media (max-width: 640px) {{ .elb-gallery {{ grid-template-columns: repeat(5, 1fr) !important; }}
+  .elb-lead {{ font-size: 1.1rem; }} }}
+.elb-chip {{ display: inline-block; width: .7em; height: .7em; margin-right: .5em;
+  border-radius: 2px; vertical-align: baseline; }}
+</style>"""
+
+_COLOURS = {
+    "ELBO": palette.ELBO,
+    "KL": palette.KL,
+    "expected log-likelihood": palette.EXPECTED_LOG_LIKELIHOOD,
+    "log p(x)": palette.EVIDENCE,
+}
+
+
+def quantity(name: str) -> str:
+    """A quantity's name after a chip of its colour, as HTML."""
+    colour = next(value for key, value in _COLOURS.items() if name.startswith(key))
+    return f'<span class="elb-chip" style="background:{colour}"></span>{name}'

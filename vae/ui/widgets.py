@@ -1,0 +1,85 @@
+"""Pieces that several screens draw: the first sentence, pictures, the sums of a receipt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+import streamlit as st
+
+from vae.data.datasets import label_text
+from vae.figures.frame import nats
+from vae.figures.pictures import figure_html, gallery_html
+from vae.model.checkpoint import Checkpoint
+from vae.ui import access
+from vae.ui.style import quantity
+
+__all__ = ["chart", "gallery", "lead", "no_image", "opening", "picture", "pick_on_click", "sums"]
+
+
+def opening(title: str, sentence: str) -> None:
+    """A screen's title and its first sentence, which may hold ``<b>`` around live numbers."""
+    st.title(title, anchor=False)
+    lead(sentence)
+
+
+def lead(sentence: str) -> None:
+    """A sentence in the size of a first one."""
+    st.html(f'<p class="elb-lead">{sentence}</p>')
+
+
+def picture(image: np.ndarray, caption: str, alt: str, width: int = 240) -> None:
+    """One large crisp picture, (C, H, W) in [0, 1]."""
+    st.html(figure_html(image, caption, alt, width))
+
+
+def no_image(model: Checkpoint) -> None:
+    """Says that the reference images aren't here, and ends the screen."""
+    name = model.manifest["data"]["name"]
+    st.info(
+        f"The images behind this model ({name}) are not on this machine, so what needs the image "
+        "itself cannot be shown. The map, the traversals and the table need none."
+    )
+    st.stop()
+
+
+def chart(figure: go.Figure, alt: str, key: str | None = None, **selection: Any) -> None:  # noqa: ANN401
+    """A chart that fills its column, with a description for those who don't see it."""
+    st.plotly_chart(figure, alt=alt, key=key, config={"displayModeBar": False}, **selection)
+
+
+def pick_on_click(figure: go.Figure, alt: str, key: str) -> None:
+    """A chart on which a click on a point chooses its sample for every screen."""
+
+    def pick() -> None:
+        points = st.session_state[key]["selection"]["points"]
+        if points and points[0].get("customdata") is not None:
+            data = points[0]["customdata"]
+            st.session_state["sample"] = int(data[0])
+
+    chart(figure, alt, key, on_select=pick, selection_mode="points")
+
+
+def gallery(model: Checkpoint, rows: Sequence[int], captions: Sequence[str], columns: int) -> None:
+    """Reference samples in rows; what they decode to where the images aren't here."""
+    found = access.images(model, rows)
+    shown = access.reconstructions(model, rows) if found is None else found
+    labels = [label_text(int(model.reference.labels[row]), model.label_names) for row in rows]
+    alts = [f"Sample {row}, {label}" for row, label in zip(rows, labels, strict=True)]
+    st.html(gallery_html(shown, captions, alts, columns))
+
+
+def sums(parts: Sequence[tuple[str, float, float | None]]) -> None:
+    """A small table of quantities in nats, each with its colour and standard error.
+
+    Args:
+        parts: Names, values, and standard errors (none where the value isn't sampled).
+    """
+    rows = "".join(
+        f"<tr><td>{quantity(name)}</td><td>{nats(value, 4)}"
+        f"{f' ± {error:.4f}' if error else ''} nats</td></tr>"
+        for name, value, error in parts
+    )
+    st.html(f'<table class="elb-sums">{rows}</table>')
