@@ -63,22 +63,25 @@ with left:
         f"Posterior means of {len(table.mu)} images over latent dimensions {across + 1} and "
         f"{up + 1}, coloured by {shown}; sample {sample} is ringed. Click a dot to choose it.",
         key=f"map-{model.name}",
+        samples=len(table.mu),
     )
-    st.caption("Click a dot to choose its image. Orange: the chosen image's q(z|x), 1 and 2 sd.")
+    st.caption(
+        "Click a dot to choose its image. Orange: the chosen image's own q(z|x), 1 and 2 standard "
+        "deviations. Dotted: the prior's 1, 2 and 3."
+    )
 if right is not None:
     with right:
-        span = 3.0
-        decoded = access.lattice(model, span, 15)
+        span = round(figure.layout.xaxis.range[1], 1)
         widgets.chart(
-            manifold(decoded, span, table.mu[sample], figure.layout.xaxis.range[1]),
-            "What the decoder draws at each place of the same plane",
+            manifold(access.lattice(model, span, 15), span, table.mu[sample]),
+            "What the decoder draws at each place of the same plane; the chosen sample is ringed",
         )
         st.caption("What the decoder draws at each place of the same plane.")
 
 st.subheader(f"Sample {sample}", anchor=False)
 distance = np.linalg.norm(table.mu - table.mu[sample], axis=1)
 near = np.argsort(distance, kind="stable")[1:7]
-first, second, third, fourth = st.columns([0.8, 0.8, 1.1, 1.5], gap="large")
+first, second, third, fourth = st.columns([0.75, 0.75, 1.5, 1.1], gap="medium")
 found = access.images(model, [sample])
 label = label_text(int(table.labels[sample]), model.label_names)
 with first:
@@ -98,4 +101,4 @@ with third:
     link("sample_elbo", "Its receipt, to the pixel", "receipt_long")
 with fourth:
     st.markdown("**Nearest codes**")
-    widgets.gallery(model, near, [f"{row}: {distance[row]:.2f} away" for row in near], 6)
+    widgets.gallery(model, near, [f"{row}: {distance[row]:.2f} away" for row in near], 3)

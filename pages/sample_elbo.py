@@ -22,7 +22,7 @@ widgets.opening(
     f"It is cheaper than <b>{table.percentile[sample]:.0f} %</b> of images kept aside to compare.",
 )
 
-first, second, third, fourth = st.columns([1, 1, 1.25, 1.3], gap="medium")
+first, second, third, fourth = st.columns([1, 1, 1, 1.6], gap="medium")
 with first:
     widgets.picture(parts.x, "The image, as the model sees it", f"Sample {sample}", 300)
 with second:
@@ -70,6 +70,7 @@ with left:
         f"{len(table.kl)} images by KL and minus expected log-likelihood; sample {sample} is "
         "ringed.",
         key=f"plane-{model.name}",
+        samples=len(table.kl),
     )
     st.caption("Dotted: equal ELBO. Two images on one line cost the same, for different reasons.")
 with right:

@@ -79,7 +79,7 @@ st.caption(
     + (
         "Columns: quantiles of the prior."
         if reach == "prior quantiles"
-        else "Columns: standard deviations of the sample's own q(z|x), or of the prior without one."
+        else "Columns: standard deviations of the sample's own q(z|x), or else of the prior."
     )
 )
 if silent:

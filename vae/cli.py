@@ -8,6 +8,7 @@ refused under ``--strict``, 2 usage, 3 diverged, 66 data or checkpoint missing, 
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import shlex
@@ -109,6 +110,18 @@ def _parse(kind: type[Arguments], command: str, arguments: list[str]) -> Argumen
         raise _Stop(EXIT_USAGE, str(error)) from error
 
 
+def _unwritable(path: Path, error: OSError, advice: str = "") -> _Stop:
+    refusals = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError)
+    refused = isinstance(error, (*refusals, PermissionError)) or error.errno in (
+        errno.EROFS,
+        errno.ENAMETOOLONG,
+    )
+    reason = (error.strerror or str(error)).rstrip(".")
+    return _Stop(
+        EXIT_WRITE if refused else EXIT_IO, f"cannot write {str(path)!r}: {reason}.{advice}"
+    )
+
+
 # --- train ------------------------------------------------------------------------------------
 
 
@@ -129,6 +142,7 @@ class _TrainArguments:
 
 def _train(arguments: list[str]) -> int:
     from vae.data.datasets import DataMissing, open_data
+    from vae.model.checkpoint import check_target
     from vae.training.commit import commit
     from vae.training.config import TrainConfig
     from vae.training.fit import Diverged, fit
@@ -154,10 +168,10 @@ def _train(arguments: list[str]) -> int:
     )
     parsed = _parse(both, "train", arguments)
     config, to = parsed.run, parsed.to
-    if to.out.exists() and not to.overwrite:
-        raise _Stop(
-            EXIT_WRITE, f"{to.out} exists already; choose another --out or pass --overwrite."
-        )
+    try:
+        check_target(to.out, to.overwrite)
+    except OSError as error:
+        raise _unwritable(to.out, error) from error
     try:
         data = open_data(config.data, config.image_size, config.image_channels)
         config.model(data.spec)
@@ -172,12 +186,8 @@ def _train(arguments: list[str]) -> int:
         raise _Stop(EXIT_DIVERGED, str(error)) from error
     except ValueError as error:
         raise _Stop(EXIT_USAGE, str(error)) from error
-    except PermissionError as error:
-        raise _Stop(EXIT_WRITE, f"cannot write {to.out}: {error.strerror}.") from error
     except OSError as error:
-        raise _Stop(
-            EXIT_IO, f"cannot write {to.out}: {error}; free some space and train again."
-        ) from error
+        raise _unwritable(to.out, error, " Free some space and train again.") from error
     print(f"{to.out}: best step {fitted.best_step}, {fitted.seconds:.0f} s on {fitted.device}")
     print(_metrics_table(metrics))
     return 0
@@ -301,6 +311,10 @@ def _score(arguments: list[str]) -> int:
     flags = _parse(_ScoreArguments, "score", arguments)
     if not flags.paths:
         raise _Stop(EXIT_USAGE, "name at least one image file or folder after the checkpoint.")
+    if not 0 < flags.max_megabytes <= 2**20:
+        raise _Stop(
+            EXIT_USAGE, f"--max-megabytes must lie in (0, {2**20}], not {flags.max_megabytes}."
+        )
     if flags.out is not None and flags.out.suffix not in FORMATS:
         raise _Stop(
             EXIT_USAGE, f"--out must end in one of {', '.join(FORMATS)}, not {flags.out.name!r}."
@@ -327,10 +341,8 @@ def _score(arguments: list[str]) -> int:
     if flags.out is not None:
         try:
             write_rows(rows, flags.out)
-        except PermissionError as error:
-            raise _Stop(EXIT_WRITE, f"cannot write {flags.out}: {error.strerror}.") from error
         except OSError as error:
-            raise _Stop(EXIT_IO, f"cannot write {flags.out}: {error}.") from error
+            raise _unwritable(flags.out, error) from error
     elif flags.json:
         print(to_json(rows).decode(), end="")
     else:
@@ -347,7 +359,9 @@ def _score_table(rows: Iterable) -> str:
         f"{'name':<{width}}  {'ELBO':>12}  {'± se':>7}  {'KL':>9}  {'percentile':>10}  p-value"
     ]
     for row in rows:
-        name = row.name if len(row.name) <= width else f"…{row.name[1 - width :]}"
+        # A file's name may hold whatever would drive a terminal.
+        name = "".join(letter if letter.isprintable() else "�" for letter in row.name)
+        name = name if len(name) <= width else f"…{name[1 - width :]}"
         if row.error is not None:
             lines.append(f"{name:<{width}}  refused: {row.error} ({row.error_code})")
         else:
@@ -393,6 +407,6 @@ def _open(name: str):  # noqa: ANN202
     from vae.model.registry import default_root, find
 
     try:
-        return load(name if Path(name).is_dir() else find(name, default_root()).path)
+        return load(name if os.path.isdir(name) else find(name, default_root()).path)
     except CheckpointError as error:
         raise _Stop(EXIT_MISSING, str(error)) from error

@@ -95,12 +95,15 @@ def shuffled(count: int, seed: int) -> np.ndarray:
 
 
 def split_indices(order: np.ndarray, validation: int, calibration: int) -> Splits:
-    """Cuts shuffled indices into validation, calibration and the rest for training."""
+    """Cuts shuffled indices into validation, calibration and the rest for training.
+
+    The held-out ones stay shuffled, so that leafing through them shows all kinds of images.
+    """
     cut = validation + calibration
     return Splits(
         train=np.sort(order[cut:]),
-        validation=np.sort(order[:validation]),
-        calibration=np.sort(order[validation:cut]),
+        validation=order[:validation],
+        calibration=order[validation:cut],
     )
 
 

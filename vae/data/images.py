@@ -21,11 +21,11 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError, WebPImagePlugin  # noqa: F401
 
-from .spec import ImageSpec
+from vae.data.spec import ImageSpec
 
 __all__ = [
     "Adaptation", "ImageRefused", "Limits", "Prepared", "Raster",
-    "encode_png", "preprocess", "read_image", "to_image",
+    "encode_png", "looks_inverted", "preprocess", "read_image", "to_image",
 ]  # fmt: skip
 
 # With the import of WebP above, this registers all our formats: else the first unknown file would
@@ -384,6 +384,24 @@ def _match_channels(x: np.ndarray, channels: int, steps: list[str]) -> np.ndarra
     return np.minimum(0.299 * red + 0.587 * green + 0.114 * blue, 1)[..., None]
 
 
+def looks_inverted(levels: np.ndarray, spec: ImageSpec) -> bool:
+    """Whether an image's border is nearer to the opposite of the background than to it.
+
+    An image of the model's own size is never inverted unasked; a screen may ask.
+
+    Args:
+        levels: The image's levels, with shape :math:`(C, H, W)`.
+        spec: The images of the model.
+    """
+    if spec.background is None:
+        return False
+    return _is_opposite(_border(spec.from_levels(levels).transpose(1, 2, 0)).mean(), spec)
+
+
+def _is_opposite(border: float, spec: ImageSpec) -> bool:
+    return abs(border - (1 - spec.background)) < abs(border - spec.background)
+
+
 def _match_background(
     x: np.ndarray, spec: ImageSpec, invert: _Choice, sized: bool, steps: list[str]
 ) -> np.ndarray:
@@ -393,7 +411,7 @@ def _match_background(
     if invert == "no" or sized or spec.background is None:
         return x
     border = _border(x).mean()
-    if abs(border - (1 - spec.background)) >= abs(border - spec.background):
+    if not _is_opposite(border, spec):
         return x
     tones = f"its border is {_tone(border)} and the model's background {_tone(spec.background)}"
     steps.append(f"Inverted, because {tones}.")

@@ -69,13 +69,13 @@ def image_files(paths: Iterable[Path]) -> list[ImageFile]:
     """
     files = []
     for path in paths:
-        if path.is_dir():
+        if os.path.isdir(path):
             found = find_images(path)
             if not found:
                 raise FileNotFoundError(f"the folder {str(path)!r} holds no image file.")
-            files += [ImageFile(str(one.relative_to(path)), one) for one in found]
-        elif path.is_file():
-            files.append(ImageFile(path.name, path))
+            files += [ImageFile(_text(one.relative_to(path)), one) for one in found]
+        elif os.path.isfile(path):
+            files.append(ImageFile(_text(path.name), path))
         else:
             raise FileNotFoundError(f"there is no file or folder {str(path)!r}.")
     return files
@@ -114,7 +114,9 @@ def score_bytes(
             if isinstance(data, ImageRefused):
                 raise data
             raster = read_image(data, limits)
-            prepared[position] = preprocess(raster, checkpoint.config.image, adaptation)
+            fitted = preprocess(raster, checkpoint.config.image, adaptation)
+            # What reading did and what fitting did are one story to the person who sent it.
+            prepared[position] = fitted._replace(steps=raster.notes + fitted.steps)
         except ImageRefused as error:
             rows[position] = refused_row(checkpoint, name, seed, error.code, error.message)
     if prepared:
@@ -172,6 +174,11 @@ def write_rows(rows: Sequence[ScoreRow], path: Path) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _text(name: str | Path) -> str:
+    """A file's name as text: bytes that are not UTF-8 have no place in JSON or Parquet."""
+    return os.fsencode(name).decode(errors="replace")
 
 
 def _read(path: Path, limits: Limits) -> bytes | ImageRefused:

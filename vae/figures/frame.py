@@ -22,7 +22,7 @@ def new_figure(height: int, x_title: str = "", y_title: str = "") -> go.Figure:
         "zeroline": False,
         "linecolor": palette.HAIRLINE,
         "ticks": "",
-        "title": {"font": {"size": 13}, "standoff": 8},
+        "title": {"font": {"size": 13}, "standoff": 16},
         "tickfont": {"size": 12},
     }
     return go.Figure(

@@ -56,11 +56,6 @@ def latent_map(
             x=radius * np.cos(_TURN), y=radius * np.sin(_TURN), mode="lines", hoverinfo="skip",
             line={"color": palette.PRIOR, "width": 1, "dash": "dot"},
         )  # fmt: skip
-        # On the diagonal, clear of both axes.
-        figure.add_annotation(
-            x=-radius * 0.7071, y=-radius * 0.7071, text=f"{radius} sd of the prior",
-            showarrow=False, textangle=45, font={"size": 11}, yshift=-9, xshift=-4,
-        )  # fmt: skip
     if all_ellipses:
         x, y = _ellipses(mu[:, axes], sigma[:, axes], 1)
         figure.add_scatter(
@@ -118,20 +113,18 @@ def latent_map(
     return square_axes(figure, span).update_layout(clickmode="event+select")
 
 
-def manifold(
-    frames: np.ndarray, span: float, chosen: np.ndarray, own_span: float, height: int = 520
-) -> go.Figure:
+def manifold(frames: np.ndarray, span: float, chosen: np.ndarray, height: int = 520) -> go.Figure:
     r"""Draws what the decoder makes of every place of a two-dimensional latent space.
 
     Args:
         frames: A decoded lattice in [0, 1], with shape :math:`(S, S, C, H, W)`.
-        span: The lattice covers :math:`[-s, s]^2`.
+        span: The lattice, and so the axes, cover :math:`[-s, s]^2`.
         chosen: The chosen sample's mean, with shape :math:`(2,)`.
-        own_span: The axes run over this span, to match the map beside it.
         height: In pixels.
     """
     side = frames.shape[0]
-    sheet = contact_sheet(frames.reshape(-1, *frames.shape[2:]), side)
+    # Hairlines between the frames, so that each is seen as one image.
+    sheet = contact_sheet(frames.reshape(-1, *frames.shape[2:]), side, gap=1, ground=0.25)
     figure = new_figure(height, "latent dimension 1", "latent dimension 2")
     figure.add_layout_image(
         source=data_url(to_bytes(sheet), enlarge=max(1, 1200 // sheet.shape[-1])),
@@ -143,7 +136,7 @@ def manifold(
         hovertemplate="the chosen sample<extra></extra>",
         marker={"size": 17, "color": "rgba(0,0,0,0)", "line": {"color": palette.KL, "width": 3}},
     )  # fmt: skip
-    return square_axes(figure, own_span)
+    return square_axes(figure, span)
 
 
 def _ellipses(mu: np.ndarray, sigma: np.ndarray, radius: float) -> tuple[np.ndarray, np.ndarray]:

@@ -116,8 +116,8 @@ def elbo_plane(
             line={"color": palette.ELBO, "width": 1, "dash": "dot"},
         )  # fmt: skip
         figure.add_annotation(
-            x=ends[1], y=level - ends[1], text=f"ELBO {nats(-level)}", showarrow=False,
-            xanchor="right", yshift=8, font={"size": 11},
+            x=1, xref="paper", y=level - ends[1], text=f"ELBO {nats(-level)}", showarrow=False,
+            xanchor="left", font={"size": 11},
         )  # fmt: skip
     figure.add_scatter(
         x=kl, y=distortion, mode="markers",
@@ -134,4 +134,5 @@ def elbo_plane(
         marker={"size": 16, "color": "rgba(0,0,0,0)", "line": {"color": palette.KL, "width": 3}},
     )  # fmt: skip
     figure.update_xaxes(range=ends.tolist())
+    figure.update_layout(margin={"r": 84})
     return figure.update_layout(clickmode="event+select")

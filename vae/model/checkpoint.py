@@ -39,6 +39,7 @@ __all__ = [
     "Checkpoint",
     "CheckpointError",
     "Reference",
+    "check_target",
     "load",
     "read_manifest",
     "recover",
@@ -55,7 +56,13 @@ _REPLACED = (errno.ENOTEMPTY, errno.EEXIST)
 
 
 # What others read from a manifest without asking.
-_ENTRIES = (("data", "name", str), ("data", "label_names", list), ("metrics", "draws", int))
+_ENTRIES = (
+    ("config", "objective", str),
+    ("data", "name", str),
+    ("data", "label_names", list),
+    ("data", "splits", dict),
+    ("metrics", "draws", int),
+)
 _KINDS = {"indices": np.int64, "split": np.uint8, "labels": np.int64, "levels": np.uint8}
 
 
@@ -160,6 +167,37 @@ class Checkpoint:
         return self.model.decode(z)
 
 
+def check_target(path: str | Path, overwrite: bool = False) -> Path:
+    """Checks that a checkpoint may be written at a path; makes the folder that it lies in.
+
+    Args:
+        path: The directory to make.
+        overwrite: Whether a checkpoint that stands there may be replaced.
+
+    Returns:
+        The path, absolute.
+
+    Raises:
+        FileExistsError: If something stands there that may not be replaced.
+        OSError: If nothing can be written there.
+    """
+    path = Path(os.path.abspath(path))
+    if os.path.lexists(path):
+        if not overwrite:
+            raise FileExistsError(
+                f"{path} exists already; choose another name or pass --overwrite."
+            )
+        # One wrong word must not cost a folder of something else.
+        if not os.path.lexists(path / "manifest.json"):
+            raise FileExistsError(f"{path} is not a checkpoint, so it is not replaced.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Tried rather than asked for: permissions don't tell of a full disk or a read-only mount.
+    shutil.rmtree(_fresh(path), ignore_errors=True)
+    _fresh(path).mkdir()
+    _fresh(path).rmdir()
+    return path
+
+
 def write(
     path: str | Path,
     model: VAE,
@@ -179,13 +217,10 @@ def write(
         overwrite: Whether a checkpoint that stands there is replaced.
 
     Raises:
-        FileExistsError: If the directory exists and ``overwrite`` is false.
+        FileExistsError: If something stands there that may not be replaced.
         OSError: If the disk refuses; what stood there before stands there still.
     """
-    path = Path(path)
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} exists already; choose another name or pass --overwrite.")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = check_target(path, overwrite)
     weights = {
         name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()
     }
@@ -207,19 +242,17 @@ def write(
             for name, data in contents.items()
         },
     }
-    fresh = path.parent / f".{path.name}.tmp-{os.getpid()}"
-    shutil.rmtree(fresh, ignore_errors=True)
+    fresh = _fresh(path)
     try:
         fresh.mkdir()
+        # Written last: a directory without a manifest isn't a checkpoint.
+        contents["manifest.json"] = _to_json(manifest, indent=1).encode()
         for name, data in contents.items():
             _write_file(fresh / name, data)
-        # Written last: a directory without a manifest isn't a checkpoint.
-        listing = _to_json(manifest, indent=1).encode()
-        _write_file(fresh / "manifest.json", listing)
         _flush_folder(fresh)
-        # The sha256 in the manifest cover every file but itself.
-        if (fresh / "manifest.json").read_bytes() != listing:
-            raise OSError(errno.EIO, "the manifest reads back otherwise than it was written")
+        for name, data in contents.items():
+            if (fresh / name).read_bytes() != data:
+                raise OSError(errno.EIO, f"{name} reads back otherwise than it was written")
         load(fresh)
         _move_into_place(fresh, path)
     finally:
@@ -238,7 +271,7 @@ def load(path: str | Path) -> Checkpoint:
     Raises:
         CheckpointError: If it is missing, damaged, or of a newer format; the message says which.
     """
-    path = Path(path)
+    path = Path(os.path.abspath(path))
     for _ in range(3):
         recover(path)
         before = _identity(path)
@@ -329,6 +362,10 @@ def _identity(path: Path) -> int | None:
         return path.stat().st_ino
     except OSError:
         return None
+
+
+def _fresh(path: Path) -> Path:
+    return path.parent / f".{path.name}.tmp-{os.getpid()}"
 
 
 def _previous(path: Path) -> Path:

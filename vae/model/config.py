@@ -126,10 +126,10 @@ class ModelConfig:
                 name: tuple(values[name]) for name in ("hidden", "channels") if name in values
             }
             config = cls(**{**values, **tuples, "image": ImageSpec(**values["image"])})
-            image = config.image
-            for whole in (*image.shape, image.levels, config.latent_dim, *sum(tuples.values(), ())):
-                if type(whole) is not int:
-                    raise TypeError(f"{whole!r} should be a whole number")
+            sizes = (*config.image.shape, config.image.levels, config.latent_dim)
+            for size in (*sizes, *config.hidden, *config.channels):
+                if type(size) is not int:
+                    raise TypeError(f"{size!r} should be a whole number")
             return config
         except (TypeError, KeyError) as error:
             raise ValueError(f"the model config is incomplete or malformed: {error}.") from error

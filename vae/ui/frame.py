@@ -104,11 +104,17 @@ def _card(model: Checkpoint) -> str:
 def _pick_sample(model: Checkpoint) -> None:
     last = model.reference.size - 1
     asked = st.query_params.get("sample")
-    if asked is not None and not (asked.isdecimal() and int(asked) <= last):
+    usable = asked is None or _is_position(asked, last)
+    if not usable:
         _notice(
             f"The link names a sample “{asked[:20]}” that this model doesn't have, so another one "
             f"is shown. Samples run from 0 to {last}."
         )
+    # On a first visit a bad value is taken out of the link before the widget reads it: Streamlit
+    # 1.67 fails on a number that overflows.
+    bad_link = not usable and "sample" not in st.session_state
+    if bad_link:
+        del st.query_params["sample"]
     # A model with fewer samples must not find a number beyond its last.
     if st.session_state.get("sample", 0) > last:
         st.session_state["sample"] = last
@@ -116,10 +122,9 @@ def _pick_sample(model: Checkpoint) -> None:
         "Sample",
         min_value=0,
         max_value=last,
-        value=0,
         step=1,
         key="sample",
-        bind="query-params",
+        bind=None if bad_link else "query-params",
         on_change=_forget_notices,
         help="A held-out image of the model's reference set, by its number.",
     )
@@ -135,6 +140,11 @@ def _pick_sample(model: Checkpoint) -> None:
         st.caption(f"{caption}. The image itself is not on this machine.")
     else:
         st.html(figure_html(image[0], caption, f"The chosen image, {label}", width=132))
+
+
+def _is_position(text: str, last: int) -> bool:
+    # Nine digits are enough for any reference set, and few enough for int().
+    return text.isascii() and text.isdecimal() and len(text) <= 9 and int(text) <= last
 
 
 def _step(by: int | None, last: int) -> None:

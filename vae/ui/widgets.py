@@ -50,14 +50,24 @@ def chart(figure: go.Figure, alt: str, key: str | None = None, **selection: Any)
     st.plotly_chart(figure, alt=alt, key=key, config={"displayModeBar": False}, **selection)
 
 
-def pick_on_click(figure: go.Figure, alt: str, key: str) -> None:
-    """A chart on which a click on a point chooses its sample for every screen."""
+def pick_on_click(figure: go.Figure, alt: str, key: str, samples: int) -> None:
+    """A chart on which a click on a point chooses its sample for every screen.
+
+    Args:
+        figure: Its points carry their sample's number as ``customdata[0]``.
+        alt: What the chart shows.
+        key: The widget's key.
+        samples: How many samples there are.
+    """
 
     def pick() -> None:
         points = st.session_state[key]["selection"]["points"]
-        if points and points[0].get("customdata") is not None:
-            data = points[0]["customdata"]
-            st.session_state["sample"] = int(data[0])
+        data = points[0].get("customdata") if points else None
+        # A row of a two-dimensional array arrives as a mapping of its columns.
+        number = data.get("0") if isinstance(data, dict) else data[0] if data else None
+        # What a browser sends is checked like any other input.
+        if isinstance(number, int | float) and 0 <= number < samples:
+            st.session_state["sample"] = int(number)
 
     chart(figure, alt, key, on_select=pick, selection_mode="points")
 

@@ -1,0 +1,207 @@
+"""The main flow in Chromium, against a real server on 127.0.0.1."""
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+FLAGS = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+).split()
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed"),
+]
+
+
+@pytest.fixture(scope="module")
+def server():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "vae", "app", "--port", str(port), "--no-browser"]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as process:  # fmt: skip
+        address = f"http://localhost:{port}"
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            try:
+                with urllib.request.urlopen(f"{address}/_stcore/health", timeout=1):
+                    break
+            except OSError:
+                time.sleep(0.2)
+        else:
+            pytest.fail("the server did not answer within a minute")
+        yield address
+        # The server is a child of the command: both are of the session that was started for them.
+        os.killpg(process.pid, 15)
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(chromium):
+    context = chromium.new_context(viewport={"width": 1440, "height": 1000}, accept_downloads=True)
+    page = context.new_page()
+    page.set_default_timeout(30_000)
+    page.strangers = []
+    page.on(
+        "request",
+        lambda request: (
+            page.strangers.append(request.url)
+            if not re.match(r"(https?|wss?)://localhost[:/]|data:|blob:", request.url)
+            else None
+        ),
+    )
+    yield page
+    assert page.strangers == [], "the app asked another server for something"
+    context.close()
+
+
+def lead(page):
+    return page.locator(".elb-lead").first
+
+
+def settle(page):
+    """Waits until no script runs and the old screen has gone."""
+    page.wait_for_function(
+        "() => document.querySelector('[data-testid=stApp]')"
+        "?.getAttribute('data-test-script-state') === 'notRunning'"
+    )
+
+
+def test_main_flow(server, page, tmp_path):
+    page.goto(server)
+    lead(page).wait_for()
+    assert "held-out images" in lead(page).inner_text()
+
+    page.get_by_label("Sample", exact=True).fill("17")
+    page.get_by_label("Sample", exact=True).press("Enter")
+    page.get_by_text("Sample 17:").wait_for()
+    assert "sample=17" in page.url
+
+    page.get_by_role("link", name="Traversals", exact=True).click()
+    page.locator(".elb-film img").first.wait_for()
+    assert page.locator(".elb-film tbody tr").count() == 2
+    assert page.locator(".elb-film tbody img").count() == 22
+
+    page.get_by_role("link", name="Score images", exact=True).click()
+    page.get_by_text("Download this sample as PNG").wait_for()
+    with page.expect_download() as download:
+        page.get_by_text("Download this sample as PNG").click()
+    png = tmp_path / "seventeen.png"
+    download.value.save_as(png)
+
+    page.locator("input[type=file]").set_input_files(png)
+    page.get_by_text("seventeen.png scores an ELBO of").wait_for()
+    shown = page.locator(".elb-sums tr", has_text="ELBO").last.inner_text()
+    shown = float(re.search(r"[-\d.]+", shown.replace("\N{MINUS SIGN}", "-")).group())
+
+    result = subprocess.run(
+        [sys.executable, "-m", "vae", "score", "digits-2d", str(png), "--json"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    row = json.loads(result.stdout)[0]
+    assert row["name"] == "seventeen.png"
+    assert shown == pytest.approx(row["elbo"], abs=1e-4)
+
+
+def test_a_link_restores_model_and_sample(server, page):
+    page.goto(f"{server}/sample_elbo?model=digits-10d&sample=42")
+    lead(page).wait_for()
+    assert lead(page).inner_text().startswith("Sample 42 costs")
+    page.get_by_text("Sample 42:").wait_for()
+    page.get_by_role("link", name="Latent map", exact=True).click()
+    page.get_by_text("Sample 42 pays").wait_for()
+    page.go_back()
+    page.get_by_text("Sample 42 costs").wait_for()
+
+
+def test_a_click_on_the_map_chooses_a_sample(server, page):
+    page.goto(f"{server}/latent_map?sample=3")
+    page.get_by_text("Sample 3 pays").wait_for()
+    points = page.locator(".js-plotly-plot .scatterlayer .point")
+    points.first.wait_for()
+    settle(page)
+    # A point that no other one covers, found by asking the page what lies at its middle.
+    target = page.evaluate(
+        """() => { for (const p of document.querySelectorAll('.scatterlayer .point')) {
+             const b = p.getBoundingClientRect();
+             if (b.x > 320 && b.x < 800 && b.y > 300 && b.y < 700 && Math.random() < 0.1)
+               return [b.x + b.width / 2, b.y + b.height / 2]; } }"""
+    )
+    page.mouse.move(*target)
+    page.mouse.click(*target)
+    page.wait_for_function("() => !/Sample 3 pays/.test(document.body.innerText)")
+    number = re.search(r"Sample (\d+) pays", lead(page).inner_text()).group(1)
+    page.wait_for_url(f"**sample={number}**")
+
+
+def test_a_bad_link_is_explained(server, page):
+    page.goto(f"{server}/?model=nothing&sample=1e400")
+    page.get_by_text("names a model “nothing” that isn't here").wait_for()
+    page.get_by_text("names a sample “1e400”").wait_for()
+    assert page.get_by_text("Traceback").count() == 0
+
+
+def test_refused_files_stand_beside_scored_ones(server, page, tmp_path):
+    good = ROOT / "vae" / "ui" / "mark.svg"
+    bad = tmp_path / "broken.png"
+    bad.write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+    page.goto(f"{server}/score_images")
+    lead(page).wait_for()
+    page.locator("input[type=file]").set_input_files([bad, good])
+    page.get_by_text("was not scored").wait_for()
+    assert page.get_by_text("Traceback").count() == 0
+
+
+@pytest.mark.parametrize("screen", ["", "latent_map", "traversals", "sample_elbo", "score_images"])
+def test_no_screen_overflows_a_phone(server, chromium, screen):
+    context = chromium.new_context(viewport={"width": 390, "height": 844})
+    page = context.new_page()
+    page.goto(f"{server}/{screen}")
+    page.locator(".elb-lead").first.wait_for(timeout=30_000)
+    settle(page)
+    wide = page.evaluate(
+        "() => document.querySelector('[data-testid=stMain]').scrollWidth - window.innerWidth"
+    )
+    assert wide <= 0
+    assert page.locator("img:not([alt])").count() == 0
+    context.close()
+
+
+def test_the_keyboard_alone_reaches_a_sample(server, page):
+    page.goto(f"{server}/sample_elbo")
+    lead(page).wait_for()
+    settle(page)
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        label = page.evaluate("() => document.activeElement.innerText || ''")
+        if label.strip() == "Next":
+            break
+    else:
+        pytest.fail("forty tabs did not reach Next")
+    page.keyboard.press("Enter")
+    page.get_by_text("Sample 1 costs").wait_for()

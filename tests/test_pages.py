@@ -1,0 +1,250 @@
+"""Every screen through the frame: one number on it equals one computed from the raw files."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from PIL import Image
+from streamlit.testing.v1 import AppTest
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted((ROOT / "pages").glob("*.py"))
+MODELS = ("digits-2d", "digits-10d", "digits-binary-2d")
+
+
+def raw(model):
+    """A checkpoint's manifest and reference, read without the product's own code."""
+    folder = ROOT / "checkpoints" / model
+    manifest = json.loads((folder / "manifest.json").read_text())
+    return manifest, safetensors.numpy.load((folder / "reference.safetensors").read_bytes())
+
+
+def kl_of(reference):
+    mu, log_variance = reference["mu"], reference["log_variance"]
+    return 0.5 * (mu**2 + np.exp(log_variance) - 1 - log_variance)
+
+
+def frame(**state):
+    app = AppTest.from_file(str(ROOT / "vae" / "ui" / "frame.py"), default_timeout=60)
+    for key, value in state.items():
+        app.session_state[key] = value
+    return app.run()
+
+
+def screen(page, **state):
+    app = frame(**state).switch_page(str(page)).run()
+    assert not app.exception, app.exception[0].stack_trace
+    return app
+
+
+def text_of(app):
+    """All HTML and captions of a screen, with typographic minus signs and thin spaces undone."""
+    parts = [element.proto.body for element in app.get("html")]
+    parts += [element.value for element in app.caption]
+    return " ".join(parts).replace("\N{MINUS SIGN}", "-").replace("\N{THIN SPACE}", "")
+
+
+def shows(text, value):
+    """Whether a number with four decimals equals a value, up to what machines may differ by."""
+    return any(abs(float(one) - value) < 1e-3 for one in re.findall(r"-?\d+\.\d{4}", text))
+
+
+def check_overview(model):
+    _, reference = raw(model)
+    expected = reference["elbo"][reference["split"] == 0].mean()
+    shown = {
+        metric.label: metric.value for metric in screen(page_named("overview"), model=model).metric
+    }
+    number = float(shown["ELBO"].replace("\N{MINUS SIGN}", "-").split()[0])
+    assert number == pytest.approx(expected, abs=0.05)
+
+
+def check_latent_map(model):
+    _, reference = raw(model)
+    expected = kl_of(reference)[23].sum()
+    text = text_of(screen(page_named("latent_map"), model=model, sample=23))
+    assert f"Sample 23 pays <b>{expected:.2f}</b> nats" in text
+
+
+def check_traversals(model):
+    _, reference = raw(model)
+    means = kl_of(reference).mean(0)
+    text = text_of(screen(page_named("traversals"), model=model))
+    assert f"dimension {means.argmax() + 1}, costs <b>{means.max():.2f}</b> nats" in text
+
+
+def check_sample_elbo(model):
+    _, reference = raw(model)
+    text = text_of(screen(page_named("sample_elbo"), model=model, sample=23))
+    expected = reference["elbo"][23]
+    assert shows(text, expected)
+    assert "residual 0.0000" in text or "residual -0.0000" in text
+
+
+def check_score_images(model):
+    _, reference = raw(model)
+    levels = reference["levels"][31, 0]
+    app = frame(model=model).switch_page(str(page_named("score_images"))).run()
+    app.file_uploader(key="upload").set_value(("digit.png", png(levels, 16), "image/png")).run()
+    assert not app.exception
+    expected = reference["elbo"][31]
+    below = 100 * np.mean(reference["elbo"][reference["split"] == 1] < expected)
+    text = text_of(app)
+    assert re.search(rf"digit.png scores an ELBO of <b>{expected:.2f}</b>", text)
+    assert f"higher than <b>{below:.1f} %</b>" in text
+    assert "What was done to the file" not in " ".join(one.value for one in app.markdown)
+
+
+CHECKS = {
+    "overview": check_overview,
+    "latent_map": check_latent_map,
+    "traversals": check_traversals,
+    "sample_elbo": check_sample_elbo,
+    "score_images": check_score_images,
+}
+
+
+def page_named(name):
+    return ROOT / "pages" / f"{name}.py"
+
+
+def png(levels, most):
+    import io
+
+    buffer = io.BytesIO()
+    Image.fromarray(np.rint(levels / most * 255).astype(np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_number_on_every_page(page, model):
+    assert page.stem in CHECKS, f"{page.name} has no test of a number that it shows"
+    CHECKS[page.stem](model)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_shipped_model_opens_on_every_page(page):
+    for folder in sorted((ROOT / "checkpoints").iterdir()):
+        if (folder / "manifest.json").exists():
+            app = screen(page, model=folder.name)
+            assert len(app.title) == 1
+            assert "elb-lead" in text_of(app)
+
+
+def test_switching_the_model_changes_the_score():
+    """A cache that forgot the model in its key would go on showing the old model's numbers."""
+    app = screen(page_named("sample_elbo"), model="digits-2d", sample=5)
+    before = text_of(app)
+    app.selectbox(key="model").set_value("digits-10d").run()
+    expected = raw("digits-10d")[1]["elbo"][5]
+    assert shows(text_of(app), expected)
+    assert not shows(before, expected)
+
+
+def test_stepping_through_samples_goes_round():
+    app = screen(page_named("sample_elbo"), sample=0)
+    button = {one.label: one for one in app.button}
+    button["Previous"].click().run()
+    assert app.number_input(key="sample").value == raw("digits-2d")[1]["elbo"].size - 1
+    {one.label: one for one in app.button}["Next"].click().run()
+    assert app.number_input(key="sample").value == 0
+
+
+def test_a_smaller_model_takes_its_last_sample():
+    app = screen(page_named("latent_map"), model="sprites-10d", sample=1_500)
+    app.selectbox(key="model").set_value("digits-2d").run()
+    assert not app.exception
+    assert app.number_input(key="sample").value == raw("digits-2d")[1]["elbo"].size - 1
+
+
+@pytest.mark.parametrize(
+    ("query", "sentence"),
+    [
+        ({"model": "../../etc/passwd"}, "names a model"),
+        ({"model": "no-such-model"}, "names a model"),
+        ({"sample": "99999"}, "names a sample"),
+        ({"sample": "-1"}, "names a sample"),
+        ({"sample": "NaN"}, "names a sample"),
+        ({"sample": "1e400"}, "names a sample"),
+        ({"sample": "9" * 5_000}, "names a sample"),
+    ],
+)
+def test_a_bad_link_is_named_and_the_default_shown(query, sentence):
+    app = AppTest.from_file(str(ROOT / "vae" / "ui" / "frame.py"), default_timeout=60)
+    for key, value in query.items():
+        app.query_params[key] = value
+    app.run()
+    assert not app.exception
+    assert [sentence in one.value for one in app.warning] == [True]
+    assert app.selectbox(key="model").value == "digits-2d"
+    assert len(app.warning[0].value) < 400
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "code"),
+    [
+        ("text.png", b"not an image", "E-IMG-03"),
+        ("empty.png", b"", "E-IMG-01"),
+        ("cut.png", None, "E-IMG-05"),
+        ("drawing.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>", "E-IMG-04"),
+    ],
+)
+def test_a_bad_file_is_refused_beside_a_good_one(name, data, code):
+    levels = raw("digits-2d")[1]["levels"][7, 0]
+    good = png(levels, 16)
+    data = good[: len(good) // 2] if data is None else data
+    app = frame().switch_page(str(page_named("score_images"))).run()
+    app.file_uploader(key="upload").set_value(
+        [(name, data, "image/png"), ("../../good.png", good, "image/png")]
+    ).run()
+    assert not app.exception
+    table = app.dataframe[0].value
+    assert list(table["name"]) == ["good.png", name]
+    assert code in table["refused because"].iloc[1]
+    assert table["ELBO, nats"].iloc[0] == pytest.approx(raw("digits-2d")[1]["elbo"][7], abs=1e-4)
+
+
+def test_only_refused_files_say_so():
+    app = frame().switch_page(str(page_named("score_images"))).run()
+    app.file_uploader(key="upload").set_value(("x.png", b"junk", "image/png")).run()
+    assert not app.exception
+    assert "E-IMG-03" in app.error[0].value
+
+
+def test_without_checkpoints_the_page_says_what_to_do(monkeypatch, tmp_path):
+    from vae.ui import access
+
+    monkeypatch.setenv("ELBOSCOPE_CHECKPOINTS", str(tmp_path))
+    access.entries.clear()
+    app = frame()
+    access.entries.clear()
+    assert not app.exception
+    assert "make train-digits" in app.warning[0].value
+
+
+def test_a_damaged_checkpoint_is_listed_and_the_others_work(monkeypatch, tmp_path):
+    import shutil
+
+    from vae.ui import access
+
+    shutil.copytree(ROOT / "checkpoints" / "digits-2d", tmp_path / "digits-2d")
+    shutil.copytree(ROOT / "checkpoints" / "digits-2d", tmp_path / "broken")
+    (tmp_path / "broken" / "manifest.json").write_text("{")
+    shutil.copytree(ROOT / "checkpoints" / "digits-2d", tmp_path / "flipped")
+    weights = tmp_path / "flipped" / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(bytes(data))
+    monkeypatch.setenv("ELBOSCOPE_CHECKPOINTS", str(tmp_path))
+    access.entries.clear()
+    app = frame()
+    assert not app.exception
+    assert any("broken cannot be opened" in one.value for one in app.caption)
+    app.selectbox(key="model").set_value("flipped").run()
+    access.entries.clear()
+    assert not app.exception
+    assert "E-CKPT-03" in app.error[0].value
