@@ -4,6 +4,7 @@ import numpy as np
 import streamlit as st
 
 from vae.figures.frame import nats
+from vae.figures.palette import ELBO, EXPECTED_LOG_LIKELIHOOD, KL, tex
 from vae.figures.sample_elbo import elbo_plane, pixel_map, receipt
 from vae.ui import access, widgets
 
@@ -87,8 +88,11 @@ with right:
 
 with st.expander("The maths"):
     st.latex(
-        r"\mathrm{ELBO}(x) = \textcolor{#0C51F2}{E_{q(z \mid x)}[\log p(x \mid z)]} - "
-        r"\textcolor{#F2510C}{\sum_d \tfrac12 (\mu_d^2 + \sigma_d^2 - 1 - \log \sigma_d^2)}"
+        tex(ELBO, r"\mathrm{ELBO}(x)")
+        + " = "
+        + tex(EXPECTED_LOG_LIKELIHOOD, r"E_{q(z|x)}[\log p(x|z)]")
+        + " - "
+        + tex(KL, r"\sum_d \tfrac12 (\mu_d^2 + \sigma_d^2 - 1 - \log \sigma_d^2)")
     )
     st.markdown(
         "One x is fixed; the expectation is over z for that x alone, and the KL is that x's own. "

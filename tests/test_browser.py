@@ -177,7 +177,7 @@ def test_refused_files_stand_beside_scored_ones(server, page, tmp_path):
     assert page.get_by_text("Traceback").count() == 0
 
 
-@pytest.mark.parametrize("screen", ["", "latent_map", "traversals", "sample_elbo", "score_images"])
+@pytest.mark.parametrize("screen", [path.stem for path in sorted((ROOT / "pages").glob("*.py"))])
 def test_no_screen_overflows_a_phone(server, chromium, screen):
     context = chromium.new_context(viewport={"width": 390, "height": 844})
     page = context.new_page()

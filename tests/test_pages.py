@@ -98,7 +98,16 @@ def check_score_images(model):
     assert "What was done to the file" not in " ".join(one.value for one in app.markdown)
 
 
+def check_derivation(model):
+    _, reference = raw(model)
+    text = text_of(screen(page_named("derivation"), model=model, sample=23))
+    assert shows(text, kl_of(reference)[23].sum())
+    assert shows(text, reference["elbo"][23])
+    assert "does not hold" not in text
+
+
 CHECKS = {
+    "derivation": check_derivation,
     "overview": check_overview,
     "latent_map": check_latent_map,
     "traversals": check_traversals,

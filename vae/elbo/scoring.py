@@ -38,6 +38,8 @@ __all__ = [
     "bits_per_dim",
     "calibration_of",
     "draws_used",
+    "importance_log_weights",
+    "posterior_nodes",
     "sample_receipt",
     "sample_scores",
     "score",
@@ -180,6 +182,8 @@ def score_levels(
     if not len(levels):
         return []
     names = [str(number) for number in range(len(levels))] if names is None else names
+    if len(names) != len(levels):
+        raise ValueError(f"names must hold {len(levels)} names, one an image, not {len(names)}.")
     calibration = calibration_of(checkpoint)
     scores = sample_scores(
         checkpoint,
@@ -279,7 +283,9 @@ def sample_scores(
     most = draws if quadrature else max(draws, calibrated_draws)
     expectations, errors, calibrated, bounds, bound_errors, evidences = [], [], [], [], [], []
     for part in _parts(len(x), max(most, importance_samples, 144)):
-        nodes, weights = _nodes(model.config, levels[part], mu[part], sigma[part], most, seed)
+        nodes, weights = posterior_nodes(
+            model.config, levels[part], mu[part], sigma[part], most, seed
+        )
         values = node_log_likelihoods(model, x[part], nodes)
         if quadrature:
             expectations.append(row_sums(values * weights))
@@ -293,11 +299,10 @@ def sample_scores(
             errors.append(torch.sqrt(squares / (max(1, draws - 1) * draws)))
             calibrated.append(row_sums(known) / known.shape[1])
         if importance_samples:
-            bound = importance_bound(
-                _log_weights(
-                    model, levels[part], x[part], mu[part], sigma[part], importance_samples, seed
-                )
+            _, log_weights = importance_log_weights(
+                model, levels[part], x[part], mu[part], sigma[part], importance_samples, seed
             )
+            bound = importance_bound(log_weights)
             bounds.append(bound.value)
             bound_errors.append(bound.standard_error)
         if evidence and quadrature:
@@ -337,7 +342,7 @@ def sample_receipt(
     levels = levels[None]
     scores = sample_scores(model, levels, draws=draws, seed=seed)
     x = observe(model.config, levels, seed)
-    nodes, weights = _nodes(model.config, levels, scores.mu, scores.sigma, draws, seed)
+    nodes, weights = posterior_nodes(model.config, levels, scores.mu, scores.sigma, draws, seed)
     codes = nodes[0].to(x.dtype)
 
     def tile(rows: Tensor) -> Tensor:
@@ -358,7 +363,7 @@ def sample_receipt(
     )
 
 
-def _nodes(
+def posterior_nodes(
     config: ModelConfig, levels: np.ndarray, mu: Tensor, sigma: Tensor, draws: int, seed: int
 ) -> tuple[Tensor, Tensor]:
     """Codes (B, S, D) and weights (S,) whose weighted mean is the expectation under q."""
@@ -370,16 +375,29 @@ def _nodes(
     return mu[:, None] + sigma[:, None] * e, weights
 
 
-def _log_weights(
+def importance_log_weights(
     model: LatentModel, levels: np.ndarray, x: Tensor, mu: Tensor, sigma: Tensor, k: int, seed: int
-) -> Tensor:
-    """The log importance weights (B, k) of draws from q."""
+) -> tuple[Tensor, Tensor]:
+    r"""Draws from q and their log importance weights :math:`\log p(x, z) - \log q(z \mid x)`.
+
+    Args:
+        model: The model.
+        levels: The images' levels, which seed the draws, with shape :math:`(B, C, H, W)`.
+        x: The images as the model sees them, with shape :math:`(B, C, H, W)`.
+        mu: Means of q, with shape :math:`(B, D)`.
+        sigma: Standard deviations of q, with shape :math:`(B, D)`.
+        k: The number of draws.
+        seed: The seed.
+
+    Returns:
+        The draws, with shape :math:`(B, k, D)`, and their log-weights, :math:`(B, k)`.
+    """
     shape = (k, model.config.latent_dim)
     e = torch.from_numpy(image_normals(levels, seed, "importance", shape))
     z = mu[:, None] + sigma[:, None] * e
     log_prior = log_density(torch.zeros(1), torch.ones(1), z)
     log_posterior = log_density(mu[:, None], sigma[:, None], z)
-    return node_log_likelihoods(model, x, z) + log_prior - log_posterior
+    return z, node_log_likelihoods(model, x, z) + log_prior - log_posterior
 
 
 def _parts(count: int, codes: int) -> Iterator[slice]:

@@ -15,6 +15,7 @@ __all__ = [
     "KL",
     "PRIOR",
     "SEQUENTIAL",
+    "tex",
 ]
 
 EXPECTED_LOG_LIKELIHOOD = "#0C51F2"
@@ -34,3 +35,8 @@ HAIRLINE = "rgba(124, 135, 152, 0.35)"
 
 # Perceptually even, readable in grey: Plotly's copy of matplotlib's viridis family.
 SEQUENTIAL = "Viridis"
+
+
+def tex(colour: str, formula: str) -> str:
+    """Colours a part of a LaTeX formula like its quantity's marks in charts."""
+    return rf"\textcolor{{{colour}}}{{{formula}}}"

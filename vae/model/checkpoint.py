@@ -192,7 +192,7 @@ def check_target(path: str | Path, overwrite: bool = False) -> Path:
             raise FileExistsError(f"{path} is not a checkpoint, so it is not replaced.")
     path.parent.mkdir(parents=True, exist_ok=True)
     # Tried rather than asked for: permissions don't tell of a full disk or a read-only mount.
-    shutil.rmtree(_fresh(path), ignore_errors=True)
+    _remove_leftovers(path)
     _fresh(path).mkdir()
     _fresh(path).rmdir()
     return path
@@ -314,7 +314,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
         CheckpointError: If there is none, or it is damaged or of a newer format, or a file that
             it lists is missing or of another size.
     """
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise CheckpointError("E-CKPT-01", f"There is no checkpoint directory {str(path)!r}.")
     try:
         manifest = _from_json(_read_file(path / "manifest.json", 16 * 2**20).decode())
@@ -353,7 +353,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
 def recover(path: Path) -> None:
     """Puts back a checkpoint whose replacement was cut short between two renames."""
     previous = _previous(path)
-    if previous.is_dir() and not path.exists():
+    if os.path.isdir(previous) and not os.path.lexists(path):
         previous.rename(path)
 
 
@@ -366,6 +366,26 @@ def _identity(path: Path) -> int | None:
 
 def _fresh(path: Path) -> Path:
     return path.parent / f".{path.name}.tmp-{os.getpid()}"
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Removes what a writer of this name left behind that was killed or is ourselves."""
+    prefix = f".{path.name}.tmp-"
+    for name in os.listdir(path.parent):
+        if name.startswith(prefix) and not _runs(name.removeprefix(prefix)):
+            shutil.rmtree(path.parent / name, ignore_errors=True)
+
+
+def _runs(pid: str) -> bool:
+    if not pid.isdecimal() or int(pid) == os.getpid():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
 
 
 def _previous(path: Path) -> Path:

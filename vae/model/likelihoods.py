@@ -75,7 +75,7 @@ class ContinuousBernoulli(Distribution):
         logits = self.logits
         near = logits.abs() < 0.1
         safe = torch.where(near, torch.ones_like(logits), logits)
-        series = 0.5 + logits / 12 - logits**3 / 720
+        series = 0.5 + logits / 12 - logits**3 / 720 + logits**5 / 30240
         return torch.where(near, series, -1 / torch.expm1(-safe) - 1 / safe)
 
 
@@ -213,7 +213,14 @@ class _ContinuousBernoulli(Likelihood):
         return ContinuousBernoulli(self.bound * torch.tanh(raw / self.bound))
 
     def raw_of_mean(self, mean: Tensor) -> Tensor:
-        return torch.logit(mean, eps=1e-1)
+        # The mean rises with the logit but has no inverse in closed form.
+        low, high = torch.full_like(mean, -self.bound), torch.full_like(mean, self.bound)
+        for _ in range(24):
+            middle = (low + high) / 2
+            below = self.pixel(middle).mean < mean
+            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+        # Short of the bounds, where the tanh would leave no gradient.
+        return ((low + high) / 2).clamp(-0.5 * self.bound, 0.5 * self.bound)
 
 
 class _Gaussian(Likelihood):

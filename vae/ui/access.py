@@ -17,6 +17,10 @@ import torch
 
 from vae.data.datasets import DataMissing
 from vae.data.images import Adaptation, encode_png, to_image
+from vae.elbo import batch_mates as batch_mates_module
+from vae.elbo import derivation as derivation_module
+from vae.elbo.batch_mates import Company
+from vae.elbo.derivation import Line
 from vae.elbo.evaluation import reference_kl_per_dim
 from vae.elbo.files import ScoredImage, score_bytes
 from vae.elbo.scoring import Receipt, calibration_of, sample_receipt
@@ -29,8 +33,11 @@ from vae.model.registry import Entry, default_root, scan
 
 __all__ = [
     "Table",
+    "batch_mates",
+    "blurred",
     "checkpoint",
     "current",
+    "derivation",
     "entries",
     "images",
     "lattice",
@@ -134,11 +141,8 @@ def images(model: Checkpoint, rows: Sequence[int]) -> np.ndarray | None:
 
 @st.cache_data(max_entries=256, show_spinner=False)
 def _images(_model: Checkpoint, key: str, rows: tuple[int, ...]) -> np.ndarray | None:
-    try:
-        levels = originals(_model, np.array(rows, dtype=np.int64))
-    except DataMissing:
-        return None
-    return _model.config.image.from_levels(levels)
+    levels = _levels(_model, rows)
+    return None if levels is None else _model.config.image.from_levels(levels)
 
 
 def receipt(model: Checkpoint, sample: int) -> Receipt | None:
@@ -207,13 +211,60 @@ def sample_png(model: Checkpoint, sample: int) -> bytes | None:
     return encode_png(to_image(spec.to_levels(found[0]), spec))
 
 
-@st.cache_data(max_entries=512, show_spinner=False)
-def _receipt(_model: Checkpoint, key: str, sample: int) -> Receipt | None:
+def blurred(model: Checkpoint, sample: int) -> Receipt:
+    """The receipt of a reference sample after a 3x3 box blur."""
+    spec = model.config.image
+    padded = np.pad(images(model, [sample])[0], ((0, 0), (1, 1), (1, 1)), mode="edge")
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))
+    return receipt_of(model, spec.to_levels(windows.mean((-1, -2))), _draws(model), 0)
+
+
+def _draws(model: Checkpoint) -> int:
+    """The draws behind the reference scores; any number where quadrature needs none."""
+    return model.manifest["metrics"]["draws"] or 1
+
+
+def derivation(model: Checkpoint, sample: int) -> list[Line] | None:
+    """The derivation evaluated for a sample; none where its image isn't on this machine."""
+    return _derivation(model, model.weights_sha256, sample)
+
+
+@st.cache_data(max_entries=128, show_spinner="Computing every line")
+def _derivation(_model: Checkpoint, key: str, sample: int) -> list[Line] | None:
+    levels = _levels(_model, [sample])
+    if levels is None:
+        return None
+    return derivation_module.derivation(_model.model, levels[0], draws=_draws(_model))
+
+
+def batch_mates(model: Checkpoint, sample: int) -> list[Company] | None:
+    """A sample's terms in different company; none where the images aren't on this machine."""
+    return _batch_mates(model, model.weights_sha256, sample)
+
+
+@st.cache_data(max_entries=64, show_spinner="Scoring one image in four companies")
+def _batch_mates(_model: Checkpoint, key: str, sample: int) -> list[Company] | None:
+    size = _model.reference.size
+    mates = (sample + np.arange(min(256, size))) % size
+    levels = _levels(_model, mates)
+    if levels is None:
+        return None
+    return batch_mates_module.batch_mates(_model.model, levels[0], levels[1:])
+
+
+def _levels(model: Checkpoint, rows: Sequence[int]) -> np.ndarray | None:
     try:
-        levels = originals(_model, np.array([sample]))[0]
+        return originals(model, np.array(rows, dtype=np.int64))
     except DataMissing:
         return None
-    return sample_receipt(_model.model, levels, draws=_model.manifest["metrics"]["draws"] or 1)
+
+
+@st.cache_data(max_entries=512, show_spinner=False)
+def _receipt(_model: Checkpoint, key: str, sample: int) -> Receipt | None:
+    levels = _levels(_model, [sample])
+    if levels is None:
+        return None
+    return sample_receipt(_model.model, levels[0], draws=_draws(_model))
 
 
 def reconstructions(model: Checkpoint, rows: Sequence[int]) -> np.ndarray:

@@ -112,7 +112,7 @@ def score_table(scored: Sequence[ScoredImage], model: Checkpoint) -> int:
     spec = model.config.image
     columns: dict[str, list] = {
         "image": [
-            data_url(to_bytes(spec.from_levels(one.prepared.levels))) if one.prepared else None
+            _thumbnail(spec.from_levels(one.prepared.levels)) if one.prepared else None
             for one in scored
         ],
         "name": [one.row.name for one in scored],
@@ -122,7 +122,7 @@ def score_table(scored: Sequence[ScoredImage], model: Checkpoint) -> int:
         "percentile": [one.row.percentile for one in scored],
         "p-value": [one.row.p_value for one in scored],
         "refused because": [
-            f"{one.row.error} ({one.row.error_code})" if one.row.error else None for one in scored
+            f"{one.row.error} ({one.row.error_code})" if one.row.error else "" for one in scored
         ],
     }
     if not any(columns["refused because"]):
@@ -153,6 +153,11 @@ def score_table(scored: Sequence[ScoredImage], model: Checkpoint) -> int:
     )
     rows = state.selection.rows
     return rows[0] if rows and rows[0] < len(scored) else 0
+
+
+def _thumbnail(image: np.ndarray) -> str:
+    # Enlarged by whole pixels, since a table smooths what it enlarges itself.
+    return data_url(to_bytes(image), enlarge=max(1, 96 // image.shape[-1]))
 
 
 def verdict(row: ScoreRow) -> str:

@@ -14,7 +14,10 @@ SCREENS: dict[str, dict[str, str]] = {
         "latent_map": "Latent map",
         "traversals": "Traversals",
     },
-    "Explain": {"sample_elbo": "One sample's ELBO"},
+    "Explain": {
+        "sample_elbo": "One sample's ELBO",
+        "derivation": "Derivation",
+    },
     "Use": {"score_images": "Score images"},
 }
 

@@ -27,6 +27,8 @@ STYLE = f"""<style>
 .elb-film tbody th span {{ display: block; }}
 .elb-film td {{ padding: 0; }}
 .elb-film img {{ width: 100%; display: block; image-rendering: pixelated; }}
+.elb-line {{ margin: 0; font-variant-numeric: tabular-nums; }}
+.elb-line small {{ opacity: .75; }}
 .elb-sums {{ border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100%;
   max-width: 26rem; }}
 .elb-sums td {{ padding: .3rem 0; border-bottom: 1px solid {palette.HAIRLINE}; }}

@@ -1,0 +1,119 @@
+"""What the tests share: shipped checkpoints, a tiny model, and one whose answers are known."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
+
+import vae
+from vae.data.datasets import ImageData, Splits, open_data
+from vae.data.spec import ImageSpec
+from vae.model.checkpoint import Checkpoint
+from vae.model.config import ModelConfig
+from vae.training.commit import commit
+from vae.training.config import TrainConfig
+from vae.training.fit import Fitted, fit
+
+CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def checkpoint() -> Callable[[str], Checkpoint]:
+    """Opens a shipped checkpoint by name, once."""
+    return cache(lambda name: vae.load(CHECKPOINTS / name))
+
+
+class Tiny(NamedTuple):
+    config: TrainConfig
+    data: ImageData
+    fitted: Fitted
+    path: Path
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """A small model of a few digits, trained for 20 steps and committed."""
+    config = TrainConfig(
+        hidden=(16,), latent_dim=3, steps=20, batch_size=32, evaluate_every=10, draws=4,
+        importance_samples=3, device="cpu",
+    )  # fmt: skip
+    data = few_digits()
+    fitted = fit(config, data, progress=False)
+    path = tmp_path_factory.mktemp("checkpoints") / "tiny"
+    commit(path, config, data, fitted, "python -m vae train", progress=False)
+    return Tiny(config, data, fitted, path)
+
+
+@cache
+def few_digits() -> ImageData:
+    data = open_data("digits")
+    train, validation, calibration = data.splits
+    return replace(data, splits=Splits(train[:256], validation[:20], calibration[:19]))
+
+
+class LinearGaussian:
+    r"""A VAE in closed form (probabilistic PCA): :math:`x = W z + b + \sigma \epsilon`.
+
+    Its encoder is the true posterior wherever the columns of :math:`W` are orthogonal; otherwise
+    the true posterior is a Gaussian that no diagonal one equals.
+    """
+
+    def __init__(self, dims: int, sigma: float = 0.3, orthogonal: bool = True) -> None:
+        generator = torch.Generator().manual_seed(dims)
+        image = ImageSpec(channels=1, height=4, width=4)
+        self.config = ModelConfig(
+            image, latent_dim=dims, likelihood="gaussian", gaussian_sigma="fixed", sigma=sigma
+        )
+        weight = torch.randn(image.pixels, dims, generator=generator, dtype=torch.float64)
+        if orthogonal:
+            weight = torch.linalg.qr(weight).Q * torch.linspace(0.5, 1.5, dims).double()
+        self.weight, self.sigma = weight, sigma
+        self.bias = torch.rand(image.pixels, generator=generator, dtype=torch.float64)
+        precision = torch.eye(dims).double() + weight.T @ weight / sigma**2
+        self.covariance = torch.linalg.inv(precision)
+
+    @property
+    def prior(self) -> Distribution:
+        return Independent(Normal(torch.zeros(self.config.latent_dim), 1.0), 1)
+
+    def encode(self, x: Tensor) -> Distribution:
+        mean = self.posterior_mean(x)
+        return Independent(Normal(mean, self.covariance.diagonal().sqrt().expand_as(mean)), 1)
+
+    def decode(self, z: Tensor) -> Distribution:
+        mean = z.double() @ self.weight.T + self.bias
+        mean = mean.reshape(*z.shape[:-1], *self.config.image.shape)
+        return Independent(Normal(mean, self.sigma), 3, validate_args=False)
+
+    def posterior_mean(self, x: Tensor) -> Tensor:
+        residual = x.flatten(1).double() - self.bias
+        return residual @ self.weight @ self.covariance / self.sigma**2
+
+    def log_evidence(self, x: Tensor) -> Tensor:
+        noise = self.sigma**2 * torch.eye(len(self.bias)).double()
+        marginal = MultivariateNormal(self.bias, self.weight @ self.weight.T + noise)
+        return marginal.log_prob(x.flatten(1).double())
+
+
+@pytest.fixture(scope="session")
+def linear_gaussian() -> Callable[..., LinearGaussian]:
+    return LinearGaussian
+
+
+def within(value: Tensor, expected: Tensor | float, error: Tensor, errors: float = 4.0) -> bool:
+    """Whether sampled numbers lie within so many standard errors of what they estimate."""
+    return bool(((value - expected).abs() <= errors * error + 1e-9).all())
+
+
+LOG_2PI = math.log(2 * math.pi)

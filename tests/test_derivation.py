@@ -1,0 +1,91 @@
+"""Every line of the derivation holds, and a false one would be seen not to."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from vae.elbo.batch_mates import batch_mates
+from vae.elbo.derivation import Line, derivation
+from vae.elbo.ladder import RUNGS, bound_ladder
+from vae.elbo.losses import binary_cross_entropy, gaussian_from_error, implied_variance
+
+
+@pytest.mark.parametrize("name", ["digits-2d", "digits-binary-2d-batch-moment", "digits-10d"])
+@pytest.mark.parametrize("sample", [0, 17, 400])
+def test_every_line_holds(checkpoint, name, sample):
+    model = checkpoint(name)
+    lines = derivation(model.model, model.reference.levels[sample])
+    assert [line.key for line in lines if not line.holds] == []
+    keys = {line.key for line in lines}
+    assert ("split" in keys) == (model.config.latent_dim <= 2)
+    two_forms = next(line for line in lines if line.key == "two-forms")
+    assert two_forms.right == pytest.approx(model.reference.elbo[sample], abs=1e-4)
+
+
+def test_a_line_that_is_false_does_not_hold():
+    assert not Line("x", "", "", "=", 1.0, 1.1, 0.05).holds
+    assert not Line("x", "", "", "≥", 1.0, 1.1, 0.05).holds
+    assert Line("x", "", "", "≥", 1.1, 1.0, 0.0).holds
+
+
+def test_the_gap_is_the_divergence_to_the_posterior(checkpoint):
+    model = checkpoint("digits-2d")
+    for sample in (3, 60, 300):
+        lines = {x.key: x for x in derivation(model.model, model.reference.levels[sample])}
+        assert lines["gibbs"].left == pytest.approx(lines["bound"].slack, abs=2e-3)
+
+
+@pytest.mark.parametrize("name", ["digits-2d", "digits-10d"])
+def test_the_ladder_rises_from_the_same_draws(checkpoint, name):
+    model = checkpoint(name)
+    for sample in (0, 50, 500):
+        ladder = bound_ladder(model.model, model.reference.levels[sample])
+        assert ladder.rungs == RUNGS
+        assert (np.diff(ladder.values) >= 0).all()
+        assert ladder.weights.sum() == pytest.approx(1)
+        assert 1 <= ladder.effective_samples <= RUNGS[-1]
+        low = abs(ladder.values[0] - model.reference.elbo[sample])
+        assert low <= 5 * math.hypot(ladder.standard_errors[0], model.reference.elbo_se[sample])
+
+
+@pytest.mark.parametrize("name", ["digits-2d", "digits-10d"])
+def test_company_changes_the_batch_and_not_the_image(checkpoint, name):
+    model = checkpoint(name)
+    levels = model.reference.levels[:256]
+    results = batch_mates(model.model, levels[0], levels[1:])
+    assert [one.size for one in results] == [1, 8, 256, 256]
+    assert len({one.kl for one in results}) == 1
+    assert len({one.elbo for one in results}) == 1
+    assert results[0].batch_mean_kl == pytest.approx(results[0].kl)
+    assert len({round(one.batch_mean_kl, 6) for one in results[:3]}) == 3
+    assert len({round(one.batch_moment_kl, 6) for one in results[:3]}) == 3
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 4, 5)])
+def test_losses_are_likelihoods(shape):
+    generator = np.random.default_rng(0)
+    x, mean = generator.random(shape), generator.uniform(0.01, 0.99, shape)
+    cross, bernoulli = binary_cross_entropy(x, mean)
+    assert cross == pytest.approx(bernoulli, rel=1e-10)
+    by_hand = -(x * np.log(mean) + (1 - x) * np.log(1 - mean)).sum()
+    assert cross == pytest.approx(by_hand)
+    error, gaussian = gaussian_from_error(x, mean, 0.3)
+    assert error == pytest.approx(gaussian, rel=1e-10)
+    assert gaussian_from_error(x, x, 0.3)[0] < error
+
+
+@pytest.mark.parametrize("kind", ["sum", "half", "mean"])
+def test_a_weight_beside_a_squared_error_is_a_variance(kind):
+    """error + beta KL = scale (Gaussian negative ELBO at the implied variance) + a constant."""
+    beta, pixels = 0.7, 12
+    errors, kls = torch.rand(50, dtype=torch.float64) * 9, torch.rand(50, dtype=torch.float64) * 5
+    error = {"sum": errors, "half": errors / 2, "mean": errors / pixels}[kind]
+    loss = error + beta * kls
+    variance = implied_variance(kind, beta, pixels)
+    negative_elbo = errors / (2 * variance) + pixels / 2 * math.log(2 * math.pi * variance) + kls
+    rest = loss - beta * negative_elbo
+    assert rest.std() < 1e-12
+    with pytest.raises(ValueError, match="'sum', 'half' or 'mean'"):
+        implied_variance("other", 1.0, 4)

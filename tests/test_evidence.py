@@ -1,0 +1,252 @@
+"""Bounds and exact evidence, against a model whose log p(x) is known in closed form."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from conftest import within
+
+from vae.elbo.evidence import (
+    exact_evidence,
+    hermite_nodes,
+    importance_bound,
+    nested_bounds,
+    node_log_likelihoods,
+)
+from vae.elbo.scoring import sample_scores
+from vae.elbo.terms import log_density
+from vae.model.noise import image_normals
+from vae.model.vae import observe
+
+
+def levels_of(count: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, 1, 4, 4), dtype=np.uint8)
+
+
+def log_weights(model, levels: np.ndarray, draws: int, widen: float = 1.0) -> torch.Tensor:
+    """Log-weights of draws from the encoder, or from one that is too wide or too narrow."""
+    x = observe(model.config, levels)
+    q = model.encode(x)
+    mu, sigma = q.mean.double()[:, None], widen * q.stddev.double()[:, None]
+    e = image_normals(levels, 1, "importance", (draws, model.config.latent_dim))
+    z = mu + sigma * torch.from_numpy(e)
+    log_prior = log_density(torch.zeros(1), torch.ones(1), z)
+    return node_log_likelihoods(model, x, z) + log_prior - log_density(mu, sigma, z)
+
+
+def log_joint(model, image: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+    log_prior = log_density(torch.zeros(1), torch.ones(1), z)
+    return node_log_likelihoods(model, image[None], z[None])[0] + log_prior
+
+
+# --- Known answers ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("orthogonal", [True, False])
+@pytest.mark.parametrize("sigma", [1.0, 0.3, 0.03])
+@pytest.mark.parametrize("dims", [1, 2])
+def test_quadrature_finds_the_evidence(
+    linear_gaussian, dims: int, sigma: float, orthogonal: bool
+) -> None:
+    model = linear_gaussian(dims, sigma, orthogonal)
+    x = observe(model.config, levels_of(4))
+    evidence = exact_evidence(model, x, model.posterior_mean(x))
+    expected = model.log_evidence(x)
+    wrong = (evidence.log_evidence - expected).abs()
+    assert wrong.max() < 1e-3
+    # Pixels in float32 leave some 1e-7 of the value; beyond that the stated error covers it.
+    assert (wrong <= evidence.error + 1e-6 * expected.abs()).all()
+
+
+@pytest.mark.parametrize("dims", [1, 2])
+def test_a_misleading_encoder_does_not_hide_the_mass(linear_gaussian, dims: int) -> None:
+    model = linear_gaussian(dims)
+    x = observe(model.config, levels_of(3))
+    evidence = exact_evidence(model, x, torch.full((3, dims), 5.0))
+    assert (evidence.log_evidence - model.log_evidence(x)).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("shift", [6.0, 9.0, 25.0])
+@pytest.mark.parametrize("dims", [1, 2])
+def test_a_foreign_image_has_its_mass_far_out(linear_gaussian, dims: int, shift: float) -> None:
+    model = linear_gaussian(dims)
+    x = model.decode(torch.full((2, dims), shift)).mean
+    for mu in (model.posterior_mean(x), torch.zeros(2, dims)):
+        evidence = exact_evidence(model, x, mu)
+        wrong = (evidence.log_evidence - model.log_evidence(x)).abs()
+        assert (wrong <= evidence.error + 1e-3).all() and (evidence.error < 1e-3).all()
+
+
+def test_out_of_reach_is_not_a_number(linear_gaussian) -> None:
+    model = linear_gaussian(1)
+    x = model.decode(torch.full((1, 1), 500.0)).mean
+    assert exact_evidence(model, x, model.posterior_mean(x)).log_evidence.isnan().all()
+
+
+@pytest.mark.parametrize("sigma", [0.05, 0.02, 0.01, 0.005, 0.002])
+def test_a_step_that_is_too_coarse_says_so(linear_gaussian, sigma: float) -> None:
+    model = linear_gaussian(1, sigma)
+    x = observe(model.config, levels_of(20))
+    evidence = exact_evidence(model, x, model.posterior_mean(x), halvings=0)
+    wrong = (evidence.log_evidence - model.log_evidence(x)).abs()
+    assert (wrong[evidence.error < 1e-2] < 1e-3).all()
+    assert (evidence.error[wrong > 1e-2] > 1e-2).all()
+    if sigma <= 0.002:
+        assert (wrong > 1e-2).any()
+
+
+@pytest.mark.parametrize("dims", [1, 2])
+def test_the_bound_is_tight_where_q_is_the_posterior(linear_gaussian, dims: int) -> None:
+    model, levels = linear_gaussian(dims), levels_of(5)
+    expected = model.log_evidence(observe(model.config, levels))
+    scores = sample_scores(model, levels, importance_samples=10, evidence=True)
+    for value in (scores.terms.elbo, scores.iwae_bound, scores.log_evidence):
+        assert (value - expected).abs().max() < 1e-4
+    assert (scores.elbo_se == 0).all()
+
+
+def test_the_bound_is_tight_in_more_dimensions(linear_gaussian) -> None:
+    model, levels = linear_gaussian(5), levels_of(5)
+    expected = model.log_evidence(observe(model.config, levels))
+    scores = sample_scores(model, levels, draws=256, importance_samples=7, evidence=True)
+    # The weights are constant, so every L_k is exact; the ELBO averages over draws.
+    assert (scores.iwae_bound - expected).abs().max() < 1e-4
+    assert within(scores.terms.elbo, expected, scores.elbo_se)
+    assert scores.log_evidence.isnan().all()
+
+
+def test_the_gap_is_the_divergence_to_the_posterior(linear_gaussian) -> None:
+    # log p(x) = ELBO(x) + KL(q || p(z|x)), with a q that cannot be the correlated posterior.
+    model, levels = linear_gaussian(2, orthogonal=False), levels_of(4)
+    x = observe(model.config, levels)
+    scores = sample_scores(model, levels)
+    true = torch.distributions.MultivariateNormal(model.posterior_mean(x), model.covariance)
+    q = torch.distributions.MultivariateNormal(
+        scores.mu, torch.diag_embed(scores.sigma.square())
+    )
+    gap = torch.distributions.kl_divergence(q, true)
+    assert gap.min() > 1e-3
+    assert torch.allclose(scores.terms.elbo + gap, model.log_evidence(x), atol=1e-4)
+
+
+# --- Bounds -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("widen", [0.7, 1.5])
+def test_importance_weights_are_unbiased(linear_gaussian, widen: float) -> None:
+    model, levels = linear_gaussian(2, orthogonal=False), levels_of(8)
+    expected = model.log_evidence(observe(model.config, levels))
+    bound = importance_bound(log_weights(model, levels, 20_000, widen))
+    assert within(bound.value, expected, bound.standard_error)
+    assert (bound.standard_error > 0).all()
+    assert ((bound.effective_samples >= 1) & (bound.effective_samples <= 20_000)).all()
+
+
+def test_the_standard_error_is_the_spread_over_repetitions() -> None:
+    generator = torch.Generator().manual_seed(0)
+    weights = 0.5 * torch.randn(400, 1_000, generator=generator, dtype=torch.float64)
+    bound = importance_bound(weights)
+    assert float(bound.value.std() / bound.standard_error.mean()) == pytest.approx(1, abs=0.15)
+    # Log-normal weights: E w^2 / (E w)^2 = exp(0.25).
+    assert float(bound.effective_samples.mean()) == pytest.approx(1_000 / math.exp(0.25), rel=0.02)
+
+
+def test_importance_bound_by_hand() -> None:
+    bound = importance_bound(torch.tensor([[0.0, math.log(3.0)], [-900.0, -900.0]]).double())
+    assert bound.value.tolist() == pytest.approx([math.log(2.0), -900.0])
+    assert bound.effective_samples.tolist() == pytest.approx([16 / 10, 2])
+    assert bound.standard_error.tolist() == pytest.approx([0.5, 0])
+    single = importance_bound(torch.tensor([[-7.0]]).double())
+    assert (float(single.value), float(single.standard_error)) == (-7, 0)
+
+
+def test_the_ladder_rises_on_every_image() -> None:
+    weights = 5 * torch.randn(300, 5_000, generator=torch.Generator().manual_seed(0)).double()
+    ladder = nested_bounds(weights, (1, 5, 50, 5_000))
+    assert (ladder.diff(dim=-1) > 0).all()
+    assert torch.equal(ladder[:, 0], weights.mean(-1))
+    assert torch.allclose(ladder[:, -1], importance_bound(weights).value, rtol=1e-12)
+
+
+def test_one_rung_by_hand() -> None:
+    weights = torch.tensor([[0.0, math.log(3.0), 1.0, 1.0]]).double()
+    expected = [[(1 * 0 + math.log(3.0) + 2) / 4, (math.log(2.0) + 1) / 2]]
+    assert nested_bounds(weights, (1, 2)).tolist() == [pytest.approx(row) for row in expected]
+
+
+@pytest.mark.parametrize("groups", [(2, 5), (1, 4), (3,), (10, 5)])
+def test_a_rung_that_does_not_divide_is_refused(groups: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="each rung must divide the next"):
+        nested_bounds(torch.zeros(1, 10), groups)
+
+
+def test_more_than_two_dimensions_have_no_quadrature(linear_gaussian) -> None:
+    model = linear_gaussian(3)
+    x = observe(model.config, levels_of(1))
+    with pytest.raises(ValueError, match="at most 2 latent dimensions, not 3"):
+        exact_evidence(model, x, torch.zeros(1, 3))
+
+
+@pytest.mark.parametrize("dims", [1, 2])
+def test_hermite_nodes_integrate_polynomials(dims: int) -> None:
+    nodes, weights = hermite_nodes(dims)
+    assert nodes.shape == (12**dims, dims)
+    assert float(weights.sum()) == pytest.approx(1, abs=1e-12)
+    for power in range(24):
+        # E e^k = (k - 1)!! for even k, and 12 nodes are exact up to degree 23.
+        moment = math.prod(range(power - 1, 0, -2)) if power % 2 == 0 else 0
+        for d in range(dims):
+            found = float(weights @ nodes[:, d] ** power)
+            assert found == pytest.approx(moment, rel=1e-9, abs=1e-9 * max(1, 2**power))
+    if dims == 2:
+        assert float(weights @ (nodes[:, 0] ** 2 * nodes[:, 1] ** 4)) == pytest.approx(3)
+
+
+# --- A trained model --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def forty(checkpoint):
+    """Forty reference images of the 2-D digits: rows, scores with all extras, and the model."""
+    model = checkpoint("digits-2d")
+    rows = np.random.default_rng(0).choice(model.reference.size, 40, replace=False)
+    scores = sample_scores(
+        model.model, model.reference.levels[rows], importance_samples=1_000, evidence=True
+    )
+    return rows, scores, model
+
+
+def test_no_bound_exceeds_the_evidence(forty) -> None:
+    _, scores, _ = forty
+    assert (scores.terms.elbo <= scores.log_evidence + 1e-3).all()
+    assert (scores.iwae_bound <= scores.log_evidence + 4 * scores.iwae_bound_se).all()
+    assert (scores.log_evidence_error < 1e-3).all()
+
+
+def test_the_stored_evidence_is_found_again(forty) -> None:
+    rows, scores, model = forty
+    stored = torch.from_numpy(model.reference.log_evidence[rows])
+    assert torch.allclose(scores.log_evidence, stored, rtol=1e-6, atol=1e-4)
+    assert (model.reference.elbo <= model.reference.log_evidence + 1e-3).all()
+
+
+def test_a_second_method_agrees(forty) -> None:
+    # An importance sampler whose proposals follow the true posterior on a coarse lattice of
+    # squares, mixed with wide ones: it misses no mass wherever the encoder points.
+    rows, scores, model = forty
+    x = observe(model.config, model.reference.levels[rows[:10]])
+    axis = torch.arange(-25, 26, dtype=torch.float64) * 0.2
+    cells = torch.cartesian_prod(axis, axis)
+    generator = torch.Generator().manual_seed(0)
+    for image, expected in zip(x, scores.log_evidence[:10], strict=True):
+        joint = log_joint(model, image, cells)
+        shares = 0.9 * torch.softmax(joint / 1.5, 0) + 0.1 * torch.softmax(joint / 20, 0)
+        chosen = torch.multinomial(shares, 4_000, replacement=True, generator=generator)
+        jitter = torch.rand(4_000, 2, generator=generator, dtype=torch.float64) - 0.5
+        joint_there = log_joint(model, image, cells[chosen] + 0.2 * jitter)
+        bound = importance_bound((joint_there - torch.log(shares[chosen] / 0.04))[None])
+        assert within(bound.value, expected, bound.standard_error)
+        assert bound.effective_samples > 400

@@ -1,0 +1,161 @@
+"""The floors of the house: who may import whom. A checker, and the proof that it can fail."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import vae
+
+ROOT = Path(__file__).parents[1]
+# A file imports from its own room and from lower floors; rooms on one floor are strangers.
+FLOORS = {
+    "data": 0, "model": 1, "elbo": 2, "training": 3, "explore": 3, "figures": 4, "report": 5,
+    "ui": 6, "cli": 7, "app": 7, "pages": 7, "__main__": 8,
+}  # fmt: skip
+STREAMLIT_IN = {"ui", "app", "pages"}
+NO_TORCH_IN = {"data", "figures", "pages"}
+INSIDE_FUNCTIONS = {"torchvision", "sklearn"}
+
+
+def violations(root: Path) -> list[str]:
+    """What breaks the rules below a project's root, one line each."""
+    files = [*(root / "vae").rglob("*.py"), *(root / "pages").rglob("*.py"), root / "app.py"]
+    found = []
+    for file in sorted(file for file in files if file.exists()):
+        parts = file.relative_to(root).with_suffix("").parts
+        for module, inside in imports(ast.parse(file.read_text()), parts):
+            if reason := broken_rule(room_of(parts), module, inside):
+                found.append(f"{file.relative_to(root)}: {module}: {reason}")
+    return found
+
+
+def room_of(parts: tuple[str, ...]) -> str:
+    if parts[0] != "vae":
+        return parts[0]
+    return parts[1] if len(parts) > 1 else "vae"
+
+
+def imports(tree: ast.AST, parts: tuple[str, ...], inside: bool = False) -> Iterator:
+    """The absolute names of imported modules, and whether a function surrounds the import."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, inside) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = parts[: len(parts) - node.level] if node.level else ()
+            module = ".".join((*base, *(node.module or "").split("."))).strip(".")
+            for alias in node.names:
+                # From the package itself a name is a room, or a public name that has a home.
+                home = vae._HOMES.get(alias.name, f"vae.{alias.name}")
+                yield (home if module == "vae" else module), inside
+        is_function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        yield from imports(node, parts, inside or is_function)
+
+
+def broken_rule(room: str, module: str, inside: bool) -> str | None:
+    top, *rest = module.split(".")
+    if top == "streamlit" and room not in STREAMLIT_IN:
+        return "streamlit belongs to ui, app.py and pages"
+    if top == "torch" and room in NO_TORCH_IN:
+        return f"torch has no business in {room}"
+    if top in INSIDE_FUNCTIONS and not inside:
+        return "import it inside the function that needs it"
+    if top in ("app", "pages"):
+        return "nothing imports a screen"
+    if top != "vae" or not rest or rest[0] == "__version__":
+        return None
+    if rest[0] not in FLOORS or room not in FLOORS:
+        return None if room == rest[0] else "an unknown room"
+    if room != rest[0] and FLOORS[rest[0]] >= FLOORS[room]:
+        return f"{rest[0]} is no lower floor than {room}"
+    return None
+
+
+def test_the_house_keeps_its_floors() -> None:
+    assert violations(ROOT) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "source"),
+    [
+        ("vae/data/x.py", "import vae.model.config"),
+        ("vae/data/x.py", "from ..model import config"),
+        ("vae/model/x.py", "from vae.elbo.terms import Terms"),
+        ("vae/elbo/x.py", "def f():\n    from vae.training import fit"),
+        ("vae/training/x.py", "from vae.explore.traversals import traverse"),
+        ("vae/explore/x.py", "from vae.training.fit import fit"),
+        ("vae/figures/x.py", "from vae import ui"),
+        ("vae/model/x.py", "from vae import score"),
+        ("vae/ui/x.py", "import vae.cli"),
+        ("vae/ui/x.py", "import pages.overview"),
+        ("vae/elbo/x.py", "from vae.cellar import wine"),
+        ("vae/cellar/x.py", "from vae.data import spec"),
+        ("vae/elbo/x.py", "import streamlit as st"),
+        ("vae/cli.py", "def f():\n    from streamlit.web import cli"),
+        ("vae/data/x.py", "def f():\n    import torch"),
+        ("vae/figures/x.py", "from torch import Tensor"),
+        ("pages/x.py", "if True:\n    import torch.nn"),
+        ("vae/training/x.py", "import torchvision"),
+        ("vae/data/x.py", "try:\n    from sklearn.datasets import load_digits\nfinally:\n    pass"),
+    ],
+)
+def test_the_checker_catches(tmp_path: Path, file: str, source: str) -> None:
+    path = tmp_path / file
+    path.parent.mkdir(parents=True)
+    path.write_text(source)
+    assert len(violations(tmp_path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("file", "source"),
+    [
+        ("vae/data/x.py", "from .spec import ImageSpec\nimport vae\nfrom vae import __version__"),
+        ("vae/model/x.py", "import torch\nfrom vae.data import spec\nfrom vae.model import vae"),
+        ("vae/training/x.py", "def f():\n    import torchvision\n    import sklearn"),
+        ("vae/figures/x.py", "from vae import ImageSpec\nimport vae.elbo.rows"),
+        ("vae/cli.py", "from vae.ui.serve import serve"),
+        ("vae/__main__.py", "from vae.cli import main"),
+        ("pages/x.py", "import streamlit\nimport vae.ui.frame"),
+        ("app.py", "import streamlit\nfrom vae.ui import frame"),
+    ],
+)
+def test_the_checker_allows(tmp_path: Path, file: str, source: str) -> None:
+    path = tmp_path / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(source)
+    assert violations(tmp_path) == []
+
+
+@pytest.mark.parametrize("modules", ["vae vae.data.spec vae.data.datasets", "figures"])
+def test_a_room_does_not_import_the_house(modules: str) -> None:
+    if modules == "figures":
+        names = (ROOT / "vae" / "figures").rglob("*.py")
+        modules = " ".join(f"vae.figures.{name.stem}" for name in names if name.stem[0] != "_")
+    code = (
+        "import sys, importlib\n"
+        f"for name in {modules.split()!r}: importlib.import_module(name)\n"
+        "heavy = {'torch', 'torchvision', 'sklearn', 'streamlit'}\n"
+        "print(*sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.split(), done.stderr) == (0, [], "")
+
+
+@pytest.mark.parametrize("name", vae.__all__)
+def test_public_names_resolve_and_are_documented(name: str) -> None:
+    value = getattr(vae, name)
+    if name != "__version__":
+        assert value.__module__ == vae._HOMES[name]
+        assert value.__name__ == name
+        assert value.__doc__ and value.__doc__.strip()[0].isupper()
+    assert name in dir(vae)
+
+
+def test_an_unknown_name_is_refused() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        vae.nonsense  # noqa: B018

@@ -1,0 +1,218 @@
+"""Pictures of what the KL term acts on: each image's own code, never the batch."""
+
+from __future__ import annotations
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from vae.figures import palette
+from vae.figures.frame import nats, new_figure
+
+__all__ = [
+    "aggregate_and_samples",
+    "bound_against_evidence",
+    "cost_of_narrowing",
+    "sigma_histogram",
+    "surgery_bars",
+    "surgery_shares",
+]
+
+_GRID = np.linspace(-3.6, 3.6, 361)
+
+
+def _normal(x: np.ndarray, mean: float, sigma: float) -> np.ndarray:
+    return np.exp(-0.5 * ((x - mean) / sigma) ** 2) / (sigma * np.sqrt(2 * np.pi))
+
+
+def aggregate_and_samples(sigma: float, shown: int = 9, height: int = 330) -> go.Figure:
+    r"""A population of Gaussians of one width, and the aggregate that they always add up to.
+
+    The means follow :math:`N(0, 1 - \sigma^2)`, so the aggregate is N(0, 1) for every sigma.
+
+    Args:
+        sigma: The width of each image's own Gaussian, in (0, 1).
+        shown: How many of the population's Gaussians are drawn, at even quantiles.
+        height: In pixels.
+    """
+    from statistics import NormalDist
+
+    figure = make_subplots(
+        cols=2, subplot_titles=("What the batch looks like", "What each image's code looks like")
+    )
+    base = new_figure(height, "z", "density")
+    figure.update_layout(base.layout).update_xaxes(base.layout.xaxis).update_yaxes(
+        base.layout.yaxis
+    )
+    spread = np.sqrt(1 - sigma**2)
+    means = [NormalDist().inv_cdf((i + 0.5) / shown) * spread for i in range(shown)]
+    figure.add_scatter(
+        x=_GRID, y=_normal(_GRID, 0, 1), mode="lines", row=1, col=1, name="aggregate",
+        line={"color": palette.EVIDENCE, "width": 3}, fill="tozeroy",
+        hovertemplate="aggregate %{y:.3f}<extra></extra>",
+    )  # fmt: skip
+    for column in (1, 2):
+        figure.add_scatter(
+            x=_GRID, y=_normal(_GRID, 0, 1), mode="lines", row=1, col=column, name="prior",
+            line={"color": palette.PRIOR, "width": 2, "dash": "dot"},
+            hovertemplate="prior %{y:.3f}<extra></extra>",
+        )  # fmt: skip
+    for mean in means:
+        fine = np.linspace(mean - 4 * sigma, mean + 4 * sigma, 81)
+        figure.add_scatter(
+            x=fine, y=_normal(fine, mean, sigma), mode="lines", row=1, col=2,
+            line={"color": palette.KL, "width": 2}, hoverinfo="skip",
+        )  # fmt: skip
+    figure.update_xaxes(range=[-3.6, 3.6])
+    figure.update_yaxes(range=[0, 0.55], col=1)
+    figure.update_yaxes(range=[0, max(0.55, 1.1 * _normal(np.zeros(1), 0, sigma)[0])], col=2)
+    return figure.update_layout(margin={"t": 32})
+
+
+def cost_of_narrowing(
+    sigma: float, finite_sizes: tuple[int, ...] = (8, 128), height: int = 330
+) -> go.Figure:
+    r"""Penalty on the population's aggregate, and KL per sample, against sigma.
+
+    Args:
+        sigma: The marked width.
+        finite_sizes: Batch sizes whose expected penalty, about :math:`1/B`, is marked.
+        height: In pixels.
+    """
+    widths = np.geomspace(0.02, 0.999, 160)
+    figure = new_figure(height, "σ of each image's own code", "nats for each dimension")
+    figure.add_scatter(
+        x=widths, y=-np.log(widths), mode="lines", line={"color": palette.KL, "width": 3},
+        hovertemplate="σ %{x:.3f}: KL per sample %{y:.2f} nats<extra></extra>",
+    )  # fmt: skip
+    figure.add_scatter(
+        x=widths, y=np.zeros(len(widths)), mode="lines",
+        line={"color": palette.EVIDENCE, "width": 3},
+        hovertemplate="penalty on the population's aggregate: 0 nats<extra></extra>",
+    )  # fmt: skip
+    for size in finite_sizes:
+        figure.add_hline(y=1 / size, line={"color": palette.PRIOR, "width": 1, "dash": "dot"})
+        figure.add_annotation(
+            x=0.99, xref="paper", y=1 / size, text=f"a batch of {size} pays about 1/{size}",
+            showarrow=False, xanchor="right", yanchor="bottom", font={"size": 11},
+        )  # fmt: skip
+    figure.add_scatter(
+        x=[sigma], y=[-np.log(sigma)], mode="markers+text", hoverinfo="skip",
+        text=[f"  {nats(-np.log(sigma), 2)} nats"], textposition="middle right",
+        marker={"color": palette.KL, "size": 12},
+    )  # fmt: skip
+    return figure.update_xaxes(range=[0, 1.02])
+
+
+def sigma_histogram(sigmas: dict[str, np.ndarray], floor: float, height: int = 300) -> go.Figure:
+    """How wide the posteriors of several models are, on a logarithmic axis.
+
+    Args:
+        sigmas: Posterior standard deviations in any shape, by the model's title.
+        floor: The smallest that the models allow.
+        height: In pixels.
+    """
+    figure = new_figure(height, "σ of a latent dimension (logarithmic)", "codes")
+    colours = (palette.EXPECTED_LOG_LIKELIHOOD, palette.KL)
+    edges = np.geomspace(floor * 0.9, 1.1, 61)
+    middles = np.sqrt(edges[1:] * edges[:-1])
+    for (name, values), colour in zip(sigmas.items(), colours, strict=False):
+        counts, _ = np.histogram(values.ravel(), edges)
+        figure.add_scatter(
+            x=middles, y=counts, mode="lines", name=name, fill="tozeroy",
+            line={"color": colour, "width": 2, "shape": "hvh"},
+            hovertemplate=f"{name}: σ about %{{x:.3f}}, %{{y}} codes<extra></extra>",
+        )  # fmt: skip
+    figure.add_vline(x=floor, line={"color": palette.PRIOR, "dash": "dot"})
+    figure.update_xaxes(type="log", tickvals=[0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1])
+    return figure.update_layout(showlegend=True, legend={"orientation": "h", "y": 1.12})
+
+
+def bound_against_evidence(
+    pairs: dict[str, tuple[np.ndarray, np.ndarray]], height: int = 300
+) -> go.Figure:
+    """Each image's ELBO against its exact evidence, for several models.
+
+    Args:
+        pairs: Evidence and ELBO in nats, each :math:`(N,)`, by the model's title.
+        height: In pixels.
+    """
+    figure = new_figure(height, "exact log p(x), nats", "ELBO, nats")
+    low = min(float(evidence.min()) for evidence, _ in pairs.values())
+    high = max(float(evidence.max()) for evidence, _ in pairs.values())
+    figure.add_scatter(
+        x=[low, high], y=[low, high], mode="lines", name="a tight bound", hoverinfo="skip",
+        line={"color": palette.EVIDENCE, "width": 2, "dash": "dot"},
+    )  # fmt: skip
+    colours = (palette.EXPECTED_LOG_LIKELIHOOD, palette.KL)
+    for (name, (evidence, elbo)), colour, symbol in zip(
+        pairs.items(), colours, ("circle", "x"), strict=False
+    ):
+        figure.add_scatter(
+            x=evidence, y=elbo, mode="markers", name=name,
+            marker={"color": colour, "size": 6, "symbol": symbol, "opacity": 0.7},
+            hovertemplate=f"{name}<br>log p(x) %{{x:.1f}}, ELBO %{{y:.1f}} nats<extra></extra>",
+        )  # fmt: skip
+    return figure.update_layout(showlegend=True, legend={"orientation": "h", "y": 1.12})
+
+
+def surgery_bars(
+    information: float, misfit: float, ceiling: float, height: int = 170
+) -> go.Figure:
+    """The mean KL as information plus misfit, with the ceiling log N marked.
+
+    Args:
+        information: The index information in nats.
+        misfit: The aggregate's KL to the prior in nats.
+        ceiling: log N in nats.
+        height: In pixels.
+    """
+    figure = new_figure(height, "nats for each image, on average", "")
+    for name, value, colour in (
+        ("information about which image", information, palette.EXPECTED_LOG_LIKELIHOOD),
+        ("misfit of the aggregate", misfit, palette.KL),
+    ):
+        figure.add_bar(
+            x=[value], y=["mean KL"], orientation="h", name=name, marker={"color": colour},
+            text=[nats(value, 2)], textposition="inside", insidetextanchor="middle",
+            hovertemplate=f"{name}: %{{x:.4f}} nats<extra></extra>",
+        )  # fmt: skip
+    figure.add_vline(x=ceiling, line={"color": palette.PRIOR, "dash": "dot", "width": 2})
+    figure.add_annotation(
+        x=ceiling, y=1, yref="paper", text=f"log N = {nats(ceiling, 2)}", showarrow=False,
+        yanchor="bottom", font={"size": 12},
+    )  # fmt: skip
+    figure.update_yaxes(visible=False)
+    return figure.update_layout(
+        barmode="stack", showlegend=True, legend={"orientation": "h", "y": -0.75},
+        margin={"t": 26},
+    )  # fmt: skip
+
+
+def surgery_shares(
+    information: np.ndarray, misfit: np.ndarray, ceiling: float, selected: int, height: int = 340
+) -> go.Figure:
+    """Each image's KL as its own information and its own misfit.
+
+    Args:
+        information: Nats for each image, :math:`(N,)`, between 0 and the ceiling.
+        misfit: Nats for each image, :math:`(N,)`; one image's may be negative.
+        ceiling: log N in nats.
+        selected: The chosen sample.
+        height: In pixels.
+    """
+    figure = new_figure(height, "information about which image, nats", "misfit share, nats")
+    figure.add_scatter(
+        x=information, y=misfit, mode="markers",
+        customdata=np.column_stack((np.arange(len(misfit)), information + misfit)),
+        marker={"color": palette.KL, "size": 6, "opacity": 0.7},
+        hovertemplate="sample %{customdata[0]}<br>information %{x:.3f} nats<br>misfit %{y:.3f} "
+        "nats<br>together its KL, %{customdata[1]:.3f} nats<extra></extra>",
+    )  # fmt: skip
+    figure.add_scatter(
+        x=[information[selected]], y=[misfit[selected]], mode="markers", hoverinfo="skip",
+        marker={"size": 16, "color": "rgba(0,0,0,0)", "line": {"color": palette.KL, "width": 3}},
+    )  # fmt: skip
+    figure.add_vline(x=ceiling, line={"color": palette.PRIOR, "dash": "dot", "width": 2})
+    figure.add_hline(y=0, line={"color": palette.HAIRLINE, "width": 1})
+    return figure.update_layout(clickmode="event+select")
