@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -25,6 +24,7 @@ from vae.training.fit import Fitted, fit
 
 CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
 
+# Small models on a busy machine: a second thread mostly waits for its turn.
 torch.set_num_threads(1)
 
 
@@ -115,5 +115,3 @@ def within(value: Tensor, expected: Tensor | float, error: Tensor, errors: float
     """Whether sampled numbers lie within so many standard errors of what they estimate."""
     return bool(((value - expected).abs() <= errors * error + 1e-9).all())
 
-
-LOG_2PI = math.log(2 * math.pi)

@@ -193,8 +193,11 @@ class Likelihood(nn.Module, ABC):
         return Independent(self.pixel(raw), 3, validate_args=False)
 
     @torch.no_grad()
-    def adapt_(self, mean: Tensor, x: Tensor) -> None:
-        """Refits constants that have a closed-form optimum; training calls it each step."""
+    def adapt_(self, likelihood: Distribution, x: Tensor) -> None:
+        """Refits constants that have a closed-form optimum; training calls it each step.
+
+        It is given the distribution and not its mean, which can be costly and is seldom needed.
+        """
 
 
 class _Bernoulli(Likelihood):
@@ -247,11 +250,11 @@ class _Gaussian(Likelihood):
         return mean
 
     @torch.no_grad()
-    def adapt_(self, mean: Tensor, x: Tensor) -> None:
+    def adapt_(self, likelihood: Distribution, x: Tensor) -> None:
         # The sigma that maximises the likelihood is the root mean squared error; an average over
         # batches keeps it a constant of the model rather than a function of one batch.
         if self.mode == "optimal":
-            error = (x - mean).square().mean().sqrt().clamp_min(self.floor).log()
+            error = (x - likelihood.mean).square().mean().sqrt().clamp_min(self.floor).log()
             self.log_sigma.lerp_(error, 0.01)
 
 

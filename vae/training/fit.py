@@ -143,7 +143,7 @@ def fit(config: TrainConfig, data: ImageData, progress: bool = True) -> Fitted:
             )
         optimizer.step()
         schedule.step()
-        model.decoder.likelihood.adapt_(likelihood.mean, x)
+        model.decoder.likelihood.adapt_(likelihood, x)
         averaged.update_parameters(model)
         with torch.no_grad():
             parts = (terms.elbo, terms.kl, -terms.expected_log_likelihood)
