@@ -1,12 +1,12 @@
 """One sample's ELBO: taken apart to the pixel, and its place among all samples."""
 
-import numpy as np
 import streamlit as st
 
 from vae.figures.frame import nats
 from vae.figures.palette import ELBO, EXPECTED_LOG_LIKELIHOOD, KL, tex
-from vae.figures.sample_elbo import elbo_plane, pixel_map, receipt
+from vae.figures.sample_elbo import pixel_map, receipt
 from vae.ui import access, widgets
+from vae.ui import sample_elbo as sections
 
 model, sample = access.current()
 table, parts = access.table(model), access.receipt(model, sample)
@@ -66,26 +66,15 @@ st.caption(
 st.subheader("Among all images", anchor=False)
 left, right = st.columns([1.5, 1], gap="large")
 with left:
-    widgets.pick_on_click(
-        elbo_plane(table.kl, -table.expected_log_likelihood, sample),
-        f"{len(table.kl)} images by KL and minus expected log-likelihood; sample {sample} is "
-        "ringed.",
-        key=f"plane-{model.name}",
-        samples=len(table.kl),
-    )
-    st.caption("Dotted: equal ELBO. Two images on one line cost the same, for different reasons.")
+    sections.plane(model, table, sample)
 with right:
-    order = np.argsort(table.elbo, kind="stable")
-    middle = len(order) // 2
-    groups = {
-        "Worst explained": order[:5],
-        "Typical": order[middle - 2 : middle + 3],
-        "Best explained": order[:-6:-1],
-    }
-    for title, rows in groups.items():
-        st.markdown(f"**{title}**")
-        widgets.gallery(model, rows, [f"{row}: {nats(table.elbo[row])}" for row in rows], 5)
+    sections.extremes(model, table)
 
+sections.spread(model, sample)
+with st.expander("Why this image and not that one: two samples compared"):
+    sections.compare_with(model, sample, parts)
+with st.expander("All samples in a table"):
+    sections.all_samples(model, table)
 with st.expander("The maths"):
     st.latex(
         tex(ELBO, r"\mathrm{ELBO}(x)")

@@ -16,7 +16,7 @@ import torch
 from vae.elbo.tiles import decode_means
 from vae.model.vae import LatentModel
 
-__all__ = ["lattice", "prior_quantiles", "prior_samples", "traverse"]
+__all__ = ["lattice", "posterior_draws", "prior_quantiles", "prior_samples", "traverse"]
 
 
 def prior_quantiles(count: int, outer: float = 0.01) -> np.ndarray:
@@ -79,7 +79,26 @@ def lattice(model: LatentModel, span: float = 3.0, side: int = 21) -> np.ndarray
     return frames.numpy().reshape(side, side, *frames.shape[1:])
 
 
+def posterior_draws(
+    model: LatentModel, mu: np.ndarray, sigma: np.ndarray, count: int, seed: int
+) -> np.ndarray:
+    r"""Draws codes from one image's own Gaussian and decodes them.
+
+    Args:
+        model: The model.
+        mu: The image's posterior mean, with shape :math:`(D,)`.
+        sigma: Its posterior standard deviation, with shape :math:`(D,)`.
+        count: The number of draws N.
+        seed: Their seed.
+
+    Returns:
+        Images in [0, 1], with shape :math:`(N, C, H, W)`.
+    """
+    e = np.random.default_rng(seed).standard_normal((count, len(mu)))
+    return decode_means(model, torch.from_numpy(mu + sigma * e)).numpy()
+
+
 def prior_samples(model: LatentModel, count: int, seed: int) -> np.ndarray:
     r"""Draws codes from the prior and decodes them, shape :math:`(N, C, H, W)`."""
-    z = np.random.default_rng(seed).standard_normal((count, model.config.latent_dim))
-    return decode_means(model, torch.from_numpy(z)).numpy()
+    dims = model.config.latent_dim
+    return posterior_draws(model, np.zeros(dims), np.ones(dims), count, seed)

@@ -50,4 +50,5 @@ def square_axes(figure: go.Figure, span: float) -> go.Figure:
 
 def nats(value: float, digits: int = 1) -> str:
     """A number for people: a real minus sign and thin spaces between thousands."""
-    return f"{value:,.{digits}f}".replace("-", MINUS).replace(",", THIN_SPACE)
+    # Adding zero after rounding turns a negative zero, which reads like a mistake, into zero.
+    return f"{round(value, digits) + 0.0:,.{digits}f}".replace("-", MINUS).replace(",", THIN_SPACE)

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from vae.figures import palette
 from vae.figures.frame import nats, new_figure
 
-__all__ = ["BLOCKS", "block_sums", "elbo_plane", "pixel_map", "receipt"]
+__all__ = ["BLOCKS", "block_sums", "difference", "elbo_plane", "pixel_map", "receipt"]
 
 # The receipt's image blocks along each side; named like the squares of a chessboard.
 BLOCKS = 4
@@ -89,7 +89,7 @@ def pixel_map(pixels: np.ndarray, height: int = 300) -> go.Figure:
 
 
 def elbo_plane(
-    kl: np.ndarray, distortion: np.ndarray, selected: int, height: int = 460
+    kl: np.ndarray, distortion: np.ndarray, selected: int, beta: float = 1.0, height: int = 460
 ) -> go.Figure:
     r"""All samples by what their code costs and what drawing them from it costs.
 
@@ -97,6 +97,7 @@ def elbo_plane(
         kl: The KL of each in nats, with shape :math:`(N,)`.
         distortion: Minus the expected log-likelihood of each in nats, with shape :math:`(N,)`.
         selected: The chosen sample.
+        beta: The weight of the KL; it tilts the lines of equal cost. At 1 they are the ELBO's.
         height: In pixels.
 
     Returns:
@@ -108,20 +109,21 @@ def elbo_plane(
     low, high = float(kl.min()), float(kl.max())
     margin = 0.06 * (high - low) + 1e-6
     ends = np.array([low - margin, high + margin])
-    costs = kl + distortion
+    costs = beta * kl + distortion
+    name = "ELBO" if beta == 1 else "−cost"
     for share in (2, 25, 50, 75, 98):
         level = float(np.percentile(costs, share))
         figure.add_scatter(
-            x=ends, y=level - ends, mode="lines", hoverinfo="skip",
+            x=ends, y=level - beta * ends, mode="lines", hoverinfo="skip",
             line={"color": palette.ELBO, "width": 1, "dash": "dot"},
         )  # fmt: skip
         figure.add_annotation(
-            x=1, xref="paper", y=level - ends[1], text=f"ELBO {nats(-level)}", showarrow=False,
-            xanchor="left", font={"size": 11},
+            x=1, xref="paper", y=level - beta * ends[1], text=f"{name} {nats(-level)}",
+            showarrow=False, xanchor="left", font={"size": 11},
         )  # fmt: skip
     figure.add_scatter(
         x=kl, y=distortion, mode="markers",
-        customdata=np.column_stack((np.arange(len(kl)), -costs)),
+        customdata=np.column_stack((np.arange(len(kl)), -kl - distortion)),
         marker={
             "size": 7, "color": palette.ELBO, "opacity": 0.75,
             "line": {"width": 0.5, "color": "rgba(255,255,255,0.6)"},
@@ -133,6 +135,34 @@ def elbo_plane(
         x=[kl[selected]], y=[distortion[selected]], mode="markers", hoverinfo="skip",
         marker={"size": 16, "color": "rgba(0,0,0,0)", "line": {"color": palette.KL, "width": 3}},
     )  # fmt: skip
+    room = 0.05 * float(np.ptp(distortion))
     figure.update_xaxes(range=ends.tolist())
-    figure.update_layout(margin={"r": 84})
-    return figure.update_layout(clickmode="event+select")
+    figure.update_yaxes(range=[float(distortion.min()) - room, float(distortion.max()) + room])
+    return figure.update_layout(margin={"r": 84}, clickmode="event+select")
+
+
+def difference(
+    first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray], height: int = 320
+) -> go.Figure:
+    r"""Why one ELBO is higher than another: each part's difference, and their sum.
+
+    Args:
+        first: Expected log-likelihoods of pixels, :math:`(C, H, W)`, and KLs, :math:`(D,)`.
+        second: The same of the sample that is subtracted.
+        height: In pixels.
+    """
+    blocks, sums = block_sums(first[0] - second[0])
+    kl = -(first[1] - second[1])
+    dims = np.argsort(-np.abs(kl), kind="stable")
+    labels = [f"KL z{d + 1}" for d in dims] + [f"pixels {name}" for name in blocks]
+    values = np.concatenate((kl[dims], sums))
+    colours = [palette.KL] * len(dims) + [palette.EXPECTED_LOG_LIKELIHOOD] * len(blocks)
+    figure = new_figure(height, "", "difference, nats")
+    figure.add_bar(
+        x=[*labels, "ELBO"], y=[*values, values.sum()],
+        marker={"color": [*colours, palette.ELBO]},
+        hovertemplate="%{x}: %{y:.4f} nats<extra></extra>",
+    )  # fmt: skip
+    figure.update_layout(bargap=0.12)
+    figure.update_xaxes(tickangle=-60, tickfont={"size": 11}, showgrid=False)
+    return figure

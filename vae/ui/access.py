@@ -41,6 +41,7 @@ __all__ = [
     "entries",
     "images",
     "lattice",
+    "posterior_draws",
     "prior_quantiles",
     "prior_samples",
     "receipt",
@@ -299,6 +300,20 @@ def _traverse(
     _model: Checkpoint, key: str, start: np.ndarray, dims: tuple[int, ...], values: np.ndarray
 ) -> np.ndarray:
     return traversals.traverse(_model.model, start, dims, values)
+
+
+def posterior_draws(model: Checkpoint, sample: int, count: int, seed: int) -> np.ndarray:
+    """Decoded draws from a reference sample's own q(z|x), in [0, 1], (N, C, H, W)."""
+    return _posterior_draws(model, model.weights_sha256, sample, count, seed)
+
+
+@st.cache_data(max_entries=128, show_spinner=False)
+def _posterior_draws(
+    _model: Checkpoint, key: str, sample: int, count: int, seed: int
+) -> np.ndarray:
+    mu = _model.reference.mu[sample]
+    sigma = np.exp(_model.reference.log_variance[sample] / 2)
+    return traversals.posterior_draws(_model.model, mu, sigma, count, seed)
 
 
 def prior_samples(model: Checkpoint, count: int, seed: int) -> np.ndarray:

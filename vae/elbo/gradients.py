@@ -1,0 +1,43 @@
+r"""The gradient of :math:`\log p(x \mid z)` with respect to the code, for a frozen decoder."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from vae.elbo.terms import log_likelihood
+from vae.elbo.tiles import decoder_rows
+from vae.model.checkpoint import Checkpoint
+from vae.model.vae import LatentModel
+
+__all__ = ["log_likelihood_gradients"]
+
+
+def log_likelihood_gradients(model: LatentModel, image: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+    r"""One image's log-likelihood at many codes, and its slope there.
+
+    It may be called under ``torch.inference_mode``, which scoring runs in. The codes are decoded
+    in pieces of bounded size, so memory doesn't grow with their number.
+
+    Args:
+        model: The model; a checkpoint counts as the model inside it.
+        image: The image, with shape :math:`(C, H, W)`.
+        z: The codes, with shape :math:`(N, D)`.
+
+    Returns:
+        :math:`\log p(x \mid z_n)` in nats, float64, with shape :math:`(N,)`, and its gradient
+        :math:`\nabla_z \log p(x \mid z_n)`, float64, with shape :math:`(N, D)`.
+    """
+    # A checkpoint decodes under inference mode, which lets no gradient through.
+    decode = model.model.decode if isinstance(model, Checkpoint) else model.decode
+    values, gradients = [], []
+    with torch.inference_mode(False), torch.enable_grad():
+        # Clones, because a tensor born under inference mode cannot take part in a gradient.
+        image = image.clone()
+        for part in z.clone().split(decoder_rows(model.config)):
+            codes = part.to(image.dtype).requires_grad_()
+            value = log_likelihood(decode(codes), image)
+            (gradient,) = torch.autograd.grad(value.sum(), codes)
+            values.append(value.detach())
+            gradients.append(gradient.double())
+    return torch.cat(values), torch.cat(gradients)

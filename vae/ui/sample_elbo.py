@@ -1,0 +1,138 @@
+"""The pieces of the screen about one sample: the tilted plane, two samples, the whole table."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from vae.data.datasets import label_text
+from vae.elbo.scoring import Receipt
+from vae.figures.frame import nats
+from vae.figures.pictures import data_url, gallery_html, to_bytes
+from vae.figures.sample_elbo import difference, elbo_plane
+from vae.model.checkpoint import SPLITS, Checkpoint
+from vae.ui import access, widgets
+
+__all__ = ["all_samples", "compare_with", "extremes", "plane", "spread"]
+
+# Thumbnails of more rows than this would weigh more than they show.
+_MOST_THUMBNAILS = 800
+
+
+def plane(model: Checkpoint, table: access.Table, sample: int) -> None:
+    """All samples by KL and likelihood, under lines of equal cost that a slider tilts."""
+    beta = st.slider(
+        "Weight β of the KL", 0.0, 10.0, 1.0, 0.1, key="beta", bind="query-params",
+        help="At 1 the lines join images of equal ELBO. Any other weight is another objective, "
+        "not a bound on log p(x).",
+    )  # fmt: skip
+    distortion = -table.expected_log_likelihood
+    widgets.pick_on_click(
+        elbo_plane(table.kl, distortion, sample, beta),
+        f"{len(table.kl)} images by KL and minus expected log-likelihood; sample {sample} is "
+        "ringed.",
+        key=f"plane-{model.name}",
+        samples=len(table.kl),
+    )
+    if beta == 1:
+        st.caption(
+            "Dotted: equal ELBO. Two images on one line cost the same, for different reasons."
+        )
+        return
+    usual = np.argsort(np.argsort(table.kl + distortion))
+    tilted = np.argsort(np.argsort(beta * table.kl + distortion))
+    gain = usual - tilted
+    best, worst = int(gain.argmax()), int(gain.argmin())
+    st.caption(
+        f"Dotted: equal cost at β = {beta:g}. This weight favours sample {best} most, up "
+        f"{gain[best]} places of {len(gain)} (KL {nats(table.kl[best], 2)} nats), and sample "
+        f"{worst} least, down {-gain[worst]} (KL {nats(table.kl[worst], 2)} nats)."
+    )
+
+
+def extremes(model: Checkpoint, table: access.Table) -> None:
+    """The worst, the most typical and the best explained samples."""
+    order = np.argsort(table.elbo, kind="stable")
+    middle = len(order) // 2
+    groups = {
+        "Worst explained": order[:5],
+        "Typical": order[middle - 2 : middle + 3],
+        "Best explained": order[:-6:-1],
+    }
+    for title, rows in groups.items():
+        st.markdown(f"**{title}**")
+        widgets.gallery(model, rows, [f"{row}: {nats(table.elbo[row])}" for row in rows], 5)
+
+
+def spread(model: Checkpoint, sample: int) -> None:
+    """What eight draws from this sample's own Gaussian decode to."""
+    st.markdown("**Eight draws from this sample's own q(z|x), decoded**")
+    drawn = access.posterior_draws(model, sample, 8, seed=0)
+    st.html(gallery_html(drawn, [""] * 8, ["A draw from q(z|x), decoded"] * 8, 8))
+
+
+def compare_with(model: Checkpoint, sample: int, parts: Receipt) -> None:
+    """A second sample, and why one ELBO is higher than the other."""
+    last = model.reference.size - 1
+    other = st.number_input(
+        "Compare with sample", 0, last, min(1, last), key=f"other-{model.name}", width=220
+    )
+    there = access.receipt(model, int(other))
+    left, right = st.columns([1, 3.2], gap="large")
+    with left:
+        widgets.picture(there.x, f"Sample {other}", f"Sample {other}", 220)
+    with right:
+        gap = parts.elbo - there.elbo
+        st.markdown(
+            f"Sample {sample} scores **{nats(abs(gap), 2)} nats {'above' if gap >= 0 else 'below'}"
+            f"** sample {other}: {nats(there.kl - parts.kl, 2)} from the codes, "
+            f"{nats(parts.expected_log_likelihood - there.expected_log_likelihood, 2)} from the "
+            "pixels."
+        )
+        widgets.chart(
+            difference((parts.pixels, parts.kl_per_dim), (there.pixels, there.kl_per_dim)),
+            f"Differences of the parts of two ELBOs, which sum to {gap:.2f} nats",
+        )
+
+
+def all_samples(model: Checkpoint, table: access.Table) -> None:
+    """Every reference sample in a table that sorts, with downloads."""
+    labels = [label_text(int(label), model.label_names) for label in table.labels]
+    frame = pd.DataFrame(
+        {
+            "sample": np.arange(len(table.kl)),
+            "label": labels,
+            "split": [SPLITS[number] for number in table.split],
+            "ELBO, nats": table.elbo,
+            "± se": model.reference.elbo_se,
+            "E log p(x|z), nats": table.expected_log_likelihood,
+            "KL, nats": table.kl,
+            "percentile": table.percentile,
+            **{f"KL z{d + 1}, nats": table.kl_per_dim[:, d] for d in range(table.mu.shape[1])},
+        }
+    )
+    shown, columns = frame, {"percentile": st.column_config.NumberColumn(format="%.1f %%")}
+    if len(frame) <= _MOST_THUMBNAILS:
+        images = access.images(model, range(len(frame)))
+        if images is not None:
+            shown = frame.copy()
+            shown.insert(1, "image", [data_url(to_bytes(image), 4) for image in images])
+            columns["image"] = st.column_config.ImageColumn(width="small")
+    for name in frame.columns[3:]:
+        columns.setdefault(name, st.column_config.NumberColumn(format="%.4f"))
+    st.dataframe(
+        shown, hide_index=True, height=420, column_config=columns,
+        alt=f"Scores of all {len(frame)} reference samples",
+    )  # fmt: skip
+    with st.container(horizontal=True):
+        st.download_button("Download CSV", lambda: frame.to_csv(index=False), "samples.csv")
+        st.download_button("Download Parquet", lambda: _parquet(frame), "samples.parquet")
+
+
+def _parquet(frame: pd.DataFrame) -> bytes:
+    buffer = io.BytesIO()
+    frame.to_parquet(buffer, index=False)
+    return buffer.getvalue()
