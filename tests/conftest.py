@@ -114,4 +114,3 @@ def linear_gaussian() -> Callable[..., LinearGaussian]:
 def within(value: Tensor, expected: Tensor | float, error: Tensor, errors: float = 4.0) -> bool:
     """Whether sampled numbers lie within so many standard errors of what they estimate."""
     return bool(((value - expected).abs() <= errors * error + 1e-9).all())
-

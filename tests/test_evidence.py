@@ -124,9 +124,7 @@ def test_the_gap_is_the_divergence_to_the_posterior(linear_gaussian) -> None:
     x = observe(model.config, levels)
     scores = sample_scores(model, levels)
     true = torch.distributions.MultivariateNormal(model.posterior_mean(x), model.covariance)
-    q = torch.distributions.MultivariateNormal(
-        scores.mu, torch.diag_embed(scores.sigma.square())
-    )
+    q = torch.distributions.MultivariateNormal(scores.mu, torch.diag_embed(scores.sigma.square()))
     gap = torch.distributions.kl_divergence(q, true)
     assert gap.min() > 1e-3
     assert torch.allclose(scores.terms.elbo + gap, model.log_evidence(x), atol=1e-4)

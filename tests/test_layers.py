@@ -101,7 +101,10 @@ def test_the_house_keeps_its_floors() -> None:
         ("vae/figures/x.py", "from torch import Tensor"),
         ("pages/x.py", "if True:\n    import torch.nn"),
         ("vae/training/x.py", "import torchvision"),
-        ("vae/data/x.py", "try:\n    from sklearn.datasets import load_digits\nfinally:\n    pass"),
+        (
+            "vae/data/x.py",
+            "try:\n    from sklearn.datasets import load_digits\nfinally:\n    pass",
+        ),
     ],
 )
 def test_the_checker_catches(tmp_path: Path, file: str, source: str) -> None:

@@ -106,7 +106,31 @@ def check_derivation(model):
     assert "does not hold" not in text
 
 
+def check_kl_per_sample(model):
+    _, reference = raw(model)
+    kl = kl_of(reference).sum(-1)
+    app = screen(page_named("kl_per_sample"), model=model, sample=23)
+    assert f"Sample 23 pays <b>{kl[23]:.4f}</b> nats" in text_of(app)
+    company = next(one.value for one in app.dataframe if "its own KL, nats" in one.value)
+    assert company["its own KL, nats"].nunique() == 1
+    assert company["its own KL, nats"][0] == pytest.approx(kl[23], abs=1e-4)
+    words = " ".join(one.value for one in app.markdown)
+    assert f"Mean KL **{kl.mean():.3f}**" in words
+
+
+def check_bound(model):
+    _, reference = raw(model)
+    text = text_of(screen(page_named("bound"), model=model, sample=23))
+    assert f"<b>{reference['elbo'][23]:.2f}</b>" in text
+    evidence = reference["log_evidence"][23]
+    if np.isfinite(evidence):
+        assert f"<b>{evidence:.2f}</b> nats" in text
+        assert shows(text, evidence)
+
+
 CHECKS = {
+    "bound": check_bound,
+    "kl_per_sample": check_kl_per_sample,
     "derivation": check_derivation,
     "overview": check_overview,
     "latent_map": check_latent_map,

@@ -117,8 +117,9 @@ def test_rows_are_the_same_alone(checkpoint) -> None:
     x = model.config.image.from_levels(model.reference.levels[:40])
     together = vae.score(model, x, importance_samples=20)
     for i in (0, 17, 39):
-        assert vae.score(model, x[i : i + 1], names=[str(i)], importance_samples=20)[0] == (
-            together[i]
+        assert (
+            vae.score(model, x[i : i + 1], names=[str(i)], importance_samples=20)[0]
+            == (together[i])
         )
 
 
@@ -273,9 +274,7 @@ def test_noise_is_standard_normal_and_uniform() -> None:
 
 
 def test_dynamic_binarisation_belongs_to_the_image() -> None:
-    config = ModelConfig(
-        ImageSpec(1, 8, 8, levels=17), likelihood="bernoulli", binarize="dynamic"
-    )
+    config = ModelConfig(ImageSpec(1, 8, 8, levels=17), likelihood="bernoulli", binarize="dynamic")
     levels = np.random.default_rng(0).integers(0, 17, (200, 1, 8, 8), dtype=np.uint8)
     x = observe(config, levels)
     assert set(x.unique().tolist()) == {0, 1}
@@ -385,7 +384,7 @@ def test_a_model_wears_its_public_face(checkpoint) -> None:
 @pytest.fixture
 def rows(checkpoint) -> list[ScoreRow]:
     model = checkpoint("digits-10d")
-    names = ["plain.png", '=HYPERLINK("x")', "ä,\"quoted\"\nnew line", "@SUM", "-1", "+1", "\t=1"]
+    names = ["plain.png", '=HYPERLINK("x")', 'ä,"quoted"\nnew line', "@SUM", "-1", "+1", "\t=1"]
     scored = score_levels(
         model, model.reference.levels[: len(names)], names=names, importance_samples=5
     )

@@ -1,4 +1,4 @@
-r"""Statistics of a whole set of codes: activity, and the batch's moments.
+r"""Statistics of a whole set of codes: activity, the batch's moments, the aggregate posterior.
 
 Nothing here belongs to one image. ``batch_moment_kl`` is the mistaken reading of the KL term,
 implemented on purpose so that its consequences can be shown beside the ELBO's.
@@ -10,14 +10,19 @@ References:
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-from vae.elbo.terms import standard_normal_kl
+from vae.elbo.terms import log_density, standard_normal_kl
 
-__all__ = ["ACTIVE_VARIANCE", "active_units", "batch_moment_kl"]
+__all__ = ["ACTIVE_VARIANCE", "active_units", "aggregate_log_density", "batch_moment_kl"]
 
 ACTIVE_VARIANCE = 0.01
+
+# Bounds the memory of one step, in pairs of a code and a component.
+_PAIRS_AT_ONCE = 2**22
 
 
 def active_units(mu: Tensor) -> Tensor:
@@ -49,3 +54,36 @@ def batch_moment_kl(mu: Tensor, variance: Tensor) -> Tensor:
     """
     total = mu.var(0, correction=0) + variance.mean(0)
     return standard_normal_kl(mu.mean(0), torch.log(total))
+
+
+def aggregate_log_density(
+    mu: Tensor, sigma: Tensor, z: Tensor, owners: Tensor | None = None
+) -> Tensor:
+    r"""The log-density of the aggregate posterior, every component of it.
+
+    .. math:: \log \bar q(z) = \log \frac1N \sum_n N(z; \mu_n, \operatorname{diag} \sigma_n^2)
+
+    Args:
+        mu: Posterior means, with shape :math:`(N, D)`.
+        sigma: Posterior standard deviations, with shape :math:`(N, D)`.
+        z: The codes, with shape :math:`(M, D)`.
+        owners: For codes drawn from a component, its number, with shape :math:`(M,)`. Its share
+            is then computed without cancellation, so that :math:`\bar q \ge q_n / N` holds there.
+
+    Returns:
+        Nats, with shape :math:`(M,)`.
+    """
+    mu, sigma, z = mu.double(), sigma.double(), z.double()
+    precision = sigma.square().reciprocal()
+    # The square, multiplied out, makes the exponents of all pairs one product of matrices.
+    factors = torch.cat((-0.5 * precision, mu * precision), -1).T
+    constants = log_density(mu, sigma, torch.zeros_like(mu))
+    parts = []
+    for rows in torch.arange(len(z)).split(max(1, _PAIRS_AT_ONCE // len(mu))):
+        some = z[rows]
+        exponents = torch.cat((some.square(), some), -1) @ factors + constants
+        if owners is not None:
+            own = owners[rows]
+            exponents[torch.arange(len(rows)), own] = log_density(mu[own], sigma[own], some)
+        parts.append(torch.logsumexp(exponents, -1))
+    return torch.cat(parts) - math.log(len(mu))

@@ -24,7 +24,7 @@ from vae.elbo.scoring import posterior_nodes, sample_scores
 from vae.elbo.terms import log_density
 from vae.model.vae import LatentModel, observe
 
-__all__ = ["Line", "derivation"]
+__all__ = ["Line", "derivation", "divergence_to_posterior"]
 
 
 class Line(NamedTuple):
@@ -105,7 +105,7 @@ def derivation(
     if exact:
         evidence = exact_evidence(model, x, mu)
         log_evidence, error = float(evidence.log_evidence[0]), float(evidence.error[0])
-        to_posterior = _divergence_to_posterior(model, x, mu, sigma, log_evidence)
+        to_posterior = divergence_to_posterior(model, x, mu, sigma, log_evidence)
         lines += [
             Line(
                 "split",
@@ -173,10 +173,21 @@ def derivation(
     return lines
 
 
-def _divergence_to_posterior(
+def divergence_to_posterior(
     model: LatentModel, x: Tensor, mu: Tensor, sigma: Tensor, log_evidence: float
 ) -> float:
-    """KL(q || p(z|x)) by the trapezoid rule over mu +- 6 sigma, apart from every other sum."""
+    r"""The divergence of q from the true posterior by the trapezoid rule, apart from other sums.
+
+    Args:
+        model: A model with :math:`D \le 2`.
+        x: One image, with shape :math:`(1, C, H, W)`.
+        mu: The mean of q, with shape :math:`(1, D)`.
+        sigma: Its standard deviation, with shape :math:`(1, D)`.
+        log_evidence: :math:`\log p(x)` in nats.
+
+    Returns:
+        Nats, from a grid over :math:`\mu \pm 6 \sigma`.
+    """
     dims = mu.shape[-1]
     axis = torch.linspace(-6, 6, 61, dtype=torch.float64)
     e = torch.cartesian_prod(*[axis] * dims).reshape(-1, dims)

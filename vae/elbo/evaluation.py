@@ -14,7 +14,14 @@ from tqdm import tqdm
 
 from vae.data.datasets import ImageData
 from vae.elbo.aggregate import active_units
-from vae.elbo.scoring import DRAWS, SampleScores, bits_per_dim, draws_used, sample_scores
+from vae.elbo.scoring import (
+    DRAWS,
+    SampleScores,
+    bits_per_dim,
+    check_counts,
+    draws_used,
+    sample_scores,
+)
 from vae.elbo.terms import standard_normal_kl
 from vae.model.checkpoint import Checkpoint, Reference
 from vae.model.config import ModelConfig
@@ -108,6 +115,7 @@ def evaluate(
         DataMissing: If the images aren't in the checkpoint and their data set isn't there.
         ValueError: If a count is out of range.
     """
+    check_counts(draws, importance_samples)
     rows = checkpoint.reference.of_split(split)[:limit]
     stored = checkpoint.reference
     reference = _statistics(

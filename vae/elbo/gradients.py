@@ -13,7 +13,9 @@ from vae.model.vae import LatentModel
 __all__ = ["log_likelihood_gradients"]
 
 
-def log_likelihood_gradients(model: LatentModel, image: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+def log_likelihood_gradients(
+    model: LatentModel, image: Tensor, z: Tensor
+) -> tuple[Tensor, Tensor]:
     r"""One image's log-likelihood at many codes, and its slope there.
 
     It may be called under ``torch.inference_mode``, which scoring runs in. The codes are decoded

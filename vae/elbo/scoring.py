@@ -37,6 +37,7 @@ __all__ = [
     "SampleScores",
     "bits_per_dim",
     "calibration_of",
+    "check_counts",
     "draws_used",
     "importance_log_weights",
     "posterior_nodes",
@@ -244,6 +245,18 @@ def bits_per_dim(config: ModelConfig, elbo: np.ndarray) -> np.ndarray:
     return -elbo / (config.image.pixels * math.log(2))
 
 
+def check_counts(draws: int, importance_samples: int) -> None:
+    """Refuses counts of draws that are out of range.
+
+    Raises:
+        ValueError: If a count is out of range; the message names it.
+    """
+    if not 1 <= draws <= 100_000:
+        raise ValueError(f"draws must lie in 1..100000, not {draws}.")
+    if not 0 <= importance_samples <= 1_000_000:
+        raise ValueError(f"importance_samples must lie in 0..1000000, not {importance_samples}.")
+
+
 @torch.inference_mode()
 def sample_scores(
     model: LatentModel,
@@ -272,10 +285,7 @@ def sample_scores(
     Raises:
         ValueError: If a count is out of range.
     """
-    if not 1 <= draws <= 100_000:
-        raise ValueError(f"draws must lie in 1..100000, not {draws}.")
-    if not 0 <= importance_samples <= 1_000_000:
-        raise ValueError(f"importance_samples must lie in 0..1000000, not {importance_samples}.")
+    check_counts(draws, importance_samples)
     x = observe(model.config, levels, seed)
     mu, sigma = encode_tiled(model, x)
     kl = standard_normal_kl(mu, 2 * sigma.log())

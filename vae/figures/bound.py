@@ -17,33 +17,43 @@ _TURN = np.linspace(0, 2 * np.pi, 73)
 Rung = tuple[str, float, float]
 
 
-def ladder(rungs: Sequence[Rung], top: str, height: int = 400) -> go.Figure:
-    """A ladder of bounds on one axis of nats, lowest first.
+def ladder(rungs: Sequence[Rung], marks: Sequence[Rung], top: str, height: int = 420) -> go.Figure:
+    """Bounds on one axis of nats: the ladder from below, and single values beside it.
 
     Args:
-        rungs: Name, value and standard error (0 where exact) of each, in nats.
-        top: The name of the exact value among them, if there is one; else empty.
+        rungs: Name, value and standard error (0 where exact) of each rung in nats, rising.
+        marks: The same for values that are no rungs, drawn above.
+        top: The name of the exact value among the rungs, if there is one; else empty.
         height: In pixels.
     """
-    figure = new_figure(height, "", "nats")
-    names = [name for name, _, _ in rungs]
-    values = np.array([value for _, value, _ in rungs])
-    errors = [error for _, _, error in rungs]
-    colours = [palette.ELBO if name.startswith("ELBO") else palette.EVIDENCE for name in names]
-    symbols = ["diamond" if name == top else "circle" for name in names]
+    figure = new_figure(height, "nats (higher is closer to the truth)", "")
     figure.add_scatter(
-        x=names, y=values, mode="lines", line={"color": palette.PRIOR, "width": 1, "dash": "dot"},
-        hoverinfo="skip",
+        x=[value for _, value, _ in rungs], y=[name for name, _, _ in rungs], mode="lines",
+        line={"color": palette.PRIOR, "width": 1, "dash": "dot"}, hoverinfo="skip",
     )  # fmt: skip
-    figure.add_scatter(
-        x=names, y=values, mode="markers+text", text=[nats(value, 2) for value in values],
-        textposition="top center", error_y={"array": errors, "color": palette.PRIOR},
-        marker={"color": colours, "size": 13, "symbol": symbols}, customdata=errors,
-        hovertemplate="%{x}: %{y:.4f} ± %{customdata:.4f} nats<extra></extra>", cliponaxis=False,
-    )  # fmt: skip
-    room = 0.18 * max(float(np.ptp(values)), 0.05)
-    figure.update_yaxes(range=[values.min() - room, values.max() + 1.6 * room])
-    return figure.update_xaxes(showgrid=False, tickangle=0)
+    for group, colour in ((rungs, palette.EVIDENCE), (marks, palette.ELBO)):
+        errors = [error for _, _, error in group]
+        figure.add_scatter(
+            x=[value for _, value, _ in group], y=[name for name, _, _ in group],
+            mode="markers+text", text=[nats(value, 2) for _, value, _ in group],
+            textposition="top center", cliponaxis=False, customdata=errors,
+            error_x={"array": errors, "color": palette.PRIOR, "thickness": 1.5},
+            marker={
+                "color": colour, "size": 13,
+                "symbol": ["diamond" if name == top else "circle" for name, _, _ in group],
+            },
+            hovertemplate="%{y}: %{x:.4f} ± %{customdata:.4f} nats<extra></extra>",
+        )  # fmt: skip
+    if top:
+        value = next(value for name, value, _ in rungs if name == top)
+        figure.add_vline(x=value, line={"color": palette.EVIDENCE, "width": 1, "dash": "dash"})
+    values = np.array([value for _, value, _ in [*rungs, *marks]])
+    room = 0.12 * max(float(np.ptp(values)), 0.05)
+    figure.update_xaxes(range=[values.min() - room, values.max() + room])
+    order = [name for name, _, _ in [*rungs, *marks]]
+    return figure.update_yaxes(
+        categoryorder="array", categoryarray=order, showgrid=False, range=[-0.6, len(order) - 0.3]
+    )
 
 
 def three_densities(

@@ -70,7 +70,7 @@ def aggregate_and_samples(sigma: float, shown: int = 9, height: int = 330) -> go
 
 
 def cost_of_narrowing(
-    sigma: float, finite_sizes: tuple[int, ...] = (8, 128), height: int = 330
+    sigma: float, finite_sizes: tuple[int, ...] = (8,), height: int = 330
 ) -> go.Figure:
     r"""Penalty on the population's aggregate, and KL per sample, against sigma.
 
@@ -113,7 +113,8 @@ def sigma_histogram(sigmas: dict[str, np.ndarray], floor: float, height: int = 3
         height: In pixels.
     """
     figure = new_figure(height, "σ of a latent dimension (logarithmic)", "codes")
-    colours = (palette.EXPECTED_LOG_LIKELIHOOD, palette.KL)
+    # Models are no quantity: they take two of the class colours.
+    colours = (palette.CLASSES[0], palette.CLASSES[7])
     edges = np.geomspace(floor * 0.9, 1.1, 61)
     middles = np.sqrt(edges[1:] * edges[:-1])
     for (name, values), colour in zip(sigmas.items(), colours, strict=False):
@@ -144,7 +145,8 @@ def bound_against_evidence(
         x=[low, high], y=[low, high], mode="lines", name="a tight bound", hoverinfo="skip",
         line={"color": palette.EVIDENCE, "width": 2, "dash": "dot"},
     )  # fmt: skip
-    colours = (palette.EXPECTED_LOG_LIKELIHOOD, palette.KL)
+    # Models are no quantity: they take two of the class colours.
+    colours = (palette.CLASSES[0], palette.CLASSES[7])
     for (name, (evidence, elbo)), colour, symbol in zip(
         pairs.items(), colours, ("circle", "x"), strict=False
     ):
@@ -169,8 +171,8 @@ def surgery_bars(
     """
     figure = new_figure(height, "nats for each image, on average", "")
     for name, value, colour in (
-        ("information about which image", information, palette.EXPECTED_LOG_LIKELIHOOD),
-        ("misfit of the aggregate", misfit, palette.KL),
+        ("information about which image", information, palette.KL),
+        ("misfit of the aggregate", misfit, palette.PRIOR),
     ):
         figure.add_bar(
             x=[value], y=["mean KL"], orientation="h", name=name, marker={"color": colour},

@@ -17,6 +17,7 @@ import os
 import shutil
 import stat
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -52,6 +53,8 @@ SPLITS = ("validation", "calibration")
 _FILES = ("model.safetensors", "reference.safetensors", "history.jsonl")
 _MAX_BYTES = 512 * 2**20
 _MAX_TENSORS = 2_000
+# The codes by which a fault of the disk shows, rather than one of the model.
+_UNREADABLE = ("E-CKPT-01", "E-CKPT-02", "E-CKPT-03", "E-CKPT-04")
 _REPLACED = (errno.ENOTEMPTY, errno.EEXIST)
 
 
@@ -253,7 +256,12 @@ def write(
         for name, data in contents.items():
             if (fresh / name).read_bytes() != data:
                 raise OSError(errno.EIO, f"{name} reads back otherwise than it was written")
-        load(fresh)
+        try:
+            load(fresh)
+        except CheckpointError as error:
+            if error.code in _UNREADABLE:
+                raise OSError(errno.EIO, f"what was written cannot be read: {error}") from error
+            raise
         _move_into_place(fresh, path)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
@@ -354,7 +362,9 @@ def recover(path: Path) -> None:
     """Puts back a checkpoint whose replacement was cut short between two renames."""
     previous = _previous(path)
     if os.path.isdir(previous) and not os.path.lexists(path):
-        previous.rename(path)
+        # Another process may be quicker, or this one may not write; the next reader tries again.
+        with suppress(OSError):
+            previous.rename(path)
 
 
 def _identity(path: Path) -> int | None:

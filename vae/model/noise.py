@@ -12,12 +12,22 @@ from typing import Literal
 
 import numpy as np
 
-__all__ = ["Purpose", "image_normals", "image_uniforms"]
+__all__ = ["Purpose", "image_generator", "image_normals", "image_uniforms"]
 
-Purpose = Literal["draws", "importance", "binarize"]
+Purpose = Literal["draws", "importance", "binarize", "fit", "annealing"]
 
 
-def _generator(levels: np.ndarray, seed: int, purpose: Purpose) -> np.random.Generator:
+def image_generator(levels: np.ndarray, seed: int, purpose: Purpose) -> np.random.Generator:
+    r"""The stream of one image's noise, for a use that draws it piece by piece.
+
+    Args:
+        levels: The image's integer levels, ``uint8``, with shape :math:`(C, H, W)`.
+        seed: The user's seed.
+        purpose: Keeps the streams for different uses apart.
+
+    Returns:
+        A NumPy generator at the start of the stream.
+    """
     header = f"{purpose}:{seed}:{levels.shape}".encode()
     key = blake2b(header + np.ascontiguousarray(levels).tobytes(), digest_size=16)
     return np.random.Generator(np.random.Philox(key=int.from_bytes(key.digest(), "little")))
@@ -39,11 +49,11 @@ def image_normals(
     """
     if not len(levels):
         return np.empty((0, *shape))
-    return np.stack([_generator(one, seed, purpose).standard_normal(shape) for one in levels])
+    return np.stack([image_generator(one, seed, purpose).standard_normal(shape) for one in levels])
 
 
 def image_uniforms(levels: np.ndarray, seed: int) -> np.ndarray:
     r"""Uniforms in [0, 1) for dynamic binarisation, ``float64``, shape :math:`(B, C, H, W)`."""
     if not len(levels):
         return np.empty(levels.shape)
-    return np.stack([_generator(one, seed, "binarize").random(one.shape) for one in levels])
+    return np.stack([image_generator(one, seed, "binarize").random(one.shape) for one in levels])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from vae.data.spec import ImageSpec
 from vae.model.config import (
@@ -100,11 +101,19 @@ class TrainConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)!r}.")
         for name in ("learning_rate", "clip"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, not {getattr(self, name)!r}.")
-        for name in ("beta", "moment_weight", "input_noise", "weight_decay", "warmup_steps"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must not be negative, not {getattr(self, name)!r}.")
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(
+                    f"{name} must be above 0 and finite, not {getattr(self, name)!r}."
+                )
+        rest = ("beta", "moment_weight", "input_noise", "weight_decay", "warmup_steps")
+        for name in (*rest, "importance_samples"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(
+                    f"{name} must be at least 0 and finite, not {getattr(self, name)!r}."
+                )
+        if self.objective not in get_args(Objective):
+            valid = ", ".join(get_args(Objective))
+            raise ValueError(f"objective must be one of {valid}, not {self.objective!r}.")
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema must lie in [0, 1), not {self.ema!r}.")
         if self.beta != 1 and self.objective != "beta":

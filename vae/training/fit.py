@@ -137,6 +137,7 @@ def fit(config: TrainConfig, data: ImageData, progress: bool = True) -> Fitted:
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
         if not torch.isfinite(norm):
+            bar.close()
             raise Diverged(
                 f"The loss is no longer finite at step {step}; lower --learning-rate or raise "
                 "--warmup-steps."
@@ -152,6 +153,12 @@ def fit(config: TrainConfig, data: ImageData, progress: bool = True) -> Fitted:
         if step % config.evaluate_every == 0 or step == config.steps:
             since = step - (history[-1]["step"] if history else 0)
             record = _evaluate(averaged.module, validation, config, device)
+            if not math.isfinite(record["elbo"]):
+                bar.close()
+                raise Diverged(
+                    f"The validation ELBO is no longer finite at step {step}; lower "
+                    "--learning-rate."
+                )
             train = dict(
                 zip(("elbo", "rate", "distortion"), (running / since).tolist(), strict=True)
             )
@@ -173,8 +180,7 @@ def fit(config: TrainConfig, data: ImageData, progress: bool = True) -> Fitted:
                 state = averaged.module.state_dict()
                 best = {name: value.detach().cpu().clone() for name, value in state.items()}
 
-    model = VAE(model.config)
-    model.load_state_dict(best)
+    model.cpu().load_state_dict(best)
     return Fitted(
         model=model.eval().requires_grad_(False),
         history=history,
@@ -197,8 +203,6 @@ def _evaluate(
     # Scores are a CPU matter: one place computes them, and validation is small.
     scored = sample_scores(model.cpu(), levels, draws=min(8, config.draws), seed=config.seed)
     model.to(device)
-    if not torch.isfinite(scored.terms.elbo).all():
-        raise Diverged("The validation ELBO is no longer finite; lower --learning-rate.")
     return {
         "elbo": float(scored.terms.elbo.mean()),
         "rate": float(scored.terms.kl.mean()),

@@ -16,6 +16,8 @@ SCREENS: dict[str, dict[str, str]] = {
     },
     "Explain": {
         "sample_elbo": "One sample's ELBO",
+        "kl_per_sample": "KL is per sample",
+        "bound": "The bound",
         "derivation": "Derivation",
     },
     "Use": {"score_images": "Score images"},

@@ -1,0 +1,154 @@
+"""The pieces of the screen about the bound: ladder, gap, three densities, a second opinion."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import streamlit as st
+
+from vae.elbo.files import score_bytes
+from vae.figures.bound import ladder, three_densities, two_clouds
+from vae.figures.frame import nats
+from vae.model.checkpoint import Checkpoint
+from vae.ui import access, widgets
+from vae.ui.uploads import admitted
+
+__all__ = ["densities", "pick_image", "rungs", "second_opinion", "two_forms"]
+
+_CHAINS = 64
+
+
+def pick_image(model: Checkpoint, sample: int) -> tuple[np.ndarray | None, str]:
+    """The chosen sample's levels, or an upload's, and what to call it."""
+    with st.expander("Use an image of your own"):
+        sent = st.file_uploader("One image, up to 5 MB", key="bound_upload")
+    if sent is not None:
+        files, _ = admitted([sent])
+        scored = score_bytes(model, files, evidence=False)[0]
+        if scored.prepared is not None:
+            return scored.prepared.levels, scored.row.name
+        st.error(f"{scored.row.error} ({scored.row.error_code})")
+    return access.levels_of(model, sample), f"sample {sample}"
+
+
+def rungs(found: access.Gap) -> None:
+    """The ladder from one draw to the exact value, and what a shortfall of it means."""
+    steps = [
+        (f"L, k = {k:,}", float(value), float(error))
+        for k, value, error in zip(
+            found.ladder.rungs, found.ladder.values, found.ladder.standard_errors, strict=True
+        )
+    ]
+    exact = not math.isnan(found.log_evidence)
+    marks = [("ELBO, the encoder's q", *found.elbo), ("ELBO, best q*", *found.best_elbo)]
+    top = "log p(x), exact"
+    if exact:
+        steps.append((top, found.log_evidence, found.error))
+    widgets.chart(
+        ladder(steps, marks, top if exact else ""),
+        "Bounds on log p(x) in nats, from the ELBO to "
+        + ("the exact value" if exact else "the bound with 5,000 draws"),
+    )
+    st.caption(
+        "The rungs L come from the same 5,000 draws of q in nested blocks, so they rise; bars are "
+        f"± one standard error. Effective sample size {found.ladder.effective_samples:.0f} of "
+        "5,000."
+    )
+    short = found.log_evidence - found.ladder.values[-1]
+    if exact and short > 4 * found.ladder.standard_errors[-1]:
+        st.warning(
+            f"The bound with 5,000 draws lies {nats(short, 2)} nats below the truth, more than 4 "
+            f"of its own standard errors ({found.ladder.standard_errors[-1]:.2f}): **q misses "
+            "mass of the posterior**, and a standard error cannot see what no draw has met. The "
+            "map shows where the green lies outside the orange.",
+            icon=":material/visibility_off:",
+        )
+
+
+def two_forms(found: access.Gap) -> None:
+    """Is q drawn to the prior or to the posterior? Both ways of writing one number."""
+    likelihood, kl = found.terms
+    st.markdown(
+        "**Is q drawn to the prior or to the posterior?** To both, since they are two ways of "
+        "writing one number. The term *inside* the ELBO pulls each q towards the **prior**: it "
+        "costs nats to stand apart from it. *Maximising* the ELBO over q, at fixed log p(x), "
+        "closes KL(q ‖ p(z|x)) and so pulls q towards this image's **posterior**, which is itself "
+        "the prior reshaped by the likelihood."
+    )
+    forms = [("E log p(x|z) − KL(q ‖ p(z))", likelihood - kl, likelihood, kl)]
+    if not math.isnan(found.log_evidence):
+        away = found.to_posterior
+        forms.append(
+            ("log p(x) − KL(q ‖ p(z|x))", found.log_evidence - away, found.log_evidence, away)
+        )
+    rows = "".join(
+        f"<tr><td>{name}</td><td>{nats(first, 4)} − {nats(second, 4)} = "
+        f"<b>{nats(value, 4)}</b> nats</td></tr>"
+        for name, value, first, second in forms
+    )
+    st.html(f'<table class="elb-sums" style="max-width:44rem">{rows}</table>')
+    if len(forms) == 2:
+        st.caption(
+            f"Difference {nats(forms[0][1] - forms[1][1], 6)} nats: the first line from "
+            "Gauss–Hermite nodes and the closed form, the second from quadrature over the plane "
+            "and a sum over a grid."
+        )
+
+
+def densities(model: Checkpoint, levels: np.ndarray, found: access.Gap) -> None:
+    """Prior, true posterior, q and q* on one plane; clouds of draws where D > 2."""
+    if model.config.latent_dim == 2:
+        _plane(model, levels, found)
+        return
+    keep = np.random.default_rng(0).choice(len(found.ladder.z), 400, p=found.ladder.weights)
+    by_kl = access.table(model).by_kl
+    axes = (int(by_kl[0]), int(by_kl[min(1, len(by_kl) - 1)]))
+    widgets.chart(
+        two_clouds(found.ladder.z[:400], found.ladder.z[keep], axes),
+        "Draws from q and draws resampled by importance weight, over two latent dimensions",
+    )
+    distinct = len(np.unique(keep))
+    st.caption(
+        f"Orange: 400 draws from q. Green: the same draws resampled by weight towards p(z|x); "
+        f"{distinct} distinct ones carry it. Few mean that q and the posterior hardly overlap."
+    )
+
+
+def _plane(model: Checkpoint, levels: np.ndarray, found: access.Gap) -> None:
+    lows = np.minimum(found.mu - 3.5 * found.sigma, found.best[0] - 3.5 * found.best[1])
+    highs = np.maximum(found.mu + 3.5 * found.sigma, found.best[0] + 3.5 * found.best[1])
+    middle, half = (lows + highs) / 2, max(float((highs - lows).max()) / 2, 0.4)
+    window = np.stack((middle - half, middle + half), 1)
+    axes, density = access.posterior(model, levels, window)
+    widgets.chart(
+        three_densities(
+            axes, density, (found.mu, found.sigma), found.best, (middle, np.full(2, half))
+        ),
+        "The true posterior as a heat map with ellipses of q, of the best q* and of the prior",
+    )
+    cell = np.prod(axes[:, 1] - axes[:, 0])
+    inside = (((axes[0][None] - found.mu[0]) / found.sigma[0]) ** 2) + (
+        ((axes[1][:, None] - found.mu[1]) / found.sigma[1]) ** 2
+    ) <= 9
+    shown = float(density.sum() * cell)
+    st.caption(
+        f"q holds **{100 * float(density[inside].sum() * cell):.0f} %** of the posterior within "
+        f"its 3 standard deviations; {100 * min(1.0, shown):.0f} % of the posterior lies in this "
+        "window."
+    )
+
+
+def second_opinion(model: Checkpoint, levels: np.ndarray) -> None:
+    """Annealed importance sampling on request: another road to log p(x)."""
+    st.markdown(
+        "**A second opinion** where nothing is exact: annealed importance sampling walks from q "
+        "to the posterior over 100 steps, so it does not depend on their overlap."
+    )
+    if st.button("Run annealed importance sampling", key="anneal"):
+        with st.status("Annealing 64 chains over 100 temperatures", expanded=False) as status:
+            value, error = access.annealed(model, levels, _CHAINS)
+            status.update(label="Annealed", state="complete")
+        st.markdown(
+            f"log p(x) ≈ **{nats(value, 2)} ± {error:.2f} nats** (Neal 2001; Wu et al. 2017)"
+        )
