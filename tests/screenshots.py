@@ -85,16 +85,15 @@ def main() -> int:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         try:
             if flags.readme:
-                return readme_pictures(browser, address)
+                return min(1, readme_pictures(browser, address))
             out = flags.out or Path(tempfile.mkdtemp(prefix="elboscope-screens-"))
             out.mkdir(parents=True, exist_ok=True)
             query = {"model": flags.model, "sample": flags.sample}
             query = {key: value for key, value in query.items() if value is not None}
-            every_picture(
-                browser, address, out, flags.only or screens(), query, expanded=flags.expanded
-            )
+            names = flags.only or screens()
+            unfinished = every_picture(browser, address, out, names, query, flags.expanded)
             print(out)
-            return 0
+            return min(1, unfinished)
         finally:
             browser.close()
 
@@ -147,37 +146,52 @@ def every_picture(
     names: Sequence[str],
     query: dict[str, object],
     expanded: bool = False,
-) -> None:
-    """Takes screens whole, light and dark, wide and narrow, and prints how long each took."""
+) -> int:
+    """Takes screens whole, light and dark, wide and narrow, and prints how long each took.
+
+    Returns:
+        The number of pictures of a screen that was not drawn in time, or is longer than they are.
+    """
+    unfinished = 0
     for width, theme in [(1440, "light"), (1440, "dark"), (390, "light"), (390, "dark")]:
         with context(browser, width, theme) as tab:
             for name in names:
                 page = tab.new_page()
-                seconds = open_screen(page, address, name, query)
+                start = time.monotonic()
+                ready = open_screen(page, address, name, query)
+                seconds = time.monotonic() - start
                 if expanded:
                     page.evaluate(_OPEN_EXPANDERS)
-                    drawn(page)
+                    ready = drawn(page) and ready
                 height = whole(page)
                 file = out / f"{name}-{width}-{theme}.png"
                 page.screenshot(path=file)
-                cut = ", cut" if height > MOST_HEIGHT else ""
-                print(f"{file.name:<36} {seconds:5.1f} s  {width} x {height}{cut}", flush=True)
+                notes = ["" if ready else "NOT DRAWN", "CUT" if height > MOST_HEIGHT else ""]
+                unfinished += any(notes)
+                line = f"{file.name:<34} {seconds:6.1f} s  {width} x {height}  {' '.join(notes)}"
+                print(line.rstrip(), flush=True)
                 page.close()
+    return unfinished
 
 
 def readme_pictures(browser: Browser, address: str) -> int:
     """Takes the README's pictures, as much as a window of 1440 by 900 shows."""
     README_FOLDER.mkdir(exist_ok=True)
     query = {"model": README_MODEL, "sample": README_SAMPLE}
+    unfinished = 0
     with context(browser, 1440, "light") as tab:
         for name in README_SCREENS:
             page = tab.new_page()
-            open_screen(page, address, name, query)
+            ready = open_screen(page, address, name, query)
             file = README_FOLDER / f"{name}.png"
-            file.write_bytes(small_png(page.screenshot()))
-            print(f"{file.relative_to(ROOT)}: {file.stat().st_size / 1e3:.0f} kB")
+            if ready:
+                file.write_bytes(small_png(page.screenshot()))
+                print(f"{file.relative_to(ROOT)}: {file.stat().st_size / 1e3:.0f} kB")
+            else:
+                print(f"{file.relative_to(ROOT)}: NOT DRAWN, left as it was", file=sys.stderr)
+            unfinished += not ready
             page.close()
-    return 0
+    return unfinished
 
 
 @contextmanager
@@ -196,23 +210,22 @@ def context(browser: Browser, width: int, theme: str) -> Iterator[BrowserContext
     tab.close()
 
 
-def open_screen(page: Page, address: str, name: str, query: dict[str, object]) -> float:
-    """Opens a screen and waits until it is drawn; returns the seconds that took."""
-    start = time.monotonic()
+def open_screen(page: Page, address: str, name: str, query: dict[str, object]) -> bool:
+    """Opens a screen and waits until it is drawn; whether it came to that."""
     page.goto(f"{address}/{'' if name == screens()[0] else name}?{urlencode(query)}")
-    drawn(page)
-    return time.monotonic() - start
+    return drawn(page)
 
 
-def drawn(page: Page) -> None:
-    """Waits until a screen is drawn and stays so for half a second."""
+def drawn(page: Page) -> bool:
+    """Waits until a screen is drawn and stays so for half a second; whether it came to that."""
     calm = 0
     deadline = time.monotonic() + _SETTLES_WITHIN
     while calm < 5:
         if time.monotonic() > deadline:
-            raise TimeoutError(f"{page.url} was not drawn within {_SETTLES_WITHIN} s")
+            return False
         calm = calm + 1 if page.evaluate(_DRAWN) else 0
         page.wait_for_timeout(100)
+    return True
 
 
 def whole(page: Page) -> int:

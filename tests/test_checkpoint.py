@@ -851,6 +851,30 @@ def test_readers_never_meet_a_mixture(path: Path, versions) -> None:
     assert seen <= {old, new} and seen
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="names open files by /proc")
+def test_everything_reaches_the_disk_before_the_rename(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A lost power supply can't be tried here; the order of calls that survives one can.
+    done: list[str] = []
+
+    def logged(home: Any, name: str, describe: Callable[[Any], str]) -> None:
+        original = getattr(home, name)
+
+        def call(*args: Any, **options: Any) -> Any:
+            done.append(f"{name} {describe(args[0])}")
+            return original(*args, **options)
+
+        monkeypatch.setattr(home, name, call)
+
+    logged(os, "fsync", lambda descriptor: Path(f"/proc/self/fd/{descriptor}").readlink().name)
+    logged(os, "rename", lambda source: Path(source).name)
+    write(tmp_path / "model", **small())
+    fresh = f".model.tmp-{os.getpid()}"
+    files = [f"fsync {name}" for name in (*FILES, "manifest.json")]
+    assert done == [*files, f"fsync {fresh}", f"rename {fresh}", f"fsync {tmp_path.name}"]
+
+
 def test_an_interrupted_replacement_is_put_back(path: Path) -> None:
     # Between the two renames of a replacement the old one stands aside.
     before = contents(path)

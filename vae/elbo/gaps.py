@@ -25,19 +25,16 @@ import torch
 from torch import Tensor
 
 from vae.elbo.gaussian_fit import Gaussians, fit_gaussians, gaussian_kl
-from vae.elbo.posterior import moments
 from vae.elbo.quadrature import (
     CoarseScan,
-    Quadrature,
     coarse_scan,
     hermite_nodes,
     node_log_likelihoods,
     quadrature,
 )
-from vae.elbo.scoring import DRAWS, importance_log_weights, posterior_nodes
-from vae.elbo.terms import log_density
+from vae.elbo.scoring import DRAWS, posterior_nodes
+from vae.elbo.starts import balanced_draws, posterior_starts, scouted_starts
 from vae.elbo.tiles import encode_tiled, row_sums
-from vae.model.noise import image_normals
 from vae.model.vae import LatentModel, observe
 
 __all__ = [
@@ -50,8 +47,6 @@ __all__ = [
 ]
 
 _FIT_NODES = 8
-_FIT_DRAWS = 128
-_SCOUTS = 512
 
 
 class BestGaussian(NamedTuple):
@@ -146,12 +141,12 @@ def best_gaussian(
         encoder = Gaussians(mu[one], torch.diag_embed(sigma[one]))
         if exact:
             found = quadrature(model, x[n], mu[n], scan=scan)
-            starts = _posterior_starts(encoder, found)
+            starts = posterior_starts(encoder, found)
             e, weights = hermite_nodes(model.config.latent_dim, _FIT_NODES)
             evidence = torch.stack((found.log_evidence, found.error))
         else:
-            starts = _scouted_starts(model, levels[one], x[one], encoder, seed)
-            e, weights = _balanced_draws(levels[one], seed, model.config.latent_dim)
+            starts = scouted_starts(model, levels[one], x[one], encoder, seed)
+            e, weights = balanced_draws(levels[one], seed, model.config.latent_dim)
             evidence = torch.full((2,), math.nan, dtype=torch.float64)
         fitted = fit_gaussians(model, x[n], starts, e, weights)
         results.append(_better(model, levels[one], x[one], encoder, fitted, draws, seed, evidence))
@@ -190,7 +185,7 @@ def best_full_gaussian(
         z = both.codes(fine)
         values = node_log_likelihoods(model, x[n][None], z.reshape(1, -1, dims))
         elbo = row_sums(values.reshape(z.shape[:2]) * fine_weights) - gaussian_kl(both)
-        k = int(elbo.argmax())
+        k = int(elbo.nan_to_num(-math.inf).argmax())
         results.append((both.mu[k], both.tril[k] @ both.tril[k].T, elbo[k]))
     return FullGaussian(*map(torch.stack, zip(*results, strict=True)))
 
@@ -219,46 +214,6 @@ def gap_split(
     )
 
 
-def _posterior_starts(encoder: Gaussians, found: Quadrature) -> Gaussians:
-    """The encoder's answer, and what the true posterior on the grid suggests."""
-    if found.log_evidence.isnan():
-        return encoder
-    nodes, masses = found.nodes, found.masses
-    mean, covariance = moments(nodes, masses)
-    longest = torch.linalg.eigh(covariance).eigenvectors[:, -1]
-    upper = (nodes - mean) @ longest > 0
-    mus, sigmas = [encoder.mu[0]], [encoder.tril[0].diagonal()]
-    for part in (torch.ones_like(upper), upper, ~upper):
-        share = masses[part] / masses[part].sum().clamp_min(1e-300)
-        centre, spread = moments(nodes[part], share)
-        spread = spread + torch.eye(len(centre)).double() * (found.step / 2) ** 2
-        mus.append(centre)
-        # The best diagonal Gaussian of a Gaussian posterior has the precision's diagonal.
-        sigmas.append(torch.linalg.inv(spread).diagonal().rsqrt())
-    mus.append(nodes[found.log_joint.argmax()])
-    sigmas.append(sigmas[1])
-    return Gaussians(torch.stack(mus), torch.diag_embed(torch.stack(sigmas)))
-
-
-def _scouted_starts(
-    model: LatentModel, levels: np.ndarray, x: Tensor, encoder: Gaussians, seed: int
-) -> Gaussians:
-    """The encoder's answer, and its width about the likeliest of some draws."""
-    sigma = encoder.tril.diagonal(dim1=-2, dim2=-1)
-    z, log_weights = importance_log_weights(model, levels, x, encoder.mu, sigma, _SCOUTS, seed)
-    log_joint = log_weights + log_density(encoder.mu[:, None], sigma[:, None], z)
-    peak = z[0, log_joint[0].argmax()]
-    return Gaussians(torch.cat((encoder.mu, peak[None])), encoder.tril.repeat(2, 1, 1))
-
-
-def _balanced_draws(levels: np.ndarray, seed: int, dims: int) -> tuple[Tensor, Tensor]:
-    """Fixed draws in pairs of opposite sign and of unit variance: a quadratic is exact."""
-    half = torch.from_numpy(image_normals(levels, seed, "fit", (_FIT_DRAWS // 2, dims)))[0]
-    half = half / half.square().mean(0).sqrt()
-    weights = torch.full((_FIT_DRAWS,), 1 / _FIT_DRAWS, dtype=torch.float64)
-    return torch.cat((half, -half)), weights
-
-
 def _better(
     model: LatentModel,
     levels: np.ndarray,
@@ -275,7 +230,7 @@ def _better(
     z, weights = posterior_nodes(model.config, levels, both.mu, sigma, draws, seed)
     values = node_log_likelihoods(model, x, z.reshape(1, -1, z.shape[-1])).reshape(z.shape[:2])
     elbos = row_sums(values * weights) - gaussian_kl(both)
-    k = int(elbos.argmax())
+    k = int(elbos.nan_to_num(-math.inf).argmax())
     errors = torch.zeros(2, dtype=torch.float64)
     if model.config.latent_dim > 2 and draws > 1:
         errors = torch.stack((values[k], values[k] - values[0])).std(-1) / math.sqrt(draws)

@@ -88,7 +88,9 @@ def true_posterior(
     window = window.double()
     if window.shape != (len(mu), 2) or not (window[:, 0] < window[:, 1]).all():
         raise ValueError(f"window must hold {len(mu)} rising pairs, not {window.tolist()}.")
-    axes = torch.stack([torch.linspace(*pair.tolist(), resolution).double() for pair in window])
+    axes = torch.stack(
+        [torch.linspace(*pair.tolist(), resolution, dtype=torch.float64) for pair in window]
+    )
     spacing = axes[:, 1] - axes[:, 0]
     if found.log_evidence.isnan() or spacing.min() <= found.step:
         points = torch.cartesian_prod(*axes).reshape(-1, len(mu))

@@ -70,38 +70,45 @@ def aggregate_and_samples(sigma: float, shown: int = 9, height: int = 330) -> go
 
 
 def cost_of_narrowing(
-    sigma: float, finite_sizes: tuple[int, ...] = (8,), height: int = 330
+    sigma: float, finite: tuple[np.ndarray, np.ndarray], size: int, height: int = 330
 ) -> go.Figure:
     r"""Penalty on the population's aggregate, and KL per sample, against sigma.
 
     Args:
         sigma: The marked width.
-        finite_sizes: Batch sizes whose expected penalty, about :math:`1/B`, is marked.
+        finite: Widths, and the information in nats that a finite set of images carries at each.
+        size: The number N of images in that set; its ceiling log N is marked.
         height: In pixels.
     """
     widths = np.geomspace(0.02, 0.999, 160)
     figure = new_figure(height, "σ of each image's own code", "nats for each dimension")
     figure.add_scatter(
         x=widths, y=-np.log(widths), mode="lines", line={"color": palette.KL, "width": 3},
+        name="KL per sample = information",
         hovertemplate="σ %{x:.3f}: KL per sample %{y:.2f} nats<extra></extra>",
     )  # fmt: skip
     figure.add_scatter(
-        x=widths, y=np.zeros(len(widths)), mode="lines",
+        x=finite[0], y=finite[1], mode="lines", name=f"information in {size} images",
+        line={"color": palette.PRIOR, "width": 2, "dash": "dash"},
+        hovertemplate="σ %{x:.3f}: %{y:.2f} nats<extra></extra>",
+    )  # fmt: skip
+    figure.add_scatter(
+        x=widths, y=np.zeros(len(widths)), mode="lines", name="penalty on the batch",
         line={"color": palette.EVIDENCE, "width": 3},
         hovertemplate="penalty on the population's aggregate: 0 nats<extra></extra>",
     )  # fmt: skip
-    for size in finite_sizes:
-        figure.add_hline(y=1 / size, line={"color": palette.PRIOR, "width": 1, "dash": "dot"})
-        figure.add_annotation(
-            x=0.99, xref="paper", y=1 / size, text=f"a batch of {size} pays about 1/{size}",
-            showarrow=False, xanchor="right", yanchor="bottom", font={"size": 11},
-        )  # fmt: skip
+    figure.add_hline(y=np.log(size), line={"color": palette.PRIOR, "width": 1, "dash": "dot"})
+    figure.add_annotation(
+        x=1, xref="paper", y=np.log(size), text=f"log {size}", showarrow=False,
+        xanchor="right", yanchor="bottom", font={"size": 11},
+    )  # fmt: skip
     figure.add_scatter(
-        x=[sigma], y=[-np.log(sigma)], mode="markers+text", hoverinfo="skip",
+        x=[sigma], y=[-np.log(sigma)], mode="markers+text", hoverinfo="skip", showlegend=False,
         text=[f"  {nats(-np.log(sigma), 2)} nats"], textposition="middle right",
         marker={"color": palette.KL, "size": 12},
     )  # fmt: skip
-    return figure.update_xaxes(range=[0, 1.02])
+    figure.update_xaxes(range=[0, 1.02])
+    return figure.update_layout(showlegend=True, legend={"orientation": "h", "y": -0.24})
 
 
 def sigma_histogram(sigmas: dict[str, np.ndarray], floor: float, height: int = 300) -> go.Figure:

@@ -28,6 +28,7 @@ from vae.elbo.evaluation import reference_kl_per_dim
 from vae.elbo.files import ScoredImage, score_bytes
 from vae.elbo.gaps import best_gaussian
 from vae.elbo.ladder import Ladder, bound_ladder
+from vae.elbo.misconception import batch_penalties, misconception_means
 from vae.elbo.posterior import true_posterior
 from vae.elbo.quadrature import CoarseScan, coarse_scan
 from vae.elbo.scoring import (
@@ -56,6 +57,7 @@ __all__ = [
     "current",
     "derivation",
     "entries",
+    "finite_set",
     "gap",
     "images",
     "lattice",
@@ -376,6 +378,40 @@ def _annealed(
 ) -> tuple[float, float]:
     found = annealed_evidence(_model.model, levels[None], chains=chains)
     return float(found.log_evidence[0]), float(found.standard_error[0])
+
+
+class FiniteSet(NamedTuple):
+    """What a finite set of images shows of the misconception, in one dimension, in nats.
+
+    Attributes:
+        widths: Shared standard deviations, with shape :math:`(W,)`.
+        information: What their codes tell about which image it was, with shape :math:`(W,)`.
+        moments: The penalty on the whole set's moments at the asked-for width.
+        batch_of_8: The mean penalty on batches of 8 at that width.
+    """
+
+    widths: np.ndarray
+    information: np.ndarray
+    moments: float
+    batch_of_8: float
+
+
+@st.cache_data(max_entries=32, show_spinner=False)
+def finite_set(sigma: float, size: int) -> FiniteSet:
+    """The misconception with finitely many images of one width."""
+    widths = torch.logspace(math.log10(0.02), math.log10(0.99), 40, dtype=torch.float64)
+    information = []
+    for width in widths:
+        mu = misconception_means(width[None], size)
+        information.append(surgery_module.surgery(mu, width.expand_as(mu)).mean_information)
+    width = torch.tensor([sigma], dtype=torch.float64)
+    mu, many = misconception_means(width, size), misconception_means(width, 1_024, seed=0)
+    return FiniteSet(
+        widths=widths.numpy(),
+        information=torch.stack(information).numpy(),
+        moments=float(batch_penalties(mu, width, size).mean()),
+        batch_of_8=float(batch_penalties(many, width, 8).mean()),
+    )
 
 
 def surgery(model: Checkpoint) -> Surgery:

@@ -96,7 +96,7 @@ def _card(model: Checkpoint) -> str:
     likelihood, metrics = facts_of(model.config.likelihood), model.manifest["metrics"]
     card = (
         f"{model.manifest['data']['name']} · D = {model.config.latent_dim} · {likelihood.title} "
-        f"· ELBO {nats(metrics['elbo'])} nats"
+        f"· ELBO {nats(metrics['elbo'])} nats, higher is better"
     )
     return card if likelihood.is_normalized else f"{card} · not a density for these pixels"
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import streamlit as st
+import torch
 
-from vae.elbo.reductions import REDUCTIONS, Reduction, Shapes
+from vae.elbo.losses import implied_variance
+from vae.elbo.reductions import REDUCTIONS, Reduction
 from vae.figures.frame import nats
 from vae.figures.kl_per_sample import (
     aggregate_and_samples,
@@ -22,6 +24,8 @@ from vae.ui import access, widgets
 __all__ = ["company", "contrast", "misconception", "reduction_lens", "surgery"]
 
 _ROWS = 8
+# So few images that their ceiling, log N, lies within the picture.
+_FEW = 16
 _PAIR = ("digits-binary-2d", "digits-binary-2d-batch-moment")
 
 
@@ -59,6 +63,7 @@ def misconception() -> None:
         "σ of each image's own code", 0.05, 0.95, 0.4, 0.05, key="misconception",
         bind="query-params",
     )  # fmt: skip
+    finite = access.finite_set(sigma, _FEW)
     left, right = st.columns([1.7, 1], gap="large")
     with left:
         widgets.chart(
@@ -67,14 +72,17 @@ def misconception() -> None:
         )
     with right:
         widgets.chart(
-            cost_of_narrowing(sigma), "KL per sample rises as σ falls; the penalty stays at 0"
+            cost_of_narrowing(sigma, (finite.widths, finite.information), _FEW),
+            "KL per sample rises as σ falls; the penalty on the batch stays at 0",
         )
     st.markdown(
         f"Over the population the means follow N(0, 1 − σ²), so the aggregate on the left is "
         f"**exactly** N(0, 1) at every σ, and a penalty on it costs nothing. Yet each image's own "
         f"KL averages −log σ = **{nats(-np.log(sigma), 3)} nats** a dimension, and that is "
-        "exactly the information its code carries about it. A finite batch matches in its moments "
-        "only, and pays about 1/B whatever σ is."
+        "exactly the information its code carries about it. A finite set can match in its "
+        f"moments only: {_FEW} such images pay {nats(finite.moments, 4)} nats as one batch, "
+        f"batches of 8 from a larger set {nats(finite.batch_of_8, 3)} nats on average, about 1/8, "
+        f"and {_FEW} images hold at most log {_FEW} = {nats(np.log(_FEW), 2)} nats."
     )
 
 
@@ -222,27 +230,26 @@ def _explain(
 ) -> None:
     """One way to reduce the loss: its code, its value on these rows, its effective weight."""
     splits = model.manifest["data"]["splits"]
-    shapes = Shapes(
-        batch=len(kl),
-        dims=model.config.latent_dim,
-        pixels=model.config.image.pixels,
-        images=sum(split["images"] for split in splits.values()),
-    )
-    st.code(reduction.code, language="python")
+    images = sum(split["images"] for split in splits.values())
+    batch, dims, pixels = *kl.shape, model.config.image.pixels
+    st.code(reduction.code, language="python", wrap_lines=True)
     # Sums over pixels are all that any of them reads, so an even spread stands for the pixels.
-    nll = np.repeat(-expected_log_likelihood[:, None] / shapes.pixels, shapes.pixels, axis=1)
-    value, beta = reduction.loss(nll, kl, shapes), reduction.effective_beta(shapes)
-    reading = {
-        "right": "This is the ELBO: **β = 1**.",
-        "another β": f"This is **β = {beta:.4g}** in disguise.",
-        "no KL at all": "This is **β = 0**: no KL at all.",
-    }[reduction.verdict]
-    st.markdown(f"On these {len(kl)} images it gives {nats(value, 4)}. {reading}")
-    seen = f" Seen in {reduction.where}." if reduction.where else ""
-    st.caption(f"{reduction.explanation}{seen}")
+    spread = torch.from_numpy(expected_log_likelihood / pixels)[:, None].expand(-1, pixels)
+    value = float(reduction.loss(torch.from_numpy(kl), spread, images))
+    beta = reduction.effective_beta(batch, dims, pixels, images)
+    reading = f"This is **β = {beta:.4g}** in disguise."
+    if reduction.verdict == "right":
+        reading = "This is the ELBO: **β = 1**."
+    elif reduction.verdict == "not a KL per sample":
+        reading = f"This is **β = {beta:.4g}**, and no KL of a sample."
+    elif reduction.squared_error:
+        variance = implied_variance("sum", beta, pixels)
+        reading += f" Beside its squared error that is a Gaussian with σ² = {variance:.4g}."
+    st.markdown(f"On these {batch} images it gives {nats(value, 4)}. {reading}")
+    st.caption(f"{reduction.explanation} Seen in {reduction.where}.")
     st.caption(
-        f"For B = {shapes.batch} rows here, D = {shapes.dims}, P = {shapes.pixels:,} pixel values "
-        f"and N = {shapes.images:,} images."
+        f"For B = {batch} rows here, D = {dims}, P = {pixels:,} pixel values and N = {images:,} "
+        "images."
     )
 
 

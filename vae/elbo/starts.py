@@ -1,0 +1,91 @@
+r"""Where the search for an image's best Gaussian starts, and the draws that it climbs on."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vae.elbo.gaussian_fit import Gaussians
+from vae.elbo.posterior import moments
+from vae.elbo.quadrature import Quadrature
+from vae.elbo.scoring import importance_log_weights
+from vae.elbo.terms import log_density
+from vae.model.noise import image_normals
+from vae.model.vae import LatentModel
+
+__all__ = ["balanced_draws", "posterior_starts", "scouted_starts"]
+
+_FIT_DRAWS = 128
+_SCOUTS = 512
+
+
+def posterior_starts(encoder: Gaussians, found: Quadrature) -> Gaussians:
+    r"""The encoder's answer, and what the true posterior on the grid suggests.
+
+    Args:
+        encoder: The encoder's Gaussian, with :math:`R = 1`.
+        found: The posterior's nodes.
+
+    Returns:
+        The encoder's Gaussian; the posterior's moments; those of its two halves, cut across its
+        longest axis, for it may have two peaks; and its mode.
+    """
+    if found.log_evidence.isnan():
+        return encoder
+    nodes, masses = found.nodes, found.masses
+    mean, covariance = moments(nodes, masses)
+    longest = torch.linalg.eigh(covariance).eigenvectors[:, -1]
+    upper = (nodes - mean) @ longest > 0
+    mus, sigmas = [encoder.mu[0]], [encoder.tril[0].diagonal()]
+    for part in (torch.ones_like(upper), upper, ~upper):
+        share = masses[part] / masses[part].sum().clamp_min(1e-300)
+        centre, spread = moments(nodes[part], share)
+        spread = spread + torch.eye(len(centre)).double() * (found.step / 2) ** 2
+        mus.append(centre)
+        # The best diagonal Gaussian of a Gaussian posterior has the precision's diagonal.
+        sigmas.append(torch.linalg.inv(spread).diagonal().rsqrt())
+    mus.append(nodes[found.log_joint.argmax()])
+    sigmas.append(sigmas[1])
+    return Gaussians(torch.stack(mus), torch.diag_embed(torch.stack(sigmas)))
+
+
+def scouted_starts(
+    model: LatentModel, levels: np.ndarray, x: Tensor, encoder: Gaussians, seed: int
+) -> Gaussians:
+    r"""The encoder's answer, and its width about the likeliest of some draws.
+
+    Args:
+        model: The model.
+        levels: One image's levels, with shape :math:`(1, C, H, W)`.
+        x: The image as the model sees it, with shape :math:`(1, C, H, W)`.
+        encoder: The encoder's Gaussian, with :math:`R = 1`.
+        seed: The seed of the draws.
+
+    Returns:
+        Two Gaussians.
+    """
+    sigma = encoder.tril.diagonal(dim1=-2, dim2=-1)
+    z, log_weights = importance_log_weights(model, levels, x, encoder.mu, sigma, _SCOUTS, seed)
+    log_joint = log_weights + log_density(encoder.mu[:, None], sigma[:, None], z)
+    peak = z[0, log_joint[0].argmax()]
+    return Gaussians(torch.cat((encoder.mu, peak[None])), encoder.tril.repeat(2, 1, 1))
+
+
+def balanced_draws(levels: np.ndarray, seed: int, dims: int) -> tuple[Tensor, Tensor]:
+    r"""Fixed draws in pairs of opposite sign and of unit variance.
+
+    Over them the mean of a quadratic without cross terms is exact.
+
+    Args:
+        levels: One image's levels, with shape :math:`(1, C, H, W)`.
+        seed: The seed of the draws.
+        dims: The number :math:`D` of dimensions.
+
+    Returns:
+        The draws, with shape :math:`(S, D)`, and their equal weights, :math:`(S,)`.
+    """
+    half = torch.from_numpy(image_normals(levels, seed, "fit", (_FIT_DRAWS // 2, dims)))[0]
+    half = half / half.square().mean(0).sqrt()
+    weights = torch.full((_FIT_DRAWS,), 1 / _FIT_DRAWS, dtype=torch.float64)
+    return torch.cat((half, -half)), weights
