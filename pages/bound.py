@@ -6,7 +6,7 @@ from html import escape
 import streamlit as st
 
 from vae.figures.frame import nats
-from vae.ui import access, widgets
+from vae.ui import access, explained, widgets
 from vae.ui import bound as sections
 
 model, sample = access.current()
@@ -17,7 +17,7 @@ if levels is None:
         widgets.opening("The bound", "How far one image's score lies below the truth, and why.")
     widgets.no_image(model)
 
-found = access.gap(model, levels)
+found = explained.gap(model, levels)
 exact = not math.isnan(found.log_evidence)
 amortization = found.best_elbo[0] - found.elbo[0]
 with heading.container():

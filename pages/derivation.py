@@ -4,12 +4,12 @@ import numpy as np
 import streamlit as st
 
 from vae.figures.frame import nats
-from vae.ui import access, widgets
+from vae.ui import access, explained, widgets
 from vae.ui.derivation import beta_dial, pixel_losses, questions, show_line
 from vae.ui.errata import ERRATA
 
 model, sample = access.current()
-lines = access.derivation(model, sample)
+lines = explained.derivation(model, sample)
 if lines is None:
     widgets.opening("Derivation", "The score of one image, derived and checked line by line.")
     widgets.no_image(model)

@@ -97,7 +97,7 @@ def true_posterior(
         density = torch.exp(log_joint(model, image, points) - found.log_evidence)
     else:
         density = _spread(found, axes[:, 0], spacing, resolution) / spacing.prod()
-    density = density.reshape([resolution] * len(mu)).T
+    density = density.reshape([resolution] * len(mu)).permute(*reversed(range(len(mu))))
     return PosteriorGrid(
         axes, density.contiguous(), mean, covariance, found.log_evidence, found.error
     )

@@ -11,7 +11,7 @@ from vae.elbo.files import score_bytes
 from vae.figures.bound import ladder, three_densities, two_clouds
 from vae.figures.frame import nats
 from vae.model.checkpoint import Checkpoint
-from vae.ui import access, widgets
+from vae.ui import access, explained, widgets
 from vae.ui.uploads import admitted
 
 __all__ = ["densities", "pick_image", "rungs", "second_opinion", "two_forms"]
@@ -32,7 +32,7 @@ def pick_image(model: Checkpoint, sample: int) -> tuple[np.ndarray | None, str]:
     return access.levels_of(model, sample), f"sample {sample}"
 
 
-def rungs(found: access.Gap) -> None:
+def rungs(found: explained.Gap) -> None:
     """The ladder from one draw to the exact value, and what a shortfall of it means."""
     steps = [
         (f"L, k = {k:,}", float(value), float(error))
@@ -66,7 +66,7 @@ def rungs(found: access.Gap) -> None:
         )
 
 
-def two_forms(found: access.Gap) -> None:
+def two_forms(found: explained.Gap) -> None:
     """Is q drawn to the prior or to the posterior? Both ways of writing one number."""
     likelihood, kl = found.terms
     st.markdown(
@@ -96,7 +96,7 @@ def two_forms(found: access.Gap) -> None:
         )
 
 
-def densities(model: Checkpoint, levels: np.ndarray, found: access.Gap) -> None:
+def densities(model: Checkpoint, levels: np.ndarray, found: explained.Gap) -> None:
     """Prior, true posterior, q and q* on one plane; clouds of draws where D > 2."""
     if model.config.latent_dim == 2:
         _plane(model, levels, found)
@@ -115,12 +115,12 @@ def densities(model: Checkpoint, levels: np.ndarray, found: access.Gap) -> None:
     )
 
 
-def _plane(model: Checkpoint, levels: np.ndarray, found: access.Gap) -> None:
+def _plane(model: Checkpoint, levels: np.ndarray, found: explained.Gap) -> None:
     lows = np.minimum(found.mu - 3.5 * found.sigma, found.best[0] - 3.5 * found.best[1])
     highs = np.maximum(found.mu + 3.5 * found.sigma, found.best[0] + 3.5 * found.best[1])
     middle, half = (lows + highs) / 2, max(float((highs - lows).max()) / 2, 0.4)
     window = np.stack((middle - half, middle + half), 1)
-    axes, density = access.posterior(model, levels, window)
+    axes, density = explained.posterior(model, levels, window)
     widgets.chart(
         three_densities(
             axes, density, (found.mu, found.sigma), found.best, (middle, np.full(2, half))
@@ -147,7 +147,7 @@ def second_opinion(model: Checkpoint, levels: np.ndarray) -> None:
     )
     if st.button("Run annealed importance sampling", key="anneal"):
         with st.status("Annealing 64 chains over 100 temperatures", expanded=False) as status:
-            value, error = access.annealed(model, levels, _CHAINS)
+            value, error = explained.annealed(model, levels, _CHAINS)
             status.update(label="Annealed", state="complete")
         st.markdown(
             f"log p(x) ≈ **{nats(value, 2)} ± {error:.2f} nats** (Neal 2001; Wu et al. 2017)"

@@ -14,7 +14,7 @@ from vae.elbo.scoring import Receipt
 from vae.figures import palette
 from vae.figures.frame import nats
 from vae.model.checkpoint import Checkpoint
-from vae.ui import access, widgets
+from vae.ui import access, explained, widgets
 
 __all__ = ["beta_dial", "pixel_losses", "questions", "show_line"]
 
@@ -122,7 +122,7 @@ def questions(model: Checkpoint, sample: int) -> None:
     terms = ["the KL", "the expected log-likelihood"]
     guess = st.radio("Changes more", terms, index=None, horizontal=True, key=f"blur-{sample}")
     if guess:
-        before, after = access.receipt(model, sample), access.blurred(model, sample)
+        before, after = access.receipt(model, sample), explained.blurred(model, sample)
         kl, likelihood = (
             after.kl - before.kl,
             after.expected_log_likelihood - before.expected_log_likelihood,
@@ -138,7 +138,7 @@ def questions(model: Checkpoint, sample: int) -> None:
     choices = ["it rises", "it falls", "it stays, to the last digit"]
     guess = st.radio("Its KL", choices, index=None, horizontal=True, key=f"mates-{sample}")
     if guess:
-        companies = access.batch_mates(model, sample)
+        companies = explained.batch_mates(model, sample)
         alone, together = companies[0], companies[2]
         _reveal(
             guess == choices[2],

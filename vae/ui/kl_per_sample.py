@@ -19,7 +19,7 @@ from vae.figures.kl_per_sample import (
     surgery_shares,
 )
 from vae.model.checkpoint import Checkpoint
-from vae.ui import access, widgets
+from vae.ui import access, explained, widgets
 
 __all__ = ["company", "contrast", "misconception", "reduction_lens", "surgery"]
 
@@ -31,7 +31,7 @@ _PAIR = ("digits-binary-2d", "digits-binary-2d-batch-moment")
 
 def company(model: Checkpoint, sample: int) -> None:
     """The same image alone and in company: its KL stays, the batch's numbers move."""
-    results = access.batch_mates(model, sample)
+    results = explained.batch_mates(model, sample)
     if results is None:
         st.info("This part needs the images, which are not on this machine.")
         return
@@ -63,7 +63,7 @@ def misconception() -> None:
         "σ of each image's own code", 0.05, 0.95, 0.4, 0.05, key="misconception",
         bind="query-params",
     )  # fmt: skip
-    finite = access.finite_set(sigma, _FEW)
+    finite = explained.finite_set(sigma, _FEW)
     left, right = st.columns([1.7, 1], gap="large")
     with left:
         widgets.chart(
@@ -255,7 +255,7 @@ def _explain(
 
 def surgery(model: Checkpoint, sample: int) -> None:
     """The mean KL as information about which image plus misfit of the aggregate."""
-    found = access.surgery(model)
+    found = explained.surgery(model)
     shares = found.information.numpy(), found.misfit.numpy()
     information, misfit = (float(share.mean()) for share in shares)
     ceiling = found.log_size

@@ -1,0 +1,227 @@
+"""What the Explain screens compute for one model or image, cached as in :mod:`vae.ui.access`."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import streamlit as st
+import torch
+
+from vae.elbo import batch_mates as batch_mates_module
+from vae.elbo import derivation as derivation_module
+from vae.elbo import surgery as surgery_module
+from vae.elbo.annealing import annealed_evidence
+from vae.elbo.batch_mates import Company
+from vae.elbo.derivation import Line
+from vae.elbo.gaps import best_gaussian
+from vae.elbo.ladder import Ladder, bound_ladder
+from vae.elbo.misconception import batch_penalties, misconception_means
+from vae.elbo.posterior import true_posterior
+from vae.elbo.quadrature import CoarseScan, coarse_scan
+from vae.elbo.scoring import Receipt, SampleScores, sample_scores
+from vae.elbo.surgery import Surgery
+from vae.model.checkpoint import Checkpoint
+from vae.model.vae import observe
+from vae.ui import access
+
+__all__ = [
+    "FiniteSet",
+    "Gap",
+    "annealed",
+    "batch_mates",
+    "blurred",
+    "derivation",
+    "finite_set",
+    "gap",
+    "posterior",
+    "surgery",
+]
+
+
+def blurred(model: Checkpoint, sample: int) -> Receipt:
+    """The receipt of a reference sample after a 3x3 box blur."""
+    spec = model.config.image
+    padded = np.pad(access.images(model, [sample])[0], ((0, 0), (1, 1), (1, 1)), mode="edge")
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))
+    return access.receipt_of(
+        model, spec.to_levels(windows.mean((-1, -2))), access.draws_of(model), 0
+    )
+
+
+def derivation(model: Checkpoint, sample: int) -> list[Line] | None:
+    """The derivation evaluated for a sample; none where its image isn't on this machine."""
+    return _derivation(model, model.weights_sha256, sample)
+
+
+@st.cache_data(max_entries=128, show_spinner="Computing every line")
+def _derivation(_model: Checkpoint, key: str, sample: int) -> list[Line] | None:
+    levels = access.levels_at(_model, [sample])
+    if levels is None:
+        return None
+    return derivation_module.derivation(_model.model, levels[0], draws=access.draws_of(_model))
+
+
+def batch_mates(model: Checkpoint, sample: int) -> list[Company] | None:
+    """A sample's terms in different company; none where the images aren't on this machine."""
+    return _batch_mates(model, model.weights_sha256, sample)
+
+
+@st.cache_data(max_entries=64, show_spinner="Scoring one image in four companies")
+def _batch_mates(_model: Checkpoint, key: str, sample: int) -> list[Company] | None:
+    size = _model.reference.size
+    mates = (sample + np.arange(min(256, size))) % size
+    levels = access.levels_at(_model, mates)
+    if levels is None:
+        return None
+    return batch_mates_module.batch_mates(_model.model, levels[0], levels[1:])
+
+
+class Gap(NamedTuple):
+    r"""How far one image's ELBO lies below :math:`\log p(x)`, and why. Unit: nats.
+
+    Attributes:
+        terms: Expected log-likelihood and KL of the encoder's q.
+        elbo: The ELBO and its standard error.
+        mu: Mean of the encoder's q, with shape :math:`(D,)`.
+        sigma: Its standard deviation, with shape :math:`(D,)`.
+        ladder: The nested bounds.
+        best: Mean and standard deviation of q*, each :math:`(D,)`.
+        best_elbo: The ELBO of q* and its standard error.
+        log_evidence: The exact :math:`\log p(x)`, NaN where there is none.
+        error: Its numerical error.
+        to_posterior: :math:`KL(q \| p(z|x))` by a sum of its own, NaN where there is none.
+    """
+
+    terms: tuple[float, float]
+    elbo: tuple[float, float]
+    mu: np.ndarray
+    sigma: np.ndarray
+    ladder: Ladder
+    best: tuple[np.ndarray, np.ndarray]
+    best_elbo: tuple[float, float]
+    log_evidence: float
+    error: float
+    to_posterior: float
+
+
+def gap(model: Checkpoint, levels: np.ndarray) -> Gap:
+    """The bounds of one image, (C, H, W)."""
+    return _gap(model, model.weights_sha256, levels)
+
+
+@st.cache_data(max_entries=128, show_spinner="Finding the best q and 5,000 draws")
+def _gap(_model: Checkpoint, key: str, levels: np.ndarray) -> Gap:
+    draws = access.draws_of(_model)
+    scores = sample_scores(_model.model, levels[None], draws=draws)
+    best = best_gaussian(
+        _model.model, levels[None], draws=draws, scan=_scan(_model, _model.weights_sha256)
+    )
+    return Gap(
+        terms=(float(scores.terms.expected_log_likelihood[0]), float(scores.terms.kl[0])),
+        elbo=(float(scores.terms.elbo[0]), float(scores.elbo_se[0])),
+        mu=scores.mu[0].numpy(),
+        sigma=scores.sigma[0].numpy(),
+        ladder=bound_ladder(_model.model, levels),
+        best=(best.mu[0].numpy(), best.sigma[0].numpy()),
+        best_elbo=(float(best.elbo[0]), float(best.elbo_se[0])),
+        log_evidence=float(best.log_evidence[0]),
+        error=float(best.log_evidence_error[0]),
+        to_posterior=_to_posterior(_model, levels, scores, float(best.log_evidence[0])),
+    )
+
+
+def _to_posterior(
+    model: Checkpoint, levels: np.ndarray, scores: SampleScores, log_evidence: float
+) -> float:
+    if model.config.latent_dim > 2:
+        return math.nan
+    x = observe(model.config, levels[None])
+    with torch.inference_mode():
+        return derivation_module.divergence_to_posterior(
+            model.model, x, scores.mu, scores.sigma, log_evidence
+        )
+
+
+@st.cache_resource(max_entries=4, show_spinner=False)
+def _scan(_model: Checkpoint, key: str) -> CoarseScan | None:
+    return coarse_scan(_model.model) if _model.config.latent_dim <= 2 else None
+
+
+def posterior(
+    model: Checkpoint, levels: np.ndarray, window: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Axes (2, G) and density (G, G) of one image's true posterior over a window (2, 2)."""
+    return _posterior(model, model.weights_sha256, levels, window)
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def _posterior(
+    _model: Checkpoint, key: str, levels: np.ndarray, window: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    x = observe(_model.config, levels[None])
+    mu = sample_scores(_model.model, levels[None], draws=1).mu[0]
+    scan = _scan(_model, _model.weights_sha256)
+    grid = true_posterior(
+        _model.model, x[0], mu, torch.from_numpy(window), resolution=141, scan=scan
+    )
+    return grid.axes.numpy(), grid.density.numpy()
+
+
+def annealed(model: Checkpoint, levels: np.ndarray, chains: int) -> tuple[float, float]:
+    """The annealed estimate of log p(x) and its standard error, in nats."""
+    return _annealed(model, model.weights_sha256, levels, chains)
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def _annealed(
+    _model: Checkpoint, key: str, levels: np.ndarray, chains: int
+) -> tuple[float, float]:
+    found = annealed_evidence(_model.model, levels[None], chains=chains)
+    return float(found.log_evidence[0]), float(found.standard_error[0])
+
+
+class FiniteSet(NamedTuple):
+    """What a finite set of images shows of the misconception, in one dimension, in nats.
+
+    Attributes:
+        widths: Shared standard deviations, with shape :math:`(W,)`.
+        information: What their codes tell about which image it was, with shape :math:`(W,)`.
+        moments: The penalty on the whole set's moments at the asked-for width.
+        batch_of_8: The mean penalty on batches of 8 at that width.
+    """
+
+    widths: np.ndarray
+    information: np.ndarray
+    moments: float
+    batch_of_8: float
+
+
+@st.cache_data(max_entries=32, show_spinner=False)
+def finite_set(sigma: float, size: int) -> FiniteSet:
+    """The misconception with finitely many images of one width."""
+    widths = torch.logspace(math.log10(0.02), math.log10(0.99), 40, dtype=torch.float64)
+    information = []
+    for width in widths:
+        mu = misconception_means(width[None], size)
+        information.append(surgery_module.surgery(mu, width.expand_as(mu)).mean_information)
+    width = torch.tensor([sigma], dtype=torch.float64)
+    mu, many = misconception_means(width, size), misconception_means(width, 1_024, seed=0)
+    return FiniteSet(
+        widths=widths.numpy(),
+        information=torch.stack(information).numpy(),
+        moments=float(batch_penalties(mu, width, size).mean()),
+        batch_of_8=float(batch_penalties(many, width, 8).mean()),
+    )
+
+
+def surgery(model: Checkpoint) -> Surgery:
+    """What the mean KL of the reference set is spent on."""
+    return _surgery(model, model.weights_sha256)
+
+
+@st.cache_data(max_entries=8, show_spinner="Splitting the KL of every image")
+def _surgery(_model: Checkpoint, key: str) -> Surgery:
+    found = access.table(_model)
+    return surgery_module.surgery(torch.from_numpy(found.mu), torch.from_numpy(found.sigma))
