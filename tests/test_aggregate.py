@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 import torch
 from conftest import within
@@ -142,7 +141,7 @@ def test_the_standard_error_is_the_spread_over_seeds(dims: int) -> None:
 def test_it_adds_up_by_a_third_computation(dims: int) -> None:
     mu, sigma = some_codes(100, dims)
     found = surgery(mu, sigma)
-    value, error = independent_aggregate_kl(mu, sigma, 20_000)
+    value, error = independent_aggregate_kl(mu, sigma, 20_000 if dims < 50 else 3_000)
     assert within(value, found.aggregate_kl, torch.hypot(error, found.mean_information_se))
     assert within(found.residual, 0.0, found.residual_se, errors=4)
 
@@ -301,4 +300,4 @@ def test_nothing_here_touches_the_global_seed() -> None:
     surgery(mu, sigma)
     misconception_means(sigma[0], 5, seed=1)
     assert torch.equal(torch.get_rng_state(), before)
-    assert np.isfinite(surgery(mu.float(), sigma.float()).kl).all()
+    assert surgery(mu.float(), sigma.float()).kl.dtype == torch.float64

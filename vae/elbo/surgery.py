@@ -163,11 +163,11 @@ def marginal_kl(mu: Tensor, sigma: Tensor) -> Tensor:
             starts = lengths[some].cumsum(0) - lengths[some]
             offsets = torch.arange(len(owners)) - starts.repeat_interleave(lengths[some])
             nodes = (first[owners] + offsets).clamp_max(len(density) - 1)
-            places = (low + step * nodes)[:, None]
+            places = (low + step * nodes.double())[:, None]
             values = log_density(means[owners, None], widths[owners, None], places).exp()
             density.index_add_(0, nodes, values / len(means))
-        nodes = (low + step * torch.arange(len(density)))[:, None].double()
-        log_prior = log_density(torch.zeros(1), torch.ones(1), nodes)
+        places = (low + step * torch.arange(len(density), dtype=torch.float64))[:, None]
+        log_prior = log_density(torch.zeros(1), torch.ones(1), places)
         # Where the density vanishes so does its share: x log x goes to 0.
         entropy = torch.special.entr(density)
         results.append(-step * (entropy + density * log_prior).sum())
