@@ -1,9 +1,13 @@
 """Elboscope's entry point: ``streamlit run app.py``, or ``python -m vae app``."""
 
+import os
 from pathlib import Path
 
-import streamlit as st
+# As in vae/__main__.py: threads that wait must leave the cores to other visitors and to training.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from vae.ui.errors import report
+import streamlit as st  # noqa: E402
+
+from vae.ui.errors import report  # noqa: E402
 
 app = st.App(Path(__file__).parent / "vae" / "ui" / "frame.py", on_script_error=report)

@@ -33,10 +33,9 @@ with heading.container():
         widgets.opening(
             "The bound",
             f"The ELBO of {escape(name)} is <b>{nats(found.elbo[0], 2)}</b> ± "
-            f"{found.elbo[1]:.2f} nats, a floor under the truth. A better code of the same kind "
-            "would raise it by "
-            f"<b>{nats(amortization, 2)}</b>, and 5,000 draws raise the floor to "
-            f"<b>{nats(float(found.ladder.values[-1]), 2)}</b>.",
+            f"{found.elbo[1]:.2f} nats, a floor under the truth. The best code of the same kind "
+            f"would raise it to <b>{nats(found.best_elbo[0], 2)}</b>; 5,000 draws of the "
+            f"encoder's own reach <b>{nats(float(found.ladder.values[-1]), 2)}</b>.",
         )
 
 left, right = st.columns([1.15, 1], gap="large")

@@ -75,7 +75,7 @@ with st.expander("About this model"):
     training, likelihood = model.manifest["training"], facts_of(model.config.likelihood)
     st.markdown(
         f"**Likelihood**: {likelihood.title}. {likelihood.valid_for}\n\n"
-        f"**Data**: {model.manifest['data']['name']}, "
+        f"**Data**: {model.data_title}, "
         + ", ".join(
             f"{split['images']:,} {name}"
             for name, split in model.manifest["data"]["splits"].items()

@@ -20,7 +20,8 @@ widgets.opening(
     f"Sample {sample} costs <b>{nats(-parts.elbo, 1)}</b>{error} nats to describe: "
     f"<b>{nats(parts.kl, 1)}</b> to say which code, "
     f"<b>{nats(-parts.expected_log_likelihood, 1)}</b> to draw it from the code. "
-    f"It is cheaper than <b>{table.percentile[sample]:.0f} %</b> of images kept aside to compare.",
+    f"It is cheaper than <b>{table.percentile[sample]:.0f}\u00a0%</b> of images kept aside to "
+    "compare.",
 )
 
 first, second, third, fourth = st.columns([1, 1, 1, 1.6], gap="medium")

@@ -47,8 +47,8 @@ with heading.container():
         widgets.opening(
             "Score images",
             f"{intro if example else ''}{escape(row.name)} scores an ELBO of "
-            f"<b>{nats(row.elbo, 2)}</b>{error} nats, higher than <b>{row.percentile:.1f} %</b> "
-            "of images kept aside to compare.",
+            f"<b>{nats(row.elbo, 2)}</b>{error} nats, higher than "
+            f"<b>{row.percentile:.1f}\u00a0%</b> of images kept aside to compare.",
         )
 if row.error is not None:
     st.error(f"{row.error} ({row.error_code})")

@@ -94,7 +94,7 @@ def check_score_images(model):
     below = 100 * np.mean(reference["elbo"][reference["split"] == 1] < expected)
     text = text_of(app)
     assert re.search(rf"digit.png scores an ELBO of <b>{expected:.2f}</b>", text)
-    assert f"higher than <b>{below:.1f} %</b>" in text
+    assert f"higher than <b>{below:.1f}\u00a0%</b>" in text
     assert "What was done to the file" not in " ".join(one.value for one in app.markdown)
 
 

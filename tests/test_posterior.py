@@ -138,7 +138,21 @@ def check_halving(model, rows: np.ndarray) -> None:
     assert ((halved.log_evidence - stored).abs() < 1e-3).all()
 
 
-def check_second_method(model, rows: np.ndarray, draws: int = 4_000) -> None:
+def coarse_sampler(
+    model, image: torch.Tensor, draws: int, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Draws, and their log-weights, from squares that follow the posterior on a coarse lattice."""
+    axis = torch.arange(-30, 31, dtype=torch.float64) * 0.2
+    cells = torch.cartesian_prod(axis, axis)
+    joint = log_joint(model, image, cells)
+    shares = 0.9 * torch.softmax(joint / 1.5, 0) + 0.1 * torch.softmax(joint / 20, 0)
+    chosen = torch.multinomial(shares, draws, replacement=True, generator=generator)
+    jitter = torch.rand(draws, 2, generator=generator, dtype=torch.float64) - 0.5
+    z = cells[chosen] + 0.2 * jitter
+    return z, log_joint(model, image, z) - torch.log(shares[chosen] / 0.04)
+
+
+def check_second_method(model, rows: np.ndarray) -> None:
     """Evidence and posterior mean, against an importance sampler on the coarse posterior."""
     x = observe(model.config, model.reference.levels[rows])
     mu, _ = encode_tiled(model, x)
@@ -146,18 +160,18 @@ def check_second_method(model, rows: np.ndarray, draws: int = 4_000) -> None:
     generator = torch.Generator().manual_seed(0)
     for image, centre in zip(x, mu, strict=True):
         found = true_posterior(model, image, centre, resolution=2, scan=scan)
-        cells = scan.cells[(scan.cells.abs() <= 6).all(-1)]
-        joint = log_joint(model, image, cells)
-        shares = 0.9 * torch.softmax(joint / 1.5, 0) + 0.1 * torch.softmax(joint / 20, 0)
-        chosen = torch.multinomial(shares, draws, replacement=True, generator=generator)
-        z = cells[chosen] + 0.2 * (torch.rand(draws, 2, generator=generator).double() - 0.5)
-        log_weights = log_joint(model, image, z) - torch.log(shares[chosen] / 0.04)
-        bound = importance_bound(log_weights[None])
-        assert within(bound.value, found.log_evidence, bound.standard_error)
-        weights = torch.softmax(log_weights, 0)
-        mean = weights @ z
-        error = (weights[:, None] * (z - mean)).square().sum(0).sqrt()
-        assert within(mean, found.mean, error, errors=5)
+        # Of thousands of comparisons one strays by chance; with more draws chance passes.
+        for draws in (4_000, 64_000):
+            z, log_weights = coarse_sampler(model, image, draws, generator)
+            bound = importance_bound(log_weights[None])
+            weights = torch.softmax(log_weights, 0)
+            mean = weights @ z
+            error = (weights[:, None] * (z - mean)).square().sum(0).sqrt()
+            agrees = within(bound.value, found.log_evidence, bound.standard_error)
+            agrees = agrees and within(mean, found.mean, error)
+            if agrees:
+                break
+        assert agrees
 
 
 def check_tallest_rung(model, rows: np.ndarray) -> None:

@@ -16,9 +16,12 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import tyro
+
+if TYPE_CHECKING:
+    from vae.training.config import TrainConfig
 
 __all__ = ["main"]
 
@@ -97,13 +100,13 @@ def _overview() -> str:
     )
 
 
-def _parse(kind: type[Arguments], command: str, arguments: list[str]) -> Arguments:
+def _parse(kind: type[Arguments], command: str, arguments: list[str], note: str = "") -> Arguments:
     """Parses flags into a dataclass; a wrong one ends the program with the valid ones named."""
     try:
         return tyro.cli(
             kind,
             prog=f"python -m vae {command}",
-            description=_COMMANDS[command],
+            description=_COMMANDS[command] + note,
             args=arguments,
         )
     except ValueError as error:
@@ -166,8 +169,9 @@ def _train(arguments: list[str]) -> int:
         kw_only=True,
         frozen=True,
     )
-    parsed = _parse(both, "train", arguments)
-    config, to = parsed.run, parsed.to
+    note = f" A preset may come first: {', '.join(PRESETS)} (default {DEFAULT_PRESET})."
+    parsed = _parse(both, "train", arguments, note)
+    config, to = _own_words(parsed.run, PRESETS[preset]), parsed.to
     try:
         check_target(to.out, to.overwrite)
     except OSError as error:
@@ -191,6 +195,16 @@ def _train(arguments: list[str]) -> int:
     print(f"{to.out}: best step {fitted.best_step}, {fitted.seconds:.0f} s on {fitted.device}")
     print(_metrics_table(metrics))
     return 0
+
+
+def _own_words(config: TrainConfig, preset: TrainConfig) -> TrainConfig:
+    """Drops a preset's title and description from a run that departs from it."""
+    words = {"title": config.title, "description": config.description}
+    same = dataclasses.replace(preset, **words, seed=config.seed, device=config.device)
+    if config == same:
+        return config
+    kept = {name: "" for name, text in words.items() if text == getattr(preset, name)}
+    return dataclasses.replace(config, **kept)
 
 
 # --- evaluate ---------------------------------------------------------------------------------

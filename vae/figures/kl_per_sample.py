@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from statistics import NormalDist
+
 import numpy as np
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from vae.figures import palette
 from vae.figures.frame import nats, new_figure
 
 __all__ = [
-    "aggregate_and_samples",
+    "aggregate_picture",
     "bound_against_evidence",
     "cost_of_narrowing",
+    "samples_picture",
     "sigma_histogram",
     "surgery_bars",
     "surgery_shares",
@@ -25,48 +27,53 @@ def _normal(x: np.ndarray, mean: float, sigma: float) -> np.ndarray:
     return np.exp(-0.5 * ((x - mean) / sigma) ** 2) / (sigma * np.sqrt(2 * np.pi))
 
 
-def aggregate_and_samples(sigma: float, shown: int = 9, height: int = 330) -> go.Figure:
-    r"""A population of Gaussians of one width, and the aggregate that they always add up to.
-
-    The means follow :math:`N(0, 1 - \sigma^2)`, so the aggregate is N(0, 1) for every sigma.
+def aggregate_picture(height: int = 330) -> go.Figure:
+    r"""The population's aggregate on top of the prior: N(0, 1) at every width of its members.
 
     Args:
-        sigma: The width of each image's own Gaussian, in (0, 1).
-        shown: How many of the population's Gaussians are drawn, at even quantiles.
         height: In pixels.
     """
-    from statistics import NormalDist
-
-    figure = make_subplots(
-        cols=2, subplot_titles=("What the batch looks like", "What each image's code looks like")
-    )
-    base = new_figure(height, "z", "density")
-    figure.update_layout(base.layout).update_xaxes(base.layout.xaxis).update_yaxes(
-        base.layout.yaxis
-    )
-    spread = np.sqrt(1 - sigma**2)
-    means = [NormalDist().inv_cdf((i + 0.5) / shown) * spread for i in range(shown)]
+    figure = new_figure(height, "z", "density")
     figure.add_scatter(
-        x=_GRID, y=_normal(_GRID, 0, 1), mode="lines", row=1, col=1, name="aggregate",
+        x=_GRID, y=_normal(_GRID, 0, 1), mode="lines",
         line={"color": palette.EVIDENCE, "width": 3}, fill="tozeroy",
         hovertemplate="aggregate %{y:.3f}<extra></extra>",
     )  # fmt: skip
-    for column in (1, 2):
-        figure.add_scatter(
-            x=_GRID, y=_normal(_GRID, 0, 1), mode="lines", row=1, col=column, name="prior",
-            line={"color": palette.PRIOR, "width": 2, "dash": "dot"},
-            hovertemplate="prior %{y:.3f}<extra></extra>",
-        )  # fmt: skip
-    for mean in means:
+    _draw_prior(figure)
+    figure.update_xaxes(range=[-3.6, 3.6])
+    return figure.update_yaxes(range=[0, 0.55])
+
+
+def samples_picture(sigma: float, shown: int = 9, height: int = 330) -> go.Figure:
+    r"""Some of a population's own Gaussians, all of one width.
+
+    Their means follow :math:`N(0, 1 - \sigma^2)`, so that they add up to N(0, 1).
+
+    Args:
+        sigma: The width of each image's own Gaussian, in (0, 1).
+        shown: How many are drawn, at even quantiles of their means.
+        height: In pixels.
+    """
+    figure = new_figure(height, "z", "density")
+    spread = np.sqrt(1 - sigma**2)
+    for i in range(shown):
+        mean = NormalDist().inv_cdf((i + 0.5) / shown) * spread
         fine = np.linspace(mean - 4 * sigma, mean + 4 * sigma, 81)
         figure.add_scatter(
-            x=fine, y=_normal(fine, mean, sigma), mode="lines", row=1, col=2,
-            line={"color": palette.KL, "width": 2}, hoverinfo="skip",
+            x=fine, y=_normal(fine, mean, sigma), mode="lines", hoverinfo="skip",
+            line={"color": palette.KL, "width": 2},
         )  # fmt: skip
+    _draw_prior(figure)
     figure.update_xaxes(range=[-3.6, 3.6])
-    figure.update_yaxes(range=[0, 0.55], col=1)
-    figure.update_yaxes(range=[0, max(0.55, 1.1 * _normal(np.zeros(1), 0, sigma)[0])], col=2)
-    return figure.update_layout(margin={"t": 32})
+    return figure.update_yaxes(range=[0, max(0.55, 1.1 / (sigma * np.sqrt(2 * np.pi)))])
+
+
+def _draw_prior(figure: go.Figure) -> None:
+    figure.add_scatter(
+        x=_GRID, y=_normal(_GRID, 0, 1), mode="lines",
+        line={"color": palette.PRIOR, "width": 2, "dash": "dot"},
+        hovertemplate="prior %{y:.3f}<extra></extra>",
+    )  # fmt: skip
 
 
 def cost_of_narrowing(

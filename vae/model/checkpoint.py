@@ -122,7 +122,7 @@ class Reference(NamedTuple):
         return np.flatnonzero(self.split == SPLITS.index(name))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Checkpoint:
     """Holds a model with frozen weights and everything its directory says about it.
 
@@ -153,6 +153,15 @@ class Checkpoint:
     def prior(self) -> Distribution:
         """The prior :math:`p(z)`, event shape :math:`(D)`."""
         return self.model.prior
+
+    @property
+    def data_title(self) -> str:
+        """The data set's name for people; of a folder only the last part, not where it lies."""
+        name = self.manifest["data"]["name"]
+        return f"folder {Path(name).name}" if name.startswith("folder:") else name
+
+    def __repr__(self) -> str:
+        return f"Checkpoint({self.name!r}, weights {self.weights_sha256[:12]})"
 
     @property
     def label_names(self) -> tuple[str, ...]:

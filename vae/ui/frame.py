@@ -95,7 +95,7 @@ def _pick_model(names: list[str]) -> Checkpoint:
 def _card(model: Checkpoint) -> str:
     likelihood, metrics = facts_of(model.config.likelihood), model.manifest["metrics"]
     card = (
-        f"{model.manifest['data']['name']} · D = {model.config.latent_dim} · {likelihood.title} "
+        f"{model.data_title} · D = {model.config.latent_dim} · {likelihood.title} "
         f"· ELBO {nats(metrics['elbo'])} nats, higher is better"
     )
     return card if likelihood.is_normalized else f"{card} · not a density for these pixels"

@@ -11,9 +11,10 @@ from vae.elbo.losses import implied_variance
 from vae.elbo.reductions import REDUCTIONS, Reduction
 from vae.figures.frame import nats
 from vae.figures.kl_per_sample import (
-    aggregate_and_samples,
+    aggregate_picture,
     bound_against_evidence,
     cost_of_narrowing,
+    samples_picture,
     sigma_histogram,
     surgery_bars,
     surgery_shares,
@@ -64,13 +65,15 @@ def misconception() -> None:
         bind="query-params",
     )  # fmt: skip
     finite = explained.finite_set(sigma, _FEW)
-    left, right = st.columns([1.7, 1], gap="large")
-    with left:
-        widgets.chart(
-            aggregate_and_samples(sigma),
-            f"Left: the aggregate is N(0,1). Right: single codes of width {sigma}",
-        )
+    batch, codes, right = st.columns(3, gap="large")
+    with batch:
+        st.markdown("**What the batch looks like**")
+        widgets.chart(aggregate_picture(), "The aggregate is N(0,1), whatever σ is")
+    with codes:
+        st.markdown("**What each image's code looks like**")
+        widgets.chart(samples_picture(sigma), f"Nine single codes of width {sigma}")
     with right:
+        st.markdown("**What they cost**")
         widgets.chart(
             cost_of_narrowing(sigma, (finite.widths, finite.information), _FEW),
             "KL per sample rises as σ falls; the penalty on the batch stays at 0",
@@ -160,7 +163,7 @@ def reduction_lens(model: Checkpoint, sample: int) -> None:
     """The table of KLs, summed over dimensions and averaged over images, and the wrong ways."""
     table = access.table(model)
     size = len(table.kl)
-    rows = [(sample + 7 * i) % size for i in range(_ROWS)]
+    rows = [(sample + 7 * i) % size for i in range(min(_ROWS, size // 7 or 1))]
     kl = table.kl_per_dim[rows]
     frame = pd.DataFrame(kl, columns=[f"z{d + 1}" for d in range(kl.shape[1])])
     frame.insert(0, "image", [f"sample {row}" for row in rows])

@@ -37,7 +37,7 @@ def picture(image: np.ndarray, caption: str, alt: str, width: int = 240) -> None
 
 def no_image(model: Checkpoint) -> None:
     """Says that the reference images aren't here, and ends the screen."""
-    name = model.manifest["data"]["name"]
+    name = model.data_title
     st.info(
         f"The images behind this model ({name}) are not on this machine, so what needs the image "
         "itself cannot be shown. The map, the traversals and the table need none."
