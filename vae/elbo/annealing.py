@@ -7,20 +7,24 @@ Chains walk from a Gaussian that is known to :math:`p(x, z)` through the bridges
 
 each with one Hamiltonian step that leaves its bridge as it is. The weights
 :math:`\log w = \sum_t (\beta_t - \beta_{t-1}) [\log p(x, z_{t-1}) - \log q_0(z_{t-1})]` are
-unbiased for :math:`p(x)`, so the mean of :math:`\log w` is at most :math:`\log p(x)` in
-expectation, however short the chains. Unlike plain importance weights they may start at a q that
-misses mass: the chains carry it there.
+unbiased for :math:`p(x)`, so the log of their mean is at most :math:`\log p(x)` in expectation,
+however short the chains. Unlike plain importance weights they may start at a q that misses mass:
+the chains carry it there, unless a valley lies between. No standard error can tell of a peak that
+no chain has seen. Therefore half of the chains start at the prior, and :math:`q_0` is the mixture
+(a defensive mixture: Owen & Zhou, 2000).
 
 References:
     | Annealed importance sampling (Neal, 2001), eq. 3 and 11, https://arxiv.org/abs/physics/9803008
     | On the Quantitative Analysis of Decoder-Based Generative Models (Wu et al., 2017), section 3,
     | https://arxiv.org/abs/1611.04273
+    | Safe and Effective Importance Sampling (Owen & Zhou, 2000), section 3
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -33,7 +37,9 @@ from vae.elbo.tiles import encode_tiled
 from vae.model.noise import image_generator
 from vae.model.vae import LatentModel, observe
 
-__all__ = ["Annealed", "annealed_evidence", "annealing_schedule"]
+__all__ = ["Annealed", "Start", "annealed_evidence", "annealing_schedule"]
+
+Start = Literal["mixture", "posterior", "prior"]
 
 _PILOT_CHAINS = 16
 _TARGET = 0.8
@@ -58,6 +64,30 @@ class Annealed(NamedTuple):
     acceptance: Tensor
     z: Tensor
     log_weights: Tensor
+
+
+class _Start(NamedTuple):
+    r"""Where chains start: a Gaussian, of which a share may be the prior instead."""
+
+    mu: Tensor
+    sigma: Tensor
+    prior_share: float
+
+    def draw(self, chains: int, noise: np.random.Generator) -> Tensor:
+        """Codes (K, D), the shares of the mixture filled exactly."""
+        e = torch.from_numpy(noise.standard_normal((chains, len(self.mu))))
+        own = chains - round(self.prior_share * chains)
+        return torch.cat((self.mu + self.sigma * e[:own], e[own:]))
+
+    def look(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """The log-density (K,) and its slope (K, D)."""
+        own, slope = log_density(self.mu, self.sigma, z), (self.mu - z) / self.sigma.square()
+        if not self.prior_share:
+            return own, slope
+        own = own + math.log(1 - self.prior_share)
+        prior = log_density(torch.zeros(1), torch.ones(1), z) + math.log(self.prior_share)
+        share = torch.sigmoid(own - prior)[:, None]
+        return torch.logaddexp(own, prior), share * slope - (1 - share) * z
 
 
 class _State(NamedTuple):
@@ -99,7 +129,7 @@ def annealed_evidence(
     model: LatentModel,
     levels: np.ndarray,
     *,
-    start: Literal["posterior", "prior"] = "posterior",
+    start: Start = "mixture",
     chains: int = 64,
     temperatures: int = 100,
     leapfrog: int = 5,
@@ -114,11 +144,12 @@ def annealed_evidence(
     Args:
         model: The model.
         levels: The images' levels, ``uint8``, with shape :math:`(B, C, H, W)`, :math:`B \ge 1`.
-        start: Whether chains start at :math:`q(z \mid x)` (``posterior``) or at the ``prior``.
+        start: Whether chains start at :math:`q(z \mid x)` (``posterior``), at the ``prior``, or
+            half and half (``mixture``).
         chains: The number K of chains.
         temperatures: The number T of bridges.
         leapfrog: Gradients taken in one Hamiltonian step; 1 makes it Metropolis-adjusted Langevin.
-        widen: Multiplies the start's standard deviations.
+        widen: Multiplies the standard deviations of q at the start.
         seed: The seed; an image's noise follows from (seed, image).
 
     Returns:
@@ -132,19 +163,19 @@ def annealed_evidence(
     for name, (value, least, most) in counts.items():
         if not least <= value <= most:
             raise ValueError(f"{name} must lie in {least}..{most}, not {value}.")
-    if start not in ("posterior", "prior"):
-        raise ValueError(f"start must be 'posterior' or 'prior', not {start!r}.")
+    if start not in get_args(Start):
+        raise ValueError(f"start must be one of {', '.join(get_args(Start))}, not {start!r}.")
     with torch.inference_mode():
         x = observe(model.config, levels, seed)
         mu, sigma = encode_tiled(model, x)
         if start == "prior":
-            mu, sigma = torch.zeros_like(mu), torch.ones_like(sigma)
+            mu, sigma, widen = torch.zeros_like(mu), torch.ones_like(sigma), 1.0
         betas = annealing_schedule(temperatures)
         parts = []
         for n in range(len(levels)):
             noise = image_generator(levels[n], seed, "annealing")
-            first = (mu[n], widen * sigma[n])
-            look = _looker(model, x[n], *first)
+            first = _Start(mu[n], widen * sigma[n], 0.5 if start == "mixture" else 0.0)
+            look = _looker(model, x[n], first)
             sizes = _pilot(look, first, betas, leapfrog, noise)
             parts.append(_anneal(look, first, betas, sizes, leapfrog, chains, noise))
         log_weights, z, acceptance = (torch.stack(part) for part in zip(*parts, strict=True))
@@ -152,37 +183,29 @@ def annealed_evidence(
     return Annealed(*bound, acceptance, z, log_weights)
 
 
-def _looker(
-    model: LatentModel, image: Tensor, mu: Tensor, sigma: Tensor
-) -> Callable[[Tensor], _State]:
+def _looker(model: LatentModel, image: Tensor, start: _Start) -> Callable[[Tensor], _State]:
     """Evaluates both ends of the bridge at codes."""
 
     def look(z: Tensor) -> _State:
         values, slopes = log_likelihood_gradients(model, image, z)
         log_prior = log_density(torch.zeros(1), torch.ones(1), z)
-        return _State(
-            z,
-            log_density(mu, sigma, z),
-            values + log_prior,
-            (mu - z) / sigma.square(),
-            slopes - z,
-        )
+        log_start, start_slope = start.look(z)
+        return _State(z, log_start, values + log_prior, start_slope, slopes - z)
 
     return look
 
 
 def _pilot(
     look: Callable[[Tensor], _State],
-    start: tuple[Tensor, Tensor],
+    start: _Start,
     betas: Tensor,
     leapfrog: int,
     noise: np.random.Generator,
 ) -> Tensor:
     """Step sizes (T, D) from a few chains that walk over every third bridge."""
-    mu, sigma = start
     few = torch.cat((betas[:-1:3], betas[-1:]))
-    state = look(mu + sigma * torch.from_numpy(noise.standard_normal((_PILOT_CHAINS, len(mu)))))
-    width, length, sizes = sigma.clone(), _FIRST_STEP, []
+    state = look(start.draw(_PILOT_CHAINS, noise))
+    width, length, sizes = start.sigma.clone(), _FIRST_STEP, []
     for beta in few[1:].tolist():
         sizes.append(length * width)
         state, chance = _hamiltonian(look, state, beta, sizes[-1], leapfrog, noise)
@@ -195,7 +218,7 @@ def _pilot(
 
 def _anneal(
     look: Callable[[Tensor], _State],
-    start: tuple[Tensor, Tensor],
+    start: _Start,
     betas: Tensor,
     sizes: Tensor,
     leapfrog: int,
@@ -203,8 +226,7 @@ def _anneal(
     noise: np.random.Generator,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Log-weights (K,), where the chains end (K, D), and the mean acceptance ()."""
-    mu, sigma = start
-    state = look(mu + sigma * torch.from_numpy(noise.standard_normal((chains, len(mu)))))
+    state = look(start.draw(chains, noise))
     log_weights = torch.zeros(chains, dtype=torch.float64)
     accepted = torch.zeros((), dtype=torch.float64)
     for beta, rise, size in zip(betas[1:].tolist(), betas.diff().tolist(), sizes, strict=True):
