@@ -29,7 +29,7 @@ lint: $(VENV)/.dev-installed ## Check the code's style and format
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 
-train-digits: $(VENV)/.app-installed ## Train the small model of handwritten digits again, in minutes
+train-digits: $(VENV)/.app-installed ## Train the small model of handwritten digits again, in under a minute
 	$(RUN) -m vae train digits-2d --out checkpoints/digits-2d --overwrite
 
 screenshots: $(VENV)/.dev-installed ## Take a picture of every screen (needs Chromium)

@@ -205,3 +205,41 @@ def test_the_keyboard_alone_reaches_a_sample(server, page):
         pytest.fail("forty tabs did not reach Next")
     page.keyboard.press("Enter")
     page.get_by_text("Sample 1 costs").wait_for()
+
+
+def test_picking_a_sample_updates_receipt_and_ladder(server, page):
+    page.goto(f"{server}/sample_elbo?sample=11")
+    page.get_by_text("Sample 11 costs").wait_for()
+    first = page.locator(".elb-sums").first.inner_text()
+    page.get_by_role("button", name="Next", exact=True).click()
+    page.get_by_text("Sample 12 costs").wait_for()
+    assert page.locator(".elb-sums").first.inner_text() != first
+
+    page.get_by_role("link", name="The bound", exact=True).click()
+    page.get_by_text("exact score of sample 12").wait_for()
+    page.locator(".js-plotly-plot").first.wait_for()
+    ladder = lead(page).inner_text()
+    page.get_by_role("button", name="Next", exact=True).click()
+    page.get_by_text("exact score of sample 13").wait_for()
+    assert lead(page).inner_text() != ladder
+
+
+def test_company_leaves_the_kl_alone_and_sigma_sets_the_cost(server, page):
+    page.goto(f"{server}/kl_per_sample?sample=5&misconception=0.5")
+    page.get_by_text("Largest difference in this image's own numbers: 0.0e+00 nats").wait_for()
+    # Identity 6: the KL per sample is minus log sigma, 0.693 at one half and 1.609 at one fifth.
+    page.get_by_text("= 0.693 nats").wait_for()
+    page.goto(f"{server}/kl_per_sample?sample=5&misconception=0.2")
+    page.get_by_text("= 1.609 nats").wait_for()
+    page.get_by_text("a penalty on it costs nothing").wait_for()
+
+
+def test_a_wrong_reduction_shows_its_effective_beta(server, page):
+    page.goto(f"{server}/kl_per_sample")
+    lead(page).wait_for()
+    settle(page)
+    page.get_by_text("This is the ELBO").wait_for()
+    page.get_by_label("How the loss reduces it").click()
+    page.get_by_role("option", name="Mean over everything in both terms").click()
+    # 64 pixel values over 2 latent dimensions.
+    page.get_by_text("β = 32 in disguise").wait_for()
