@@ -72,6 +72,6 @@ with right:
 with st.container(horizontal=True):
     scores.downloads(rows)
     if example is not None:
-        st.download_button("Download this sample as PNG", example, files[0][0])
+        st.download_button("Download this sample as PNG", example, files[0][0], on_click="ignore")
 with st.expander("The same on the command line"):
     st.code(settings.command(model.name), language="bash")

@@ -1,5 +1,6 @@
 """The main flow in Chromium, against a real server on 127.0.0.1."""
 
+import csv
 import json
 import os
 import re
@@ -113,6 +114,7 @@ def test_main_flow(server, page, tmp_path):
         page.get_by_text("Download this sample as PNG").click()
     png = tmp_path / "seventeen.png"
     download.value.save_as(png)
+    settle(page)
 
     page.locator("input[type=file]").set_input_files(png)
     page.get_by_text("seventeen.png scores an ELBO of").wait_for()
@@ -126,6 +128,13 @@ def test_main_flow(server, page, tmp_path):
     row = json.loads(result.stdout)[0]
     assert row["name"] == "seventeen.png"
     assert shown == pytest.approx(row["elbo"], abs=1e-4)
+
+    with page.expect_download() as download:
+        page.get_by_text("Download CSV").click()
+    download.value.save_as(tmp_path / "scores.csv")
+    with (tmp_path / "scores.csv").open(newline="") as file:
+        downloaded = next(csv.DictReader(file))
+    assert float(downloaded["elbo"]) == pytest.approx(row["elbo"], abs=1e-4)
 
 
 def test_a_link_restores_model_and_sample(server, page):

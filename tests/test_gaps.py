@@ -200,6 +200,19 @@ def test_the_model_is_left_as_it_was(checkpoint) -> None:
     assert all(weight.grad is None for weight in model.model.parameters())
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"draws": 0}, "draws must lie in 1..100000, not 0"),
+        ({"fit_draws": 5}, "fit_draws must be even and lie in 4..10000, not 5"),
+        ({"fit_draws": 2}, "fit_draws must be even and lie in 4..10000, not 2"),
+    ],
+)
+def test_draws_out_of_range_are_refused(settings: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        best_gaussian(LinearGaussian(3), levels_of(1), **settings)
+
+
 @pytest.mark.parametrize("seed", [0, 1])
 def test_foreign_images_have_a_best_gaussian_too(checkpoint, seed: int) -> None:
     model = checkpoint("digits-2d")

@@ -109,6 +109,7 @@ def best_gaussian(
     levels: np.ndarray,
     *,
     draws: int = DRAWS,
+    fit_draws: int = 128,
     seed: int = 0,
     scan: CoarseScan | None = None,
 ) -> BestGaussian:
@@ -117,19 +118,28 @@ def best_gaussian(
     For :math:`D \le 2` the climb starts from the encoder's answer and from the true posterior:
     its moments, its mode, and each of its halves, for a posterior may have two peaks. It climbs
     on 8 Gauss-Hermite nodes a dimension and reports the score's 12. For :math:`D > 2` it starts
-    from the encoder's answer and the best of 512 importance draws, climbs on 128 fixed draws and
-    reports the score's own draws, which it has not seen.
+    from the encoder's answer and the best of 512 importance draws, climbs on ``fit_draws`` fixed
+    draws and reports the score's own draws, which it has not seen.
 
     Args:
         model: The model.
         levels: The images' levels, ``uint8``, with shape :math:`(B, C, H, W)`, :math:`B \ge 1`.
         draws: Draws behind the reported ELBO where :math:`D > 2`.
+        fit_draws: Draws to climb on where :math:`D > 2`, an even number; fewer are faster, and a
+            q* fitted to few is less good for others.
         seed: The seed of every draw.
         scan: The model's decoded coarse cells, for a caller that keeps them.
 
     Returns:
         The Gaussians and their ELBOs.
+
+    Raises:
+        ValueError: If a number of draws is out of range.
     """
+    if not 1 <= draws <= 100_000:
+        raise ValueError(f"draws must lie in 1..100000, not {draws}.")
+    if not 4 <= fit_draws <= 10_000 or fit_draws % 2:
+        raise ValueError(f"fit_draws must be even and lie in 4..10000, not {fit_draws}.")
     exact = model.config.latent_dim <= 2
     if exact and scan is None and len(levels) > 1:
         scan = coarse_scan(model)
@@ -146,7 +156,7 @@ def best_gaussian(
             evidence = torch.stack((found.log_evidence, found.error))
         else:
             starts = scouted_starts(model, levels[one], x[one], encoder, seed)
-            e, weights = balanced_draws(levels[one], seed, model.config.latent_dim)
+            e, weights = balanced_draws(levels[one], seed, model.config.latent_dim, fit_draws)
             evidence = torch.full((2,), math.nan, dtype=torch.float64)
         fitted = fit_gaussians(model, x[n], starts, e, weights)
         results.append(_better(model, levels[one], x[one], encoder, fitted, draws, seed, evidence))

@@ -16,7 +16,6 @@ from vae.model.vae import LatentModel
 
 __all__ = ["balanced_draws", "posterior_starts", "scouted_starts"]
 
-_FIT_DRAWS = 128
 _SCOUTS = 512
 
 
@@ -72,7 +71,7 @@ def scouted_starts(
     return Gaussians(torch.cat((encoder.mu, peak[None])), encoder.tril.repeat(2, 1, 1))
 
 
-def balanced_draws(levels: np.ndarray, seed: int, dims: int) -> tuple[Tensor, Tensor]:
+def balanced_draws(levels: np.ndarray, seed: int, dims: int, draws: int) -> tuple[Tensor, Tensor]:
     r"""Fixed draws in pairs of opposite sign and of unit variance.
 
     Over them the mean of a quadratic without cross terms is exact.
@@ -81,11 +80,12 @@ def balanced_draws(levels: np.ndarray, seed: int, dims: int) -> tuple[Tensor, Te
         levels: One image's levels, with shape :math:`(1, C, H, W)`.
         seed: The seed of the draws.
         dims: The number :math:`D` of dimensions.
+        draws: The even number S of draws.
 
     Returns:
         The draws, with shape :math:`(S, D)`, and their equal weights, :math:`(S,)`.
     """
-    half = torch.from_numpy(image_normals(levels, seed, "fit", (_FIT_DRAWS // 2, dims)))[0]
+    half = torch.from_numpy(image_normals(levels, seed, "fit", (draws // 2, dims)))[0]
     half = half / half.square().mean(0).sqrt()
-    weights = torch.full((_FIT_DRAWS,), 1 / _FIT_DRAWS, dtype=torch.float64)
+    weights = torch.full((draws,), 1 / draws, dtype=torch.float64)
     return torch.cat((half, -half)), weights

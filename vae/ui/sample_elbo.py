@@ -128,8 +128,12 @@ def all_samples(model: Checkpoint, table: access.Table) -> None:
         alt=f"Scores of all {len(frame)} reference samples",
     )  # fmt: skip
     with st.container(horizontal=True):
-        st.download_button("Download CSV", lambda: frame.to_csv(index=False), "samples.csv")
-        st.download_button("Download Parquet", lambda: _parquet(frame), "samples.parquet")
+        st.download_button(
+            "Download CSV", lambda: frame.to_csv(index=False), "samples.csv", on_click="ignore"
+        )
+        st.download_button(
+            "Download Parquet", lambda: _parquet(frame), "samples.parquet", on_click="ignore"
+        )
 
 
 def _parquet(frame: pd.DataFrame) -> bytes:

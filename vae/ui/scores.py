@@ -103,7 +103,10 @@ def downloads(rows: Sequence[ScoreRow]) -> None:
     for suffix, write in (("csv", to_csv), ("json", to_json), ("parquet", to_parquet)):
         label = suffix.upper() if suffix != "parquet" else "Parquet"
         st.download_button(
-            f"Download {label}", lambda write=write: write(rows), f"scores.{suffix}"
+            f"Download {label}",
+            lambda write=write: write(rows),
+            f"scores.{suffix}",
+            on_click="ignore",
         )
 
 
