@@ -142,8 +142,9 @@ def _plane(model: Checkpoint, levels: np.ndarray, found: explained.Gap) -> None:
 def second_opinion(model: Checkpoint, levels: np.ndarray) -> None:
     """Annealed importance sampling on request: another road to log p(x)."""
     st.markdown(
-        "**A second opinion** where nothing is exact: annealed importance sampling walks from q "
-        "to the posterior over 100 steps, so it does not depend on their overlap."
+        "**A second opinion** where nothing is exact: annealed importance sampling walks to the "
+        "posterior over 100 steps, half of its chains from q and half from the prior, so it does "
+        "not depend on how well q fits. On a convolutional model it takes some twenty seconds."
     )
     if st.button("Run annealed importance sampling", key="anneal"):
         with st.status("Annealing 64 chains over 100 temperatures", expanded=False) as status:
