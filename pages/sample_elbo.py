@@ -72,9 +72,10 @@ with right:
     sections.extremes(model, table)
 
 sections.spread(model, sample)
-with st.expander("Why this image and not that one: two samples compared"):
+# Toggles rather than expanders: what an expander hides is computed and sent all the same.
+if st.toggle("Why this image and not that one: two samples compared", key="compare"):
     sections.compare_with(model, sample, parts)
-with st.expander("All samples in a table"):
+if st.toggle("All samples in a table", key="all_samples"):
     sections.all_samples(model, table)
 with st.expander("The maths"):
     st.latex(

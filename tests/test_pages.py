@@ -178,6 +178,19 @@ def test_switching_the_model_changes_the_score():
     assert not shows(before, expected)
 
 
+def test_two_samples_and_the_whole_table_on_request():
+    app = screen(page_named("sample_elbo"), sample=5)
+    assert not app.dataframe or "percentile" not in app.dataframe[0].value
+    app.toggle(key="compare").set_value(True)
+    app.toggle(key="all_samples").set_value(True).run()
+    assert not app.exception
+    reference = raw("digits-2d")[1]
+    table = next(one.value for one in app.dataframe if "percentile" in one.value)
+    np.testing.assert_allclose(table["ELBO, nats"], reference["elbo"], atol=1e-6)
+    gap = abs(reference["elbo"][5] - reference["elbo"][1])
+    assert any(f"{gap:.2f} nats" in one.value for one in app.markdown)
+
+
 def test_stepping_through_samples_goes_round():
     app = screen(page_named("sample_elbo"), sample=0)
     button = {one.label: one for one in app.button}
