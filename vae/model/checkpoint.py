@@ -12,10 +12,12 @@ are read as bytes, never mapped into memory: truncating a mapped file kills its 
 from __future__ import annotations
 
 import errno
+import glob
 import json
 import os
 import shutil
 import stat
+import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -289,16 +291,23 @@ def load(path: str | Path) -> Checkpoint:
         CheckpointError: If it is missing, damaged, or of a newer format; the message says which.
     """
     path = Path(os.path.abspath(path))
-    for _ in range(3):
+    for _ in range(20):
         recover(path)
         before = _identity(path)
         try:
             return _load(path)
         except CheckpointError:
-            # Where it was replaced while being read, the new one is whole.
-            if _identity(path) == before:
+            # Where it was replaced while being read, the new one is whole. While a writer is at
+            # work it may be between two renames, or another reader may have put the old one back.
+            if _identity(path) == before and not _is_being_replaced(path):
                 raise
+            time.sleep(0.005)
     return _load(path)
+
+
+def _is_being_replaced(path: Path) -> bool:
+    """Whether a writer of this checkpoint has files beside it."""
+    return any(path.parent.glob(f".{glob.escape(path.name)}.*"))
 
 
 def _load(path: Path) -> Checkpoint:
