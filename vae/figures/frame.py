@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 
 from vae.figures import palette
 
-__all__ = ["nats", "new_figure", "square_axes"]
+__all__ = ["nats", "new_figure", "ring_selected", "square_axes"]
 
 MINUS = "\N{MINUS SIGN}"
 THIN_SPACE = "\N{THIN SPACE}"
@@ -46,6 +46,15 @@ def square_axes(figure: go.Figure, span: float) -> go.Figure:
     figure.update_xaxes(range=[-span, span], constrain="domain")
     figure.update_yaxes(range=[-span, span], scaleanchor="x", scaleratio=1, constrain="domain")
     return figure
+
+
+def ring_selected(figure: go.Figure, x: float, y: float, hover: str = "") -> None:
+    """Rings the chosen sample, the same way on every chart."""
+    figure.add_scatter(
+        x=[x], y=[y], mode="markers",
+        marker={"size": 16, "color": "rgba(0,0,0,0)", "line": {"color": palette.KL, "width": 3}},
+        **({"hovertemplate": f"{hover}<extra></extra>"} if hover else {"hoverinfo": "skip"}),
+    )  # fmt: skip
 
 
 def nats(value: float, digits: int = 1) -> str:

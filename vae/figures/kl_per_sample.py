@@ -8,7 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from vae.figures import palette
-from vae.figures.frame import nats, new_figure
+from vae.figures.frame import nats, new_figure, ring_selected
 
 __all__ = [
     "aggregate_picture",
@@ -225,10 +225,7 @@ def surgery_shares(
         hovertemplate="sample %{customdata[0]}<br>information %{x:.3f} nats<br>misfit %{y:.3f} "
         "nats<br>together its KL, %{customdata[1]:.3f} nats<extra></extra>",
     )  # fmt: skip
-    figure.add_scatter(
-        x=[information[selected]], y=[misfit[selected]], mode="markers", hoverinfo="skip",
-        marker={"size": 16, "color": "rgba(0,0,0,0)", "line": {"color": palette.KL, "width": 3}},
-    )  # fmt: skip
+    ring_selected(figure, information[selected], misfit[selected])
     figure.add_vline(x=ceiling, line={"color": palette.PRIOR, "dash": "dot", "width": 2})
     figure.add_hline(y=0, line={"color": palette.HAIRLINE, "width": 1})
     return figure.update_layout(clickmode="event+select")

@@ -8,7 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from vae.figures import palette
-from vae.figures.frame import new_figure, square_axes
+from vae.figures.frame import new_figure, ring_selected, square_axes
 from vae.figures.pictures import contact_sheet, data_url, to_bytes
 
 __all__ = ["latent_map", "manifold"]
@@ -105,10 +105,7 @@ def latent_map(
             x=x, y=y, mode="lines", hoverinfo="skip",
             line={"color": palette.KL, "width": width},
         )  # fmt: skip
-    figure.add_scatter(
-        x=[mu[selected, across]], y=[mu[selected, up]], mode="markers", hoverinfo="skip",
-        marker={"size": 15, "color": "rgba(0,0,0,0)", "line": {"color": palette.KL, "width": 3}},
-    )  # fmt: skip
+    ring_selected(figure, mu[selected, across], mu[selected, up])
     span = max(3.4, 1.06 * float(np.abs(mu[:, axes]).max()))
     return square_axes(figure, span).update_layout(clickmode="event+select")
 
@@ -131,11 +128,7 @@ def manifold(frames: np.ndarray, span: float, chosen: np.ndarray, height: int = 
         xref="x", yref="y", x=-span, y=span, sizex=2 * span, sizey=2 * span,
         sizing="stretch", layer="below",
     )  # fmt: skip
-    figure.add_scatter(
-        x=[chosen[0]], y=[chosen[1]], mode="markers",
-        hovertemplate="the chosen sample<extra></extra>",
-        marker={"size": 17, "color": "rgba(0,0,0,0)", "line": {"color": palette.KL, "width": 3}},
-    )  # fmt: skip
+    ring_selected(figure, chosen[0], chosen[1], "the chosen sample")
     return square_axes(figure, span)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from vae.figures import palette
-from vae.figures.frame import nats, new_figure
+from vae.figures.frame import nats, new_figure, ring_selected
 
 __all__ = ["BLOCKS", "block_sums", "difference", "elbo_plane", "pixel_map", "receipt"]
 
@@ -131,10 +131,7 @@ def elbo_plane(
         hovertemplate="sample %{customdata[0]}<br>KL %{x:.2f} nats<br>−expected log-likelihood "
         "%{y:.1f} nats<br>ELBO %{customdata[1]:.1f} nats<extra></extra>",
     )  # fmt: skip
-    figure.add_scatter(
-        x=[kl[selected]], y=[distortion[selected]], mode="markers", hoverinfo="skip",
-        marker={"size": 16, "color": "rgba(0,0,0,0)", "line": {"color": palette.KL, "width": 3}},
-    )  # fmt: skip
+    ring_selected(figure, kl[selected], distortion[selected])
     room = 0.05 * float(np.ptp(distortion))
     figure.update_xaxes(range=ends.tolist())
     figure.update_yaxes(range=[float(distortion.min()) - room, float(distortion.max()) + room])

@@ -144,7 +144,8 @@ def _images(_model: Checkpoint, key: str, rows: tuple[int, ...]) -> np.ndarray |
 
 def receipt(model: Checkpoint, sample: int) -> Receipt | None:
     """A reference sample's ELBO taken apart; none where its image isn't on this machine."""
-    return _receipt(model, model.weights_sha256, sample)
+    levels = levels_of(model, sample)
+    return None if levels is None else receipt_of(model, levels, draws_of(model), 0)
 
 
 def receipt_of(model: Checkpoint, levels: np.ndarray, draws: int, seed: int) -> Receipt:
@@ -152,7 +153,7 @@ def receipt_of(model: Checkpoint, levels: np.ndarray, draws: int, seed: int) -> 
     return _receipt_of(model, model.weights_sha256, levels, draws, seed)
 
 
-@st.cache_data(max_entries=128, show_spinner=False)
+@st.cache_data(max_entries=512, show_spinner=False)
 def _receipt_of(
     _model: Checkpoint, key: str, levels: np.ndarray, draws: int, seed: int
 ) -> Receipt:
@@ -224,14 +225,6 @@ def levels_at(model: Checkpoint, rows: Sequence[int]) -> np.ndarray | None:
         return originals(model, np.array(rows, dtype=np.int64))
     except DataMissing:
         return None
-
-
-@st.cache_data(max_entries=512, show_spinner=False)
-def _receipt(_model: Checkpoint, key: str, sample: int) -> Receipt | None:
-    levels = levels_at(_model, [sample])
-    if levels is None:
-        return None
-    return sample_receipt(_model.model, levels[0], draws=draws_of(_model))
 
 
 def reconstructions(model: Checkpoint, rows: Sequence[int]) -> np.ndarray:
