@@ -19,7 +19,6 @@ if levels is None:
 
 found = explained.gap(model, levels)
 exact = not math.isnan(found.log_evidence)
-amortization = found.best_elbo[0] - found.elbo[0]
 with heading.container():
     if exact:
         widgets.opening(
@@ -27,7 +26,8 @@ with heading.container():
             f"The exact score of {escape(name)} is <b>{nats(found.log_evidence, 2)}</b> nats, and "
             f"the ELBO says <b>{nats(found.elbo[0], 2)}</b>. Of the "
             f"<b>{nats(found.log_evidence - found.elbo[0], 2)}</b> nats between, a better encoder "
-            f"could mend <b>{nats(amortization, 2)}</b>, and no Gaussian of its kind the rest.",
+            f"could mend <b>{nats(found.amortization, 2)}</b>, and no Gaussian of its kind the "
+            "rest.",
         )
     else:
         widgets.opening(
@@ -47,10 +47,10 @@ with right:
 sections.two_forms(found)
 st.markdown(
     "**The gap in two parts** (Cremer et al. 2018). Amortization, ELBO(q*) − ELBO(q): "
-    f"**{nats(amortization, 3)} nats**, what this encoder leaves on the table for this image"
+    f"**{nats(found.amortization, 3)} nats**, what this encoder leaves on the table for this image"
     + (
         ". Approximation, log p(x) − ELBO(q*): "
-        f"**{nats(found.log_evidence - found.best_elbo[0], 3)} nats**, what no diagonal Gaussian "
+        f"**{nats(found.approximation, 3)} nats**, what no diagonal Gaussian "
         f"can reach. Together they are KL(q ‖ p(z|x)); numerical error {found.error:.0e} nats."
         if exact
         else f" (± {found.best_elbo[1]:.2f}). With more than two latent dimensions the rest of "

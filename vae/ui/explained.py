@@ -15,7 +15,7 @@ from vae.elbo import surgery as surgery_module
 from vae.elbo.annealing import annealed_evidence
 from vae.elbo.batch_mates import Company
 from vae.elbo.derivation import Line
-from vae.elbo.gaps import best_gaussian
+from vae.elbo.gaps import best_gaussian, gap_split
 from vae.elbo.ladder import Ladder, bound_ladder
 from vae.elbo.misconception import batch_penalties, misconception_means
 from vae.elbo.posterior import true_posterior
@@ -91,6 +91,8 @@ class Gap(NamedTuple):
         best_elbo: The ELBO of q* and its standard error.
         log_evidence: The exact :math:`\log p(x)`, NaN where there is none.
         error: Its numerical error.
+        amortization: :math:`\mathrm{ELBO}(q^*) - \mathrm{ELBO}(q)`.
+        approximation: :math:`\log p(x) - \mathrm{ELBO}(q^*)`, NaN where there is none.
         to_posterior: :math:`KL(q \| p(z|x))` by a sum of its own, NaN where there is none.
     """
 
@@ -103,6 +105,8 @@ class Gap(NamedTuple):
     best_elbo: tuple[float, float]
     log_evidence: float
     error: float
+    amortization: float
+    approximation: float
     to_posterior: float
 
 
@@ -118,6 +122,7 @@ def _gap(_model: Checkpoint, key: str, levels: np.ndarray) -> Gap:
     best = best_gaussian(
         _model.model, levels[None], draws=draws, scan=_scan(_model, _model.weights_sha256)
     )
+    split = gap_split(best)
     return Gap(
         terms=(float(scores.terms.expected_log_likelihood[0]), float(scores.terms.kl[0])),
         elbo=(float(scores.terms.elbo[0]), float(scores.elbo_se[0])),
@@ -128,6 +133,8 @@ def _gap(_model: Checkpoint, key: str, levels: np.ndarray) -> Gap:
         best_elbo=(float(best.elbo[0]), float(best.elbo_se[0])),
         log_evidence=float(best.log_evidence[0]),
         error=float(best.log_evidence_error[0]),
+        amortization=float(split.amortization[0]),
+        approximation=float(split.approximation[0]),
         to_posterior=_to_posterior(_model, levels, scores, float(best.log_evidence[0])),
     )
 
