@@ -17,7 +17,7 @@ import pytest
 from conftest import CHECKPOINTS, Tiny
 
 import vae
-from vae.cli import main
+from vae.cli.main import main
 from vae.data.images import encode_png, to_image
 from vae.elbo.rows import FORMATS, ScoreRow
 from vae.model.checkpoint import load
@@ -414,7 +414,7 @@ def test_the_program_is_the_function(images: Path, run) -> None:
 
 def test_a_wrong_word_needs_no_torch() -> None:
     code = (
-        "import sys\nfrom vae.cli import main\n"
+        "import sys\nfrom vae.cli.main import main\n"
         "code = main(['frobnicate'])\nassert 'torch' not in sys.modules\nsys.exit(code)"
     )
     done = subprocess.run(

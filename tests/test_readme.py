@@ -16,7 +16,7 @@ from checkpoint_table import README as CHECKPOINTS_README
 from checkpoint_table import manifests, tables, without_times, written
 from PIL import Image
 
-from vae.cli import main
+from vae.cli.main import main
 from vae.model.config import LikelihoodName
 from vae.training.presets import PRESETS
 from vae.ui.screens import SCREENS

@@ -7,7 +7,7 @@ import sys
 # spin on the same cores slow each other down by tens of times; asleep, they share.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from vae.cli import main  # noqa: E402
+from vae.cli.main import main  # noqa: E402
 
 if __name__ == "__main__":
     sys.exit(main())
