@@ -4,7 +4,7 @@ import streamlit as st
 
 from vae.figures.frame import nats
 from vae.figures.palette import ELBO, EXPECTED_LOG_LIKELIHOOD, KL, tex
-from vae.figures.sample_elbo import pixel_map, receipt
+from vae.figures.sample_elbo import pixel_map
 from vae.ui import access, widgets
 from vae.ui import sample_elbo as sections
 
@@ -53,16 +53,7 @@ with fourth:
     )
 
 st.subheader("The receipt", anchor=False)
-widgets.chart(
-    receipt(parts.pixels, parts.kl_per_dim, parts.elbo),
-    f"Waterfall from 0 to the ELBO {parts.elbo:.2f} nats: minus the KL of each latent dimension, "
-    "then the expected log-likelihood of each block of pixels.",
-)
-st.caption(
-    f"Sums to {nats(parts.expected_log_likelihood - parts.kl, 4)} nats; residual "
-    f"{nats(parts.residual, 4)}. Orange: what each latent dimension charges for this image. Blue: "
-    "its pixels in 16 blocks, columns a to d from the left and rows 1 to 4 from the top."
-)
+sections.receipt_to_the_pixel(parts)
 
 st.subheader("Among all images", anchor=False)
 left, right = st.columns([1.5, 1], gap="large")

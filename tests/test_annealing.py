@@ -143,6 +143,24 @@ def test_company_and_repetition_change_nothing() -> None:
     assert together.z.shape == (3, 8, 4) and together.log_weights.shape == (3, 8)
 
 
+def test_progress_rises_to_the_end_and_may_end_the_work() -> None:
+    model, levels = LinearGaussian(4), levels_of(2)
+    settings = {"chains": 8, "temperatures": 10}
+    shares: list[float] = []
+    watched = annealed_evidence(model, levels, progress=shares.append, **settings)
+    assert shares == pytest.approx(np.arange(1, 21) / 20)
+    assert torch.equal(watched.z, annealed_evidence(model, levels, **settings).z)
+
+    def give_up(share: float) -> None:
+        shares.append(share)
+        raise InterruptedError
+
+    shares.clear()
+    with pytest.raises(InterruptedError):
+        annealed_evidence(model, levels, progress=give_up, **settings)
+    assert len(shares) == 1
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

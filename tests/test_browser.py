@@ -238,6 +238,9 @@ def test_company_leaves_the_kl_alone_and_sigma_sets_the_cost(server, page):
     page.get_by_text("Largest difference in this image's own numbers: 0.0e+00 nats").wait_for()
     # Identity 6: the KL per sample is minus log sigma, 0.693 at one half and 1.609 at one fifth.
     page.get_by_text("= 0.693 nats").wait_for()
+    settle(page)
+    page.get_by_role("slider", name="σ of each image's own code").press("ArrowLeft")
+    page.get_by_text("= 0.799 nats").wait_for()
     page.goto(f"{server}/kl_per_sample?sample=5&misconception=0.2")
     page.get_by_text("= 1.609 nats").wait_for()
     page.get_by_text("a penalty on it costs nothing").wait_for()
@@ -252,3 +255,54 @@ def test_a_wrong_reduction_shows_its_effective_beta(server, page):
     page.get_by_role("option", name="Mean over everything in both terms").click()
     # 64 pixel values over 2 latent dimensions.
     page.get_by_text("β = 32 in disguise").wait_for()
+
+
+def test_a_bar_of_the_receipt_opens_into_its_pixels(server, page):
+    page.goto(f"{server}/sample_elbo?sample=17")
+    page.get_by_text("Sample 17 costs").wait_for()
+    settle(page)
+    bars = page.locator(".js-plotly-plot .barlayer .trace").first.locator(".point path")
+    bars.first.wait_for()
+    # Two latent dimensions come first, so the fourth bar is block b1.
+    bars.nth(3).scroll_into_view_if_needed()
+    box = bars.nth(3).bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    caption = page.get_by_text("the bar “pixels b1”")
+    caption.wait_for()
+    told = float(re.search(r"sum to ([\d.]+) nats", plain(caption.inner_text())).group(1))
+    page.locator(".js-plotly-plot .heatmaplayer text").nth(3).wait_for()
+    cells = page.locator(".js-plotly-plot .heatmaplayer text").all_text_contents()
+    assert len(cells) == 4
+    assert sum(float(plain(cell)) for cell in cells) == pytest.approx(told, abs=2e-3)
+
+
+def test_a_thumbnail_chooses_its_sample_by_mouse_and_by_keyboard(server, page):
+    page.goto(f"{server}/sample_elbo?sample=17")
+    page.get_by_text("Sample 17 costs").wait_for()
+    worst = page.locator(".elb-thumbs button").first
+    worst.wait_for()
+    number = worst.inner_text().split(":")[0]
+    worst.click()
+    page.get_by_text(f"Sample {number} costs").wait_for()
+    assert f"sample={number}" in page.url
+    settle(page)
+    second = page.locator(".elb-thumbs button").nth(1)
+    number = second.inner_text().split(":")[0]
+    second.focus()
+    page.keyboard.press("Enter")
+    page.get_by_text(f"Sample {number} costs").wait_for()
+
+
+def test_annealing_counts_and_can_be_cancelled(server, page):
+    page.goto(f"{server}/bound?model=sprites-10d&sample=3")
+    page.get_by_role("button", name="Run annealed importance sampling").click()
+    page.get_by_text(re.compile(r"Annealing 64 chains: \d+% done")).wait_for(timeout=60_000)
+    page.get_by_role("button", name="Cancel").click()
+    page.get_by_role("button", name="Run annealed importance sampling").wait_for()
+    settle(page)
+    assert page.get_by_text("log p(x) ≈").count() == 0
+
+
+def plain(text):
+    return text.replace("\N{MINUS SIGN}", "").replace("\N{THIN SPACE}", "").replace("-", "")

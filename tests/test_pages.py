@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
+from conftest import few_digits
 from PIL import Image
 from streamlit.testing.v1 import AppTest
 
@@ -294,3 +295,30 @@ def test_a_damaged_checkpoint_is_listed_and_the_others_work(monkeypatch, tmp_pat
     access.entries.clear()
     assert not app.exception
     assert "E-CKPT-03" in app.error[0].value
+
+
+@pytest.mark.parametrize("likelihood", ["bernoulli_grey", "discretized_logistic"])
+def test_every_screen_says_what_its_numbers_are(monkeypatch, tmp_path, likelihood):
+    import shutil
+
+    from vae.training.commit import commit
+    from vae.training.config import TrainConfig
+    from vae.training.fit import fit
+    from vae.ui import access
+
+    config = TrainConfig(hidden=(8,), steps=4, batch_size=8, likelihood=likelihood,
+                         importance_samples=5)  # fmt: skip
+    data = few_digits()
+    fitted = fit(config, data, progress=False)
+    commit(tmp_path / "mine", config, data, fitted, "python -m vae", progress=False)
+    shutil.copytree(ROOT / "checkpoints" / "digits-2d", tmp_path / "digits-2d")
+    monkeypatch.setenv("ELBOSCOPE_CHECKPOINTS", str(tmp_path))
+    access.entries.clear()
+    try:
+        for name in ("overview", "sample_elbo", "bound"):
+            text = text_of(screen(page_named(name), model="mine"))
+            assert "nats, higher is better" in text
+            grey = "Not a density, so its “ELBO” bounds no log p(x). The model digits-2d has a"
+            assert (grey in text) == (likelihood == "bernoulli_grey")
+    finally:
+        access.entries.clear()

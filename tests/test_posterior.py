@@ -159,7 +159,9 @@ def check_second_method(model, rows: np.ndarray) -> None:
     scan = coarse_scan(model)
     generator = torch.Generator().manual_seed(0)
     for image, centre in zip(x, mu, strict=True):
-        found = true_posterior(model, image, centre, resolution=2, scan=scan)
+        found = true_posterior(
+            model, image, centre, resolution=2, found=quadrature(model, image, centre, scan=scan)
+        )
         # Of thousands of comparisons one strays by chance; with more draws chance passes.
         for draws in (4_000, 64_000):
             z, log_weights = coarse_sampler(model, image, draws, generator)

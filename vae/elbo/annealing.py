@@ -135,6 +135,7 @@ def annealed_evidence(
     leapfrog: int = 5,
     widen: float = 1.0,
     seed: int = 0,
+    progress: Callable[[float], object] | None = None,
 ) -> Annealed:
     r"""Estimates each image's :math:`\log p(x)` by annealing, each image by itself.
 
@@ -151,6 +152,8 @@ def annealed_evidence(
         leapfrog: Gradients taken in one Hamiltonian step; 1 makes it Metropolis-adjusted Langevin.
         widen: Multiplies the standard deviations of q at the start.
         seed: The seed; an image's noise follows from (seed, image).
+        progress: Called after every bridge with the share of the work that is done, in (0, 1];
+            what it raises ends the work.
 
     Returns:
         The estimates.
@@ -173,11 +176,16 @@ def annealed_evidence(
         betas = annealing_schedule(temperatures)
         parts = []
         for n in range(len(levels)):
+
+            def done(share: float, n: int = n) -> None:
+                if progress is not None:
+                    progress((n + share) / len(levels))
+
             noise = image_generator(levels[n], seed, "annealing")
             first = _Start(mu[n], widen * sigma[n], 0.5 if start == "mixture" else 0.0)
             look = _looker(model, x[n], first)
             sizes = _pilot(look, first, betas, leapfrog, noise)
-            parts.append(_anneal(look, first, betas, sizes, leapfrog, chains, noise))
+            parts.append(_anneal(look, first, betas, sizes, leapfrog, chains, noise, done))
         log_weights, z, acceptance = (torch.stack(part) for part in zip(*parts, strict=True))
         bound = importance_bound(log_weights)
     return Annealed(*bound, acceptance, z, log_weights)
@@ -224,15 +232,18 @@ def _anneal(
     leapfrog: int,
     chains: int,
     noise: np.random.Generator,
+    done: Callable[[float], None],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Log-weights (K,), where the chains end (K, D), and the mean acceptance ()."""
     state = look(start.draw(chains, noise))
     log_weights = torch.zeros(chains, dtype=torch.float64)
     accepted = torch.zeros((), dtype=torch.float64)
-    for beta, rise, size in zip(betas[1:].tolist(), betas.diff().tolist(), sizes, strict=True):
+    bridges = zip(betas[1:].tolist(), betas.diff().tolist(), sizes, strict=True)
+    for number, (beta, rise, size) in enumerate(bridges, 1):
         log_weights += rise * (state.log_joint - state.log_start)
         state, chance = _hamiltonian(look, state, beta, size, leapfrog, noise)
         accepted += chance.mean() / len(sizes)
+        done(number / len(sizes))
     return log_weights, state.z, accepted
 
 

@@ -18,6 +18,7 @@ References:
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -27,6 +28,7 @@ from torch import Tensor
 from vae.elbo.gaussian_fit import Gaussians, fit_gaussians, gaussian_kl
 from vae.elbo.quadrature import (
     CoarseScan,
+    Quadrature,
     coarse_scan,
     hermite_nodes,
     node_log_likelihoods,
@@ -112,6 +114,7 @@ def best_gaussian(
     fit_draws: int = 128,
     seed: int = 0,
     scan: CoarseScan | None = None,
+    integrals: Sequence[Quadrature] | None = None,
 ) -> BestGaussian:
     r"""Finds the best diagonal Gaussian of each image, each by itself.
 
@@ -129,6 +132,7 @@ def best_gaussian(
             q* fitted to few is less good for others.
         seed: The seed of every draw.
         scan: The model's decoded coarse cells, for a caller that keeps them.
+        integrals: The quadrature of each image where :math:`D \le 2`, for a caller that has it.
 
     Returns:
         The Gaussians and their ELBOs.
@@ -141,7 +145,7 @@ def best_gaussian(
     if not 4 <= fit_draws <= 10_000 or fit_draws % 2:
         raise ValueError(f"fit_draws must be even and lie in 4..10000, not {fit_draws}.")
     exact = model.config.latent_dim <= 2
-    if exact and scan is None and len(levels) > 1:
+    if exact and scan is None and integrals is None and len(levels) > 1:
         scan = coarse_scan(model)
     x = observe(model.config, levels, seed)
     mu, sigma = encode_tiled(model, x)
@@ -150,7 +154,7 @@ def best_gaussian(
         one = slice(n, n + 1)
         encoder = Gaussians(mu[one], torch.diag_embed(sigma[one]))
         if exact:
-            found = quadrature(model, x[n], mu[n], scan=scan)
+            found = integrals[n] if integrals else quadrature(model, x[n], mu[n], scan=scan)
             starts = posterior_starts(encoder, found)
             e, weights = hermite_nodes(model.config.latent_dim, _FIT_NODES)
             evidence = torch.stack((found.log_evidence, found.error))

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vae.elbo.quadrature import CoarseScan, Quadrature, log_joint, quadrature
+from vae.elbo.quadrature import Quadrature, log_joint, quadrature
 from vae.model.vae import LatentModel
 
 __all__ = ["PosteriorGrid", "moments", "true_posterior"]
@@ -55,7 +55,7 @@ def true_posterior(
     mu: Tensor,
     window: Tensor | None = None,
     resolution: int = 101,
-    scan: CoarseScan | None = None,
+    found: Quadrature | None = None,
 ) -> PosteriorGrid:
     r"""Computes one image's true posterior by quadrature.
 
@@ -66,7 +66,7 @@ def true_posterior(
         window: The grid's least and greatest coordinate along each dimension, with shape
             :math:`(D, 2)`; four standard deviations about the mean where not given.
         resolution: The number :math:`G` of grid points along each dimension.
-        scan: The model's decoded coarse cells, for a caller that keeps them.
+        found: The image's quadrature, for a caller that has it.
 
     Returns:
         The posterior. Where the grid is coarser than the nodes, each point shows the mean density
@@ -77,7 +77,7 @@ def true_posterior(
     """
     if resolution < 2:
         raise ValueError(f"resolution must be at least 2, not {resolution}.")
-    found = quadrature(model, image, mu, scan=scan)
+    found = quadrature(model, image, mu) if found is None else found
     mean, covariance = moments(found.nodes, found.masses)
     if found.log_evidence.isnan():
         mean, covariance = mean * math.nan, covariance * math.nan

@@ -8,10 +8,36 @@ import plotly.graph_objects as go
 from vae.figures import palette
 from vae.figures.frame import nats, new_figure, ring_selected
 
-__all__ = ["BLOCKS", "block_sums", "difference", "elbo_plane", "pixel_map", "receipt"]
+__all__ = [
+    "BLOCKS",
+    "block_map",
+    "block_sums",
+    "blocks",
+    "difference",
+    "elbo_plane",
+    "pixel_map",
+    "receipt",
+]
 
 # The receipt's image blocks along each side; named like the squares of a chessboard.
 BLOCKS = 4
+
+
+# More numbers than this cannot be read in the cells of a block.
+_MOST_NUMBERS = 64
+
+
+def blocks(height: int, width: int) -> dict[str, tuple[slice, slice]]:
+    """The image's blocks by name: column letter, row number from the top; rows and columns."""
+    rows, columns = (
+        [slice(int(part[0]), int(part[-1]) + 1) for part in np.array_split(np.arange(n), count)]
+        for n, count in ((height, min(BLOCKS, height)), (width, min(BLOCKS, width)))
+    )
+    return {
+        f"{'abcd'[j]}{i + 1}": (band, block)
+        for i, band in enumerate(rows)
+        for j, block in enumerate(columns)
+    }
 
 
 def block_sums(pixels: np.ndarray) -> tuple[list[str], np.ndarray]:
@@ -23,12 +49,10 @@ def block_sums(pixels: np.ndarray) -> tuple[list[str], np.ndarray]:
     Returns:
         Names such as ``"a1"`` (column letter, row from the top), and the sums, :math:`(K,)`.
     """
-    names, sums = [], []
-    for row, band in enumerate(np.array_split(pixels, min(BLOCKS, pixels.shape[1]), axis=1)):
-        for column, block in enumerate(np.array_split(band, min(BLOCKS, band.shape[2]), axis=2)):
-            names.append(f"{'abcd'[column]}{row + 1}")
-            sums.append(block.sum())
-    return names, np.array(sums)
+    parts = blocks(*pixels.shape[1:])
+    return list(parts), np.array(
+        [pixels[:, rows, columns].sum() for rows, columns in parts.values()]
+    )
 
 
 def receipt(
@@ -86,6 +110,33 @@ def pixel_map(pixels: np.ndarray, height: int = 300) -> go.Figure:
     figure.update_xaxes(visible=False, constrain="domain")
     figure.update_yaxes(visible=False, autorange="reversed", scaleanchor="x", constrain="domain")
     return figure
+
+
+def block_map(pixels: np.ndarray, name: str, height: int = 300) -> go.Figure:
+    r"""The pixels of one block of the receipt, each with its expected log-likelihood.
+
+    Args:
+        pixels: Expected log-likelihoods in nats, with shape :math:`(C, H, W)`.
+        name: The block, one of :func:`blocks`.
+        height: In pixels.
+    """
+    rows, columns = blocks(*pixels.shape[1:])[name]
+    part = pixels[:, rows, columns].sum(0)
+    figure = new_figure(height, "column", "row")
+    readable = part.size <= _MOST_NUMBERS
+    figure.add_heatmap(
+        z=part, x=np.arange(columns.start, columns.stop) + 1,
+        y=np.arange(rows.start, rows.stop) + 1, zmax=0,
+        colorscale=palette.SEQUENTIAL, reversescale=True, showscale=not readable,
+        colorbar={"title": "nats", "thickness": 10, "outlinewidth": 0},
+        texttemplate="%{z:.3f}" if readable else None,
+        hovertemplate="row %{y}, column %{x}: %{z:.4f} nats<extra></extra>",
+    )  # fmt: skip
+    figure.update_xaxes(dtick=max(1, part.shape[1] // 4), showgrid=False, constrain="domain")
+    return figure.update_yaxes(
+        dtick=max(1, part.shape[0] // 4), showgrid=False, autorange="reversed", scaleanchor="x",
+        constrain="domain",
+    )  # fmt: skip
 
 
 def elbo_plane(

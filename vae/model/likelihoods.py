@@ -108,15 +108,15 @@ class DiscretizedLogistic(Distribution):
     def log_prob(self, value: Tensor) -> Tensor:
         r"""The log-probability of the level at ``value``, with shape :math:`(*)`."""
         half = 0.5 / (self.levels - 1)
-        upper = (value + half - self.loc) / self.scale
-        lower = (value - half - self.loc) / self.scale
-        width = (2 * half / self.scale).expand_as(self.loc)
+        reach = half / self.scale
+        centred = (value - self.loc) / self.scale
         # Beyond the outermost levels there is nothing: the end bins own the whole tail.
         first, last = value < half, value > 1 - half
-        below = torch.where(last, 0.0, F.logsigmoid(upper))
-        above = torch.where(first, 0.0, F.logsigmoid(-lower))
-        inner = torch.where(first | last, 0.0, torch.log(-torch.expm1(-width)))
-        return below + above + inner
+        below = torch.where(last, 0.0, F.logsigmoid(centred + reach))
+        above = torch.where(first, 0.0, F.logsigmoid(reach - centred))
+        # In the shape of the scale: where all pixels share it, this is one number.
+        inner = torch.log(-torch.expm1(-2 * reach))
+        return below + above + torch.where(first | last, 0.0, inner)
 
     @property
     def mean(self) -> Tensor:

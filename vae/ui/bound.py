@@ -44,6 +44,7 @@ def rungs(found: explained.Gap) -> None:
     marks = [("ELBO, the encoder's q", *found.elbo), ("ELBO, best q*", *found.best_elbo)]
     top = "log p(x), exact"
     if exact:
+        marks.append(("ELBO, best tilted q*", found.full_elbo, 0.0))
         steps.append((top, found.log_evidence, found.error))
     widgets.chart(
         ladder(steps, marks, top if exact else ""),
@@ -146,10 +147,20 @@ def second_opinion(model: Checkpoint, levels: np.ndarray) -> None:
         "posterior over 100 steps, half of its chains from q and half from the prior, so it does "
         "not depend on how well q fits. On a convolutional model it takes some twenty seconds."
     )
-    if st.button("Run annealed importance sampling", key="anneal"):
-        with st.status("Annealing 64 chains over 100 temperatures", expanded=False) as status:
-            value, error = explained.annealed(model, levels, _CHAINS)
-            status.update(label="Annealed", state="complete")
-        st.markdown(
-            f"log p(x) ≈ **{nats(value, 2)} ± {error:.2f} nats** (Neal 2001; Wu et al. 2017)"
-        )
+    # Not in the common cache: its functions cannot draw progress, nor be left halfway.
+    known = st.session_state.setdefault("annealed", {})
+    image = (model.weights_sha256, levels.tobytes())
+    if image not in known:
+        if not st.button("Run annealed importance sampling", key="anneal"):
+            return
+        left, right = st.columns([4, 1], vertical_alignment="bottom")
+        bar = left.progress(0.0, "Finding step sizes")
+        # Any click reruns the page, which ends this run at its next word to the bar.
+        right.button("Cancel", key="cancel_annealing", width="stretch")
+        known[image] = explained.annealed(
+            model, levels, _CHAINS,
+            lambda share: bar.progress(share, f"Annealing {_CHAINS} chains: {share:.0%} done"),
+        )  # fmt: skip
+        st.rerun()
+    value, error = known[image]
+    st.markdown(f"log p(x) ≈ **{nats(value, 2)} ± {error:.2f} nats** (Neal 2001; Wu et al. 2017)")

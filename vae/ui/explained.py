@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -15,11 +16,11 @@ from vae.elbo import surgery as surgery_module
 from vae.elbo.annealing import annealed_evidence
 from vae.elbo.batch_mates import Company
 from vae.elbo.derivation import Line
-from vae.elbo.gaps import best_gaussian, gap_split
+from vae.elbo.gaps import BestGaussian, best_full_gaussian, best_gaussian, gap_split
 from vae.elbo.ladder import Ladder, bound_ladder
 from vae.elbo.misconception import batch_penalties, misconception_means
 from vae.elbo.posterior import true_posterior
-from vae.elbo.quadrature import CoarseScan, coarse_scan
+from vae.elbo.quadrature import CoarseScan, Quadrature, coarse_scan, quadrature
 from vae.elbo.scoring import Receipt, SampleScores, sample_scores
 from vae.elbo.surgery import Surgery
 from vae.model.checkpoint import Checkpoint
@@ -89,6 +90,7 @@ class Gap(NamedTuple):
         ladder: The nested bounds.
         best: Mean and standard deviation of q*, each :math:`(D,)`.
         best_elbo: The ELBO of q* and its standard error.
+        full_elbo: The ELBO of the best Gaussian of any covariance, NaN where D > 2.
         log_evidence: The exact :math:`\log p(x)`, NaN where there is none.
         error: Its numerical error.
         amortization: :math:`\mathrm{ELBO}(q^*) - \mathrm{ELBO}(q)`.
@@ -103,6 +105,7 @@ class Gap(NamedTuple):
     ladder: Ladder
     best: tuple[np.ndarray, np.ndarray]
     best_elbo: tuple[float, float]
+    full_elbo: float
     log_evidence: float
     error: float
     amortization: float
@@ -119,8 +122,9 @@ def gap(model: Checkpoint, levels: np.ndarray) -> Gap:
 def _gap(_model: Checkpoint, key: str, levels: np.ndarray) -> Gap:
     draws = access.draws_of(_model)
     scores = sample_scores(_model.model, levels[None], draws=draws)
+    found = _quadrature(_model, _model.weights_sha256, levels)
     best = best_gaussian(
-        _model.model, levels[None], draws=draws, scan=_scan(_model, _model.weights_sha256)
+        _model.model, levels[None], draws=draws, integrals=None if found is None else [found]
     )
     split = gap_split(best)
     return Gap(
@@ -131,12 +135,17 @@ def _gap(_model: Checkpoint, key: str, levels: np.ndarray) -> Gap:
         ladder=bound_ladder(_model.model, levels),
         best=(best.mu[0].numpy(), best.sigma[0].numpy()),
         best_elbo=(float(best.elbo[0]), float(best.elbo_se[0])),
+        full_elbo=math.nan if found is None else _full_elbo(_model, levels, best),
         log_evidence=float(best.log_evidence[0]),
         error=float(best.log_evidence_error[0]),
         amortization=float(split.amortization[0]),
         approximation=float(split.approximation[0]),
         to_posterior=_to_posterior(_model, levels, scores, float(best.log_evidence[0])),
     )
+
+
+def _full_elbo(model: Checkpoint, levels: np.ndarray, best: BestGaussian) -> float:
+    return float(best_full_gaussian(model.model, levels[None], best).elbo[0])
 
 
 def _to_posterior(
@@ -149,6 +158,15 @@ def _to_posterior(
         return derivation_module.divergence_to_posterior(
             model.model, x, scores.mu, scores.sigma, log_evidence
         )
+
+
+@st.cache_resource(max_entries=8, show_spinner=False)
+def _quadrature(_model: Checkpoint, key: str, levels: np.ndarray) -> Quadrature | None:
+    if _model.config.latent_dim > 2:
+        return None
+    mu = sample_scores(_model.model, levels[None], draws=1).mu[0]
+    scan = _scan(_model, key)
+    return quadrature(_model.model, observe(_model.config, levels[None])[0], mu, scan=scan)
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)
@@ -167,25 +185,18 @@ def posterior(
 def _posterior(
     _model: Checkpoint, key: str, levels: np.ndarray, window: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    x = observe(_model.config, levels[None])
-    mu = sample_scores(_model.model, levels[None], draws=1).mu[0]
-    scan = _scan(_model, _model.weights_sha256)
-    grid = true_posterior(
-        _model.model, x[0], mu, torch.from_numpy(window), resolution=141, scan=scan
-    )
+    x = observe(_model.config, levels[None])[0]
+    found = _quadrature(_model, key, levels)
+    centre = torch.from_numpy(window.mean(1))
+    grid = true_posterior(_model.model, x, centre, torch.from_numpy(window), 101, found)
     return grid.axes.numpy(), grid.density.numpy()
 
 
-def annealed(model: Checkpoint, levels: np.ndarray, chains: int) -> tuple[float, float]:
-    """The annealed estimate of log p(x) and its standard error, in nats."""
-    return _annealed(model, model.weights_sha256, levels, chains)
-
-
-@st.cache_data(max_entries=64, show_spinner=False)
-def _annealed(
-    _model: Checkpoint, key: str, levels: np.ndarray, chains: int
+def annealed(
+    model: Checkpoint, levels: np.ndarray, chains: int, progress: Callable[[float], object]
 ) -> tuple[float, float]:
-    found = annealed_evidence(_model.model, levels[None], chains=chains)
+    """The annealed estimate of log p(x) and its standard error, in nats; not cached."""
+    found = annealed_evidence(model.model, levels[None], chains=chains, progress=progress)
     return float(found.log_evidence[0]), float(found.standard_error[0])
 
 

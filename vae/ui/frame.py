@@ -84,21 +84,15 @@ def _pick_model(names: list[str]) -> Checkpoint:
         st.error(str(error))
         st.stop()
     st.caption(_card(model))
-    if model.manifest["config"]["objective"] == "batch_moment_kl":
-        st.caption(
-            ":material/report: **Trained with the mistaken KL** on purpose: a penalty on the "
-            "batch's moments. Its ELBO below is still the true one."
-        )
     return model
 
 
 def _card(model: Checkpoint) -> str:
     likelihood, metrics = facts_of(model.config.likelihood), model.manifest["metrics"]
-    card = (
+    return (
         f"{model.data_title} · D = {model.config.latent_dim} · {likelihood.title} "
-        f"· ELBO {nats(metrics['elbo'])} nats, higher is better"
+        f"· ELBO {nats(metrics['elbo'])} nats"
     )
-    return card if likelihood.is_normalized else f"{card} · not a density for these pixels"
 
 
 def _pick_sample(model: Checkpoint) -> None:

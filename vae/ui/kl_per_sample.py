@@ -58,6 +58,7 @@ def company(model: Checkpoint, sample: int) -> None:
     )
 
 
+@st.fragment
 def misconception() -> None:
     """The population whose aggregate is the prior at every width of its members."""
     sigma = st.slider(
@@ -159,6 +160,7 @@ def contrast() -> None:
     )
 
 
+@st.fragment
 def reduction_lens(model: Checkpoint, sample: int) -> None:
     """The table of KLs, summed over dimensions and averaged over images, and the wrong ways."""
     table = access.table(model)

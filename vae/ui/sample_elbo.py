@@ -12,14 +12,64 @@ from vae.data.datasets import label_text
 from vae.elbo.scoring import Receipt
 from vae.figures.frame import nats
 from vae.figures.pictures import data_url, gallery_html, to_bytes
-from vae.figures.sample_elbo import difference, elbo_plane
+from vae.figures.sample_elbo import block_map, blocks, difference, elbo_plane, receipt
 from vae.model.checkpoint import SPLITS, Checkpoint
 from vae.ui import access, widgets
+from vae.ui.thumbnails import thumbnails
 
-__all__ = ["all_samples", "compare_with", "extremes", "plane", "spread"]
+__all__ = ["all_samples", "compare_with", "extremes", "plane", "receipt_to_the_pixel", "spread"]
 
 # Thumbnails of more rows than this would weigh more than they show.
 _MOST_THUMBNAILS = 800
+
+
+@st.fragment
+def receipt_to_the_pixel(parts: Receipt) -> None:
+    """The waterfall of the ELBO, and on request one of its blocks pixel by pixel."""
+    names = list(blocks(*parts.pixels.shape[1:]))
+
+    def open_block() -> None:
+        points = st.session_state["receipt"]["selection"]["points"]
+        name = str(points[0].get("x", "")).removeprefix("pixels ") if points else ""
+        # What a browser sends is checked like any other input.
+        if name in names:
+            st.session_state["block"] = name
+
+    widgets.chart(
+        receipt(parts.pixels, parts.kl_per_dim, parts.elbo),
+        f"Waterfall from 0 to the ELBO {parts.elbo:.2f} nats: minus the KL of each latent "
+        "dimension, then the expected log-likelihood of each block of pixels.",
+        key="receipt", on_select=open_block, selection_mode="points",
+    )  # fmt: skip
+    st.caption(
+        f"Sums to {nats(parts.expected_log_likelihood - parts.kl, 4)} nats; residual "
+        f"{nats(parts.residual, 4)}. Orange: what each latent dimension charges for this image. "
+        "Blue: its pixels in 16 blocks, columns a to d from the left and rows 1 to 4 from the top."
+    )
+    name = st.selectbox(
+        "Open a block of pixels, here or by a click on its bar", names, index=None, key="block",
+        placeholder="none open", width=380,
+    )  # fmt: skip
+    if name is None:
+        return
+    rows, columns = blocks(*parts.pixels.shape[1:])[name]
+    part = parts.pixels[:, rows, columns].sum(0)
+    left, middle, right = st.columns([1, 1, 1.6], gap="large")
+    with left:
+        shown = parts.x[:, rows, columns]
+        widgets.picture(shown, f"Block {name} of the image", f"Block {name} of the image", 260)
+    with middle:
+        shown = parts.reconstruction[:, rows, columns]
+        widgets.picture(shown, "What the code keeps of it", f"Block {name}, reconstructed", 260)
+    with right:
+        widgets.chart(
+            block_map(parts.pixels, name),
+            f"Expected log-likelihood of each pixel of block {name}, {part.sum():.2f} nats in all",
+        )
+        st.caption(
+            f"{part.size} pixels sum to **{nats(part.sum(), 4)} nats**, the bar “pixels {name}”; "
+            f"the dearest costs {nats(-part.min(), 4)} nats."
+        )
 
 
 def plane(model: Checkpoint, table: access.Table, sample: int) -> None:
@@ -57,6 +107,7 @@ def extremes(model: Checkpoint, table: access.Table) -> None:
     """The worst, the most typical and the best explained samples."""
     order = np.argsort(table.elbo, kind="stable")
     middle = len(order) // 2
+    st.caption("Click a picture to choose it. Beside its number: its ELBO in nats.")
     groups = {
         "Worst explained": order[:5],
         "Typical": order[middle - 2 : middle + 3],
@@ -64,7 +115,8 @@ def extremes(model: Checkpoint, table: access.Table) -> None:
     }
     for title, rows in groups.items():
         st.markdown(f"**{title}**")
-        widgets.gallery(model, rows, [f"{row}: {nats(table.elbo[row])}" for row in rows], 5)
+        captions = [f"{row}: {nats(table.elbo[row])}" for row in rows]
+        thumbnails(model, rows, captions, 5, key=f"{title}-{model.name}")
 
 
 def spread(model: Checkpoint, sample: int) -> None:

@@ -12,12 +12,24 @@ STYLE = f"""<style>
 .elb-lead {{ font-size: 1.2rem; line-height: 1.45; max-width: 62rem; margin: 0 0 .5rem;
   text-wrap: pretty; }}
 .elb-lead b {{ font-variant-numeric: tabular-nums; font-weight: 650; }}
+.elb-badges {{ margin: 0 0 .35rem; display: flex; flex-wrap: wrap; gap: .35rem .5rem; }}
+.elb-badges span {{ font-size: .8125rem; line-height: 1.35; padding: .1rem .6rem; opacity: .85;
+  border: 1px solid {palette.HAIRLINE}; border-radius: .8rem; }}
+.elb-badges .elb-warning {{ opacity: 1; border-color: {palette.KL}; font-weight: 600; }}
 .elb-picture {{ margin: 0; width: 100%; }}
 .elb-picture img {{ width: 100%; display: block; image-rendering: pixelated;
   border: 1px solid {palette.HAIRLINE}; }}
 .elb-picture figcaption {{ font-size: .875rem; opacity: .8; margin-top: .35rem; line-height: 1.3;
   font-variant-numeric: tabular-nums; }}
 .elb-gallery {{ display: grid; gap: .6rem; }}
+.elb-thumbs button {{ all: unset; cursor: pointer; box-sizing: border-box; width: 100%;
+  border-radius: 3px; outline: 2px solid transparent; outline-offset: 2px; }}
+.elb-thumbs button:hover, .elb-thumbs button:focus-visible {{ outline-color: {palette.ELBO}; }}
+.elb-thumbs button[aria-pressed="true"] {{ outline-color: currentColor; }}
+.elb-thumbs img {{ width: 100%; display: block; image-rendering: pixelated;
+  border: 1px solid {palette.HAIRLINE}; }}
+.elb-thumbs span {{ font-size: .875rem; opacity: .8; line-height: 1.3;
+  font-variant-numeric: tabular-nums; }}
 .elb-scroll {{ overflow-x: auto; }}
 .elb-film {{ border-collapse: separate; border-spacing: 3px; width: 100%; min-width: 46rem;
   table-layout: fixed; }}

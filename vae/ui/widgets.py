@@ -14,15 +14,22 @@ from vae.figures.frame import nats
 from vae.figures.pictures import figure_html, gallery_html
 from vae.model.checkpoint import Checkpoint
 from vae.ui import access
+from vae.ui.honesty import badges
 from vae.ui.style import quantity
 
 __all__ = ["chart", "gallery", "lead", "no_image", "opening", "picture", "pick_on_click", "sums"]
 
 
 def opening(title: str, sentence: str) -> None:
-    """A screen's title and its first sentence, which may hold ``<b>`` around live numbers."""
+    """A screen's title, its first sentence, and what kind of numbers it shows.
+
+    Args:
+        title: The title.
+        sentence: May hold ``<b>`` around live numbers.
+    """
     st.title(title, anchor=False)
     lead(sentence)
+    badges(access.current()[0])
 
 
 def lead(sentence: str) -> None:

@@ -1,0 +1,38 @@
+"""Badges under a screen's first sentence: what the numbers on it are, and are not."""
+
+from __future__ import annotations
+
+from html import escape
+
+import streamlit as st
+
+from vae.model.checkpoint import Checkpoint
+from vae.model.likelihoods import facts_of
+from vae.ui import access
+
+__all__ = ["badges"]
+
+
+def badges(model: Checkpoint) -> None:
+    """Unit, sign, likelihood, and whether that is a density for this model's data."""
+    facts = facts_of(model.config.likelihood)
+    plain = ["nats, higher is better", f"{facts.title}: {facts.valid_for}"]
+    warnings = []
+    if not facts.is_normalized:
+        warnings.append(f"Not a density, so its “ELBO” bounds no log p(x). {_proper(model)}")
+    if model.manifest["config"]["objective"] == "batch_moment_kl":
+        warnings.append("Trained with the mistaken KL on purpose; the ELBO shown is the true one.")
+    marked = "".join(f"<span>{escape(text)}</span>" for text in plain)
+    # A word and a sign besides the border: colour alone says nothing to some.
+    marked += "".join(f'<span class="elb-warning">⚠ {escape(text)}</span>' for text in warnings)
+    st.html(f'<p class="elb-badges">{marked}</p>')
+
+
+def _proper(model: Checkpoint) -> str:
+    """Names a model of the same data whose likelihood is one, or else the likelihoods to train."""
+    for name, entry in access.entries().items():
+        if entry.damage or entry.manifest["data"]["name"] != model.manifest["data"]["name"]:
+            continue
+        if facts_of(entry.manifest["model"]["likelihood"]).is_normalized:
+            return f"The model {name} has a proper one for the same data."
+    return "For grey pixels train with discretized_logistic or continuous_bernoulli."
