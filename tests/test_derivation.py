@@ -9,7 +9,12 @@ import torch
 from vae.elbo.batch_mates import batch_mates
 from vae.elbo.derivation import Line, derivation
 from vae.elbo.ladder import RUNGS, bound_ladder
-from vae.elbo.losses import binary_cross_entropy, gaussian_from_error, implied_variance
+from vae.elbo.losses import (
+    binary_cross_entropy,
+    gaussian_from_error,
+    implied_variance,
+    refitted_gaussian,
+)
 
 
 @pytest.mark.parametrize("name", ["digits-2d", "digits-binary-2d-batch-moment", "digits-10d"])
@@ -89,3 +94,19 @@ def test_a_weight_beside_a_squared_error_is_a_variance(kind):
     assert rest.std() < 1e-12
     with pytest.raises(ValueError, match="'sum', 'half' or 'mean'"):
         implied_variance("other", 1.0, 4)
+
+
+def test_a_refitted_sigma_is_the_best_one():
+    generator = np.random.default_rng(0)
+    x, sigma = generator.random((200, 1, 3, 4)), 0.5
+    mean = x + 0.13 * generator.standard_normal(x.shape)
+
+    def at(width):
+        return np.mean(
+            [-gaussian_from_error(*pair, width)[1] for pair in zip(x, mean, strict=True)]
+        )
+
+    found, value = refitted_gaussian(at(sigma), sigma, 12)
+    assert found == pytest.approx(np.sqrt(np.square(x - mean).mean()))
+    assert value == pytest.approx(at(found))
+    assert value > max(at(found * 1.01), at(found / 1.01))

@@ -129,7 +129,19 @@ def check_bound(model):
         assert shows(text, evidence)
 
 
+def check_compare(model):
+    _, reference = raw(model)
+    validation = reference["split"] == 0
+    app = screen(page_named("compare"), model=model, sample=23)
+    expected = reference["elbo"][validation].mean()
+    assert f"{model} reaches <b>{expected:.2f}</b>" in text_of(app)
+    table = app.dataframe[0].value.set_index("model")
+    kl = kl_of(reference)[validation].sum(-1).mean()
+    assert table["rate, nats"][model] == pytest.approx(kl, abs=1e-6)
+
+
 CHECKS = {
+    "compare": check_compare,
     "bound": check_bound,
     "kl_per_sample": check_kl_per_sample,
     "derivation": check_derivation,

@@ -1,0 +1,37 @@
+"""Compare models: rate against distortion, the β ladder, one image under two of them."""
+
+from html import escape
+
+import streamlit as st
+
+from vae.figures.frame import nats
+from vae.ui import access, widgets
+from vae.ui import compare as sections
+
+model, sample = access.current()
+manifests = sections.comparable(model)
+ladder = sections.ladder_of(model, manifests)
+best = max(manifests, key=lambda name: manifests[name]["metrics"]["elbo"])
+metrics = model.manifest["metrics"]
+
+widgets.opening(
+    "Compare models",
+    f"Of {len(manifests)} model{'s' if len(manifests) > 1 else ''} of the same images, "
+    f"{escape(best)} explains them best, with an ELBO of "
+    f"<b>{nats(manifests[best]['metrics']['elbo'], 2)}</b> nats. {escape(model.name)} reaches "
+    f"<b>{nats(metrics['elbo'], 2)}</b>: <b>{nats(metrics['rate'], 2)}</b> nats an image for the "
+    f"code, <b>{nats(metrics['distortion'], 2)}</b> for drawing it.",
+)
+
+st.subheader("What the code costs, and what it saves", anchor=False)
+sections.plane(model, manifests, ladder)
+
+if len(ladder) > 1:
+    st.subheader("One knob: the weight of the KL", anchor=False)
+    sections.ladder_slider(model, ladder)
+
+st.subheader("One image under two models", anchor=False)
+sections.two_models(model, sample, list(manifests))
+
+st.subheader("All models", anchor=False)
+sections.table_of_models()

@@ -1,0 +1,164 @@
+"""Models side by side: the rate-distortion plane, one image under two of them, their maps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import plotly.graph_objects as go
+
+from vae.figures import palette
+from vae.figures.frame import nats, new_figure, square_axes
+from vae.figures.sample_elbo import block_sums
+
+__all__ = ["ModelPoint", "codes", "model_difference", "rate_distortion"]
+
+_SYMBOLS = {"mlp": "circle", "conv": "square", "resnet": "diamond"}
+_TURN = np.linspace(0, 2 * np.pi, 49)
+
+
+class ModelPoint(NamedTuple):
+    """A model on the rate-distortion plane, in nats.
+
+    Attributes:
+        name: The model.
+        label: What stands beside its mark.
+        network: Its kind of network, which decides the mark.
+        rate: The mean KL.
+        rate_se: Its standard error.
+        distortion: Minus the mean expected log-likelihood.
+        distortion_se: Its standard error.
+    """
+
+    name: str
+    label: str
+    network: str
+    rate: float
+    rate_se: float
+    distortion: float
+    distortion_se: float
+
+
+def rate_distortion(
+    points: Sequence[ModelPoint], current: str, ladder: Sequence[str], height: int = 480
+) -> go.Figure:
+    r"""Models by what their codes cost and what drawing from them costs.
+
+    Args:
+        points: The models, all of the same data.
+        current: The chosen model, which is ringed.
+        ladder: Models that differ in beta alone, by rising beta; a line joins them.
+        height: In pixels.
+
+    Returns:
+        The figure; every point carries its place in ``points`` as ``customdata[0]``.
+    """
+    figure = new_figure(height, "rate: mean KL, nats", "distortion: −mean E log p(x|z), nats")
+    rates, distortions = (
+        np.array([getattr(p, key) for p in points]) for key in ("rate", "distortion")
+    )
+    room = max(0.12 * float(np.ptp(rates)), 0.5), max(0.15 * float(np.ptp(distortions)), 0.5)
+    ends = np.array([max(0.0, rates.min() - room[0]), rates.max() + 2 * room[0]])
+    low, high = distortions.min() - room[1], distortions.max() + room[1]
+    costs = rates + distortions
+    for level in np.linspace(costs.min(), costs.max(), 5 if np.ptp(costs) > 1e-9 else 1):
+        figure.add_scatter(
+            x=ends, y=level - ends, mode="lines", hoverinfo="skip",
+            line={"color": palette.ELBO, "width": 1, "dash": "dot"},
+        )  # fmt: skip
+        if low <= level - ends[1] <= high:
+            figure.add_annotation(
+                x=1, xref="paper", y=level - ends[1], text=f"ELBO {nats(-level)}",
+                showarrow=False, xanchor="left", font={"size": 11},
+            )  # fmt: skip
+    by_name = {point.name: point for point in points}
+    steps = [by_name[name] for name in ladder if name in by_name]
+    if len(steps) > 1:
+        figure.add_scatter(
+            x=[p.rate for p in steps], y=[p.distortion for p in steps], mode="lines",
+            line={"color": palette.PRIOR, "width": 2}, hoverinfo="skip",
+        )  # fmt: skip
+    figure.add_scatter(
+        x=rates, y=distortions, mode="markers+text", text=[p.label for p in points],
+        textposition="top right", textfont={"size": 12}, cliponaxis=False,
+        customdata=[[i, p.name, p.rate_se, p.distortion_se] for i, p in enumerate(points)],
+        error_x={"array": [p.rate_se for p in points], "color": palette.PRIOR, "thickness": 1.2},
+        error_y={
+            "array": [p.distortion_se for p in points], "color": palette.PRIOR, "thickness": 1.2,
+        },
+        marker={
+            "size": 13, "color": palette.ELBO,
+            "symbol": [_SYMBOLS.get(p.network, "x") for p in points],
+            "line": {
+                "color": palette.KL, "width": [3 if p.name == current else 0 for p in points],
+            },
+        },
+        hovertemplate="%{customdata[1]}<br>rate %{x:.3f} ± %{customdata[2]:.3f} nats"
+        "<br>distortion %{y:.3f} ± %{customdata[3]:.3f} nats<extra></extra>",
+    )  # fmt: skip
+    figure.update_xaxes(range=ends.tolist())
+    figure.update_yaxes(range=[low, high])
+    return figure.update_layout(margin={"r": 84, "t": 24}, clickmode="event+select")
+
+
+def codes(
+    mu: np.ndarray, sigma: np.ndarray, labels: np.ndarray, names: Sequence[str], height: int = 380
+) -> go.Figure:
+    r"""Posterior means over two dimensions, each class labelled, with the mean code's width.
+
+    Args:
+        mu: Posterior means over the two dimensions, with shape :math:`(N, 2)`.
+        sigma: Posterior standard deviations, with shape :math:`(N, 2)`.
+        labels: Class numbers, -1 where there are none, with shape :math:`(N,)`.
+        names: Names of the classes.
+        height: In pixels.
+    """
+    figure = new_figure(height, "first latent dimension", "second latent dimension")
+    for radius in (1, 2, 3):
+        figure.add_scatter(
+            x=radius * np.cos(_TURN), y=radius * np.sin(_TURN), mode="lines", hoverinfo="skip",
+            line={"color": palette.PRIOR, "width": 1, "dash": "dot"},
+        )  # fmt: skip
+    for label in np.unique(labels):
+        rows = labels == label
+        figure.add_scatter(
+            x=mu[rows, 0], y=mu[rows, 1], mode="markers", hoverinfo="skip",
+            marker={"size": 5, "color": palette.CLASSES[int(label) % len(palette.CLASSES)]},
+        )  # fmt: skip
+        if label >= 0 and len(names) <= 12:
+            x, y = np.median(mu[rows], axis=0)
+            figure.add_annotation(
+                x=x, y=y, text=f"<b>{names[label]}</b>", showarrow=False, borderpad=1,
+                bgcolor="rgba(255,255,255,0.82)", font={"size": 12, "color": "#1B222D"},
+            )  # fmt: skip
+    middle = np.median(sigma, axis=0)
+    figure.add_scatter(
+        x=-2.6 + middle[0] * np.cos(_TURN), y=-2.6 + middle[1] * np.sin(_TURN), mode="lines",
+        line={"color": palette.KL, "width": 2.5}, hoverinfo="skip",
+    )  # fmt: skip
+    return square_axes(figure, 3.6)
+
+
+def model_difference(
+    first: tuple[np.ndarray, float], second: tuple[np.ndarray, float], height: int = 320
+) -> go.Figure:
+    r"""Why one model gives an image a higher ELBO than another: part by part, and their sum.
+
+    Args:
+        first: Expected log-likelihoods of pixels, :math:`(C, H, W)`, and the KL, in nats.
+        second: The same under the model that is subtracted.
+        height: In pixels.
+    """
+    blocks, sums = block_sums(first[0] - second[0])
+    values = np.concatenate(([second[1] - first[1]], sums))
+    labels = ["−KL", *(f"pixels {name}" for name in blocks), "ELBO"]
+    colours = [palette.KL, *[palette.EXPECTED_LOG_LIKELIHOOD] * len(blocks), palette.ELBO]
+    figure = new_figure(height, "", "difference, nats")
+    figure.add_bar(
+        x=labels, y=[*values, values.sum()], marker={"color": colours},
+        hovertemplate="%{x}: %{y:.4f} nats<extra></extra>",
+    )  # fmt: skip
+    figure.update_layout(bargap=0.12)
+    figure.update_xaxes(tickangle=-60, tickfont={"size": 11}, showgrid=False)
+    return figure

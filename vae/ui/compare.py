@@ -1,0 +1,235 @@
+"""The pieces of the screen that sets models side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from vae.elbo.losses import refitted_gaussian
+from vae.figures.compare import ModelPoint, codes, model_difference, rate_distortion
+from vae.figures.frame import nats
+from vae.figures.pictures import film_html, gallery_html
+from vae.model.checkpoint import Checkpoint
+from vae.model.likelihoods import facts_of
+from vae.ui import access, widgets
+
+__all__ = ["comparable", "ladder_of", "ladder_slider", "plane", "table_of_models", "two_models"]
+
+# What two runs of one ladder may differ in.
+_FREE = ("objective", "beta", "title", "description", "device")
+_SHOWN = 2_000
+
+
+def comparable(model: Checkpoint) -> dict[str, dict[str, Any]]:
+    """The manifests of the models whose ELBOs speak of the same images, by name."""
+    return {
+        name: entry.manifest
+        for name, entry in access.entries().items()
+        if not entry.damage and _subject(entry.manifest) == _subject(model.manifest)
+    }
+
+
+def _subject(manifest: dict[str, Any]) -> tuple:
+    """What an ELBO is a bound for: a density differs from a probability, grey from binary."""
+    facts = facts_of(manifest["model"]["likelihood"])
+    kind = (facts.is_pmf, facts.is_normalized, manifest["model"].get("binarize", "none"))
+    image = tuple(sorted(manifest["model"]["image"].items()))
+    return manifest["data"]["name"], image, *kind
+
+
+def ladder_of(model: Checkpoint, manifests: dict[str, dict[str, Any]]) -> dict[float, str]:
+    """The models that differ from this one in the weight of the KL alone, by rising beta."""
+
+    def rest(manifest: dict[str, Any]) -> dict[str, Any]:
+        config = manifest["config"]
+        return {key: value for key, value in config.items() if key not in _FREE}
+
+    mine = rest(model.manifest)
+    found = {
+        float(manifest["config"]["beta"]): name
+        for name, manifest in manifests.items()
+        if manifest["config"]["objective"] in ("elbo", "beta") and rest(manifest) == mine
+    }
+    return dict(sorted(found.items()))
+
+
+def plane(
+    model: Checkpoint, manifests: dict[str, dict[str, Any]], ladder: dict[float, str]
+) -> None:
+    """The rate-distortion plane; a click chooses the model for every screen."""
+    names = list(manifests)
+    # On a ladder the names say nothing but beta, and would run into each other.
+    steps = ladder if len(ladder) > 1 else {}
+    labels = {name: f"β = {beta:g}" for beta, name in steps.items() if name != model.name}
+    figures = ("rate", "rate_se", "distortion", "distortion_se")
+    points = [
+        ModelPoint(
+            name,
+            labels.get(name, name),
+            one["model"]["network"],
+            *(one["metrics"][key] for key in figures),
+        )
+        for name, one in manifests.items()
+    ]
+
+    def pick() -> None:
+        chosen = st.session_state["compare_plane"]["selection"]["points"]
+        data = chosen[0].get("customdata") if chosen else None
+        place = data.get("0") if isinstance(data, dict) else data[0] if data else None
+        # What a browser sends is checked like any other input.
+        if isinstance(place, int | float) and 0 <= place < len(names):
+            st.session_state["model"] = names[int(place)]
+
+    widgets.chart(
+        rate_distortion(points, model.name, list(ladder.values())),
+        f"{len(points)} models by rate and distortion on {model.data_title}, with lines of equal "
+        f"ELBO; {model.name} is ringed.",
+        key="compare_plane", on_select=pick, selection_mode="points",
+    )  # fmt: skip
+    st.caption(
+        "Each mark is a model's mean over held-out images, with standard errors: circle mlp, "
+        "square conv, diamond resnet. Dotted: equal ELBO, higher towards the lower left. "
+        + ("Grey line: models that differ in β alone. " if len(ladder) > 1 else "")
+        + "Click a mark to choose its model."
+    )
+
+
+def ladder_slider(model: Checkpoint, ladder: dict[float, str]) -> None:
+    """One slider through the models that differ in beta: map, reconstructions, strongest film."""
+    mine = next(beta for beta, name in ladder.items() if name == model.name)
+    beta = st.select_slider(
+        "Weight β of the KL in training", list(ladder), value=mine, key=f"ladder-{model.name}",
+        format_func=lambda value: f"β = {value:g}",
+    )  # fmt: skip
+    other = access.checkpoint(ladder[beta])
+    table, metrics = access.table(other), other.manifest["metrics"]
+    st.markdown(
+        f"**{other.name}**: rate **{nats(metrics['rate'], 2)}**, distortion "
+        f"**{nats(metrics['distortion'], 2)}**, true ELBO (β = 1) **{nats(metrics['elbo'], 2)} ± "
+        f"{metrics['elbo_se']:.2f} nats**, {metrics['active_units']} of "
+        f"{other.config.latent_dim} dimensions active."
+    )
+    left, right = st.columns([1, 1.5], gap="large")
+    first, second = int(table.by_kl[0]), int(table.by_kl[min(1, len(table.by_kl) - 1)])
+    keep = np.arange(len(table.mu))[:_SHOWN]
+    with left:
+        axes = [first, second]
+        widgets.chart(
+            codes(table.mu[keep][:, axes], table.sigma[keep][:, axes], table.labels[keep],
+                  other.label_names),
+            f"Posterior means of {len(keep)} images under {other.name}, with the median width of "
+            "a code",
+        )  # fmt: skip
+        st.caption(
+            f"Codes over dimensions {first + 1} and {second + 1}. Dotted: the prior's 1, 2 and 3 "
+            "standard deviations. Orange, lower left: the median width σ of one image's code."
+        )
+    with right:
+        rows = np.linspace(0, len(table.elbo) - 1, 10).round().astype(int)
+        originals = access.images(other, rows)
+        if originals is not None:
+            st.markdown("**Held-out images**")
+            st.html(gallery_html(originals, [""] * 10, [f"Sample {row}" for row in rows], 10))
+        st.markdown("**What this model keeps of them**")
+        decoded = access.reconstructions(other, rows)
+        st.html(gallery_html(decoded, [""] * 10, ["A reconstruction"] * 10, 10))
+        st.markdown(f"**Its strongest dimension, z{first + 1}, from the prior mean**")
+        values = access.prior_quantiles(10)
+        frames = access.traverse(other, np.zeros(other.config.latent_dim), (first,), values)
+        heads = [f"{share:.0%}" for share in np.linspace(0.01, 0.99, 10)]
+        note = f"KL {nats(table.kl_per_dim[:, first].mean(), 2)} nats"
+        st.html(film_html(frames, heads, [f"dimension {first + 1}"], [(note,)]))
+
+
+def two_models(model: Checkpoint, sample: int, names: Sequence[str]) -> None:
+    """One image under two models, and which parts make the difference."""
+    others = [name for name in names if name != model.name]
+    if not others:
+        st.info("There is no second model of the same data to set beside this one.")
+        return
+    levels = access.levels_of(model, sample)
+    if levels is None:
+        st.info("This part needs the images, which are not on this machine.")
+        return
+    other = access.checkpoint(st.selectbox("Set beside", others, key="beside", width=320))
+    here = access.receipt(model, sample)
+    there = access.receipt_of(other, levels, access.draws_of(other), 0)
+    gap = here.elbo - there.elbo
+    likelihood = here.expected_log_likelihood - there.expected_log_likelihood
+    st.markdown(
+        f"**{model.name}** scores sample {sample} **{nats(abs(gap), 2)} nats "
+        f"{'above' if gap >= 0 else 'below'} {other.name}**: {nats(there.kl - here.kl, 2)} from "
+        f"the code, {nats(likelihood, 2)} from the pixels."
+    )
+    left, right = st.columns([1, 2.4], gap="large")
+    with left:
+        pictures = np.stack((here.x, here.reconstruction, there.reconstruction))
+        captions = ["the image", model.name, other.name]
+        st.html(gallery_html(pictures, captions, [f"Sample {sample}: {c}" for c in captions], 3))
+    with right:
+        widgets.chart(
+            model_difference((here.pixels, here.kl), (there.pixels, there.kl)),
+            f"Why one image's ELBO differs by {gap:.2f} nats between two models, part by part",
+        )
+        residual = gap - (likelihood + there.kl - here.kl)
+        st.caption(
+            f"Bars sum to the difference of the ELBOs, {nats(gap, 4)} nats; residual "
+            f"{nats(residual, 4)}."
+        )
+
+
+def table_of_models() -> None:
+    """Every usable checkpoint in a table, with a download."""
+    manifests = {n: e.manifest for n, e in access.entries().items() if not e.damage}
+    rows = [_row(name, manifest) for name, manifest in manifests.items()]
+    frame = pd.DataFrame(rows).dropna(axis="columns", how="all")
+    columns = {
+        name: st.column_config.NumberColumn(format="%.3f")
+        for name in frame.columns
+        if frame[name].dtype == float
+    }
+    st.dataframe(
+        frame, hide_index=True, column_config=columns, alt=f"Figures of {len(frame)} models"
+    )
+    st.caption(
+        "Means over validation images ± standard error. Only ELBOs of the same data and the same "
+        "kind of likelihood can be compared."
+    )
+    st.download_button(
+        "Download CSV", lambda: frame.to_csv(index=False), "models.csv", on_click="ignore"
+    )
+
+
+def _row(name: str, manifest: dict[str, Any]) -> dict[str, Any]:
+    config, metrics, shape = manifest["config"], manifest["metrics"], manifest["model"]
+    image = shape["image"]
+    pixels = image["channels"] * image["height"] * image["width"]
+    row = {
+        "model": name,
+        "data": manifest["data"]["name"].rsplit("/", 1)[-1],
+        "likelihood": facts_of(shape["likelihood"]).title,
+        "network": shape["network"],
+        "D": shape["latent_dim"],
+        "objective": config["objective"],
+        "β": config["beta"],
+        "ELBO, nats": metrics["elbo"],
+        "± ELBO": metrics["elbo_se"],
+        "rate, nats": metrics["rate"],
+        "distortion, nats": metrics["distortion"],
+        "bound L, nats": metrics.get("iwae_bound"),
+        "k of L": metrics["importance_samples"],
+        "log p(x) exact, nats": metrics.get("log_evidence"),
+        "bits per dimension": metrics["bits_per_dim"],
+        "active dimensions": metrics["active_units"],
+        "parameters": manifest["training"]["parameters"],
+        "training, s": manifest["training"]["seconds"],
+    }
+    sigma, refitted = None, None
+    if shape["likelihood"] == "gaussian" and shape["gaussian_sigma"] == "fixed":
+        sigma, value = refitted_gaussian(-metrics["distortion"], shape["sigma"], pixels)
+        refitted = value - metrics["rate"]
+    return row | {"re-fitted σ": sigma, "ELBO at re-fitted σ, nats": refitted}
