@@ -127,7 +127,7 @@ def test_a_wrong_flag_names_the_valid(run, arguments: tuple[str, ...], named: st
         (("train", "digits-3d", "--out", "x"), ", ".join(PRESETS)),
         (("train", "--steps", "0", "--out", "x"), "steps must be at least 1"),
         (("train", "--beta", "2", "--out", "x"), "--objective beta"),
-        (("train", "--data", "mnist5", "--out", "x"), "digits, sprites, folder:PATH"),
+        (("train", "--data", "mnist5", "--out", "x"), "digits, sprites, mnist, "),
         (("train", "--likelihood", "bernoulli", "--out", "x"), "binarize"),
         (("train", "--network", "conv", "--out", "x"), "fewer channels"),
         (("evaluate", "digits-2d", "--limit", "1"), "--limit must be at least 2"),
