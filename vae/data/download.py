@@ -78,7 +78,9 @@ def download(name: str) -> Path:
 def _by_hand(published: PublishedSet, problem: str) -> str:
     place = (published.home / published.files[0]).parent
     names = ", ".join(Path(file).name for file in published.files)
-    return f"{published.title} {problem}, or put {names} from {published.source} into {str(place)!r}."
+    return (
+        f"{published.title} {problem}, or put {names} from {published.source} into {str(place)!r}."
+    )
 
 
 def _fetch(kind: str, place: Path) -> None:

@@ -49,8 +49,9 @@ __all__ = [
 
 DRAWS = 64
 
-# Bounds the memory of one step, in codes; it never changes a number.
+# Bound the memory of one step, in codes and in their coordinates; they never change a number.
 _CODES_AT_ONCE = 200_000
+_COORDINATES_AT_ONCE = 2**20
 
 
 class SampleScores(NamedTuple):
@@ -292,7 +293,8 @@ def sample_scores(
     quadrature = model.config.latent_dim <= 2
     most = draws if quadrature else max(draws, calibrated_draws)
     expectations, errors, calibrated, bounds, bound_errors, evidences = [], [], [], [], [], []
-    for part in _parts(len(x), max(most, importance_samples, 144)):
+    dims = model.config.latent_dim
+    for part in _parts(len(x), max(most, 144), dims):
         nodes, weights = posterior_nodes(
             model.config, levels[part], mu[part], sigma[part], most, seed
         )
@@ -308,15 +310,16 @@ def sample_scores(
             expectations.append(mean)
             errors.append(torch.sqrt(squares / (max(1, draws - 1) * draws)))
             calibrated.append(row_sums(known) / known.shape[1])
-        if importance_samples:
+        if evidence and quadrature:
+            evidences.append(torch.stack(exact_evidence(model, x[part], mu[part])))
+    if importance_samples:
+        for part in _parts(len(x), importance_samples, dims):
             _, log_weights = importance_log_weights(
                 model, levels[part], x[part], mu[part], sigma[part], importance_samples, seed
             )
             bound = importance_bound(log_weights)
             bounds.append(bound.value)
             bound_errors.append(bound.standard_error)
-        if evidence and quadrature:
-            evidences.append(torch.stack(exact_evidence(model, x[part], mu[part])))
     empty = torch.full((len(x),), math.nan, dtype=torch.float64)
     exact = torch.cat(evidences, 1) if evidences else (empty, empty)
     terms = Terms(torch.cat(expectations), kl)
@@ -410,9 +413,9 @@ def importance_log_weights(
     return z, node_log_likelihoods(model, x, z) + log_prior - log_posterior
 
 
-def _parts(count: int, codes: int) -> Iterator[slice]:
-    """Slices of a batch that keep the codes of one step within bounds."""
-    size = max(1, _CODES_AT_ONCE // codes)
+def _parts(count: int, codes: int, dims: int) -> Iterator[slice]:
+    """Slices of a batch that keep the codes of one step within bounds, ``codes`` an image."""
+    size = max(1, min(_CODES_AT_ONCE, _COORDINATES_AT_ONCE // dims) // codes)
     for start in range(0, count, size):
         yield slice(start, start + size)
 
