@@ -23,7 +23,12 @@ from vae.elbo.evidence import (
     node_log_likelihoods,
 )
 from vae.elbo.rows import ScoreRow
-from vae.elbo.terms import Terms, log_density, pixel_log_likelihood, standard_normal_kl
+from vae.elbo.terms import (
+    Terms,
+    log_density,
+    pixel_log_likelihood,
+    standard_normal_kl,
+)
 from vae.elbo.tiles import decode_means, decoder_rows, encode_tiled, map_tiles, row_sums
 from vae.model.checkpoint import Checkpoint
 from vae.model.config import ModelConfig
@@ -51,7 +56,7 @@ DRAWS = 64
 
 # Bound the memory of one step, in codes and in their coordinates; they never change a number.
 _CODES_AT_ONCE = 200_000
-_COORDINATES_AT_ONCE = 2**20
+_COORDINATES_AT_ONCE = 2**18
 
 
 class SampleScores(NamedTuple):
@@ -409,7 +414,8 @@ def importance_log_weights(
     e = torch.from_numpy(image_normals(levels, seed, "importance", shape))
     z = mu[:, None] + sigma[:, None] * e
     log_prior = log_density(torch.zeros(1), torch.ones(1), z)
-    log_posterior = log_density(mu[:, None], sigma[:, None], z)
+    # log N(z; mu, sigma^2) at z = mu + sigma e.
+    log_posterior = log_density(torch.zeros(1), torch.ones(1), e) - sigma.log().sum(-1)[:, None]
     return z, node_log_likelihoods(model, x, z) + log_prior - log_posterior
 
 
