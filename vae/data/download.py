@@ -21,7 +21,11 @@ __all__ = ["download"]
 
 # A server that says nothing for so long isn't there.
 _SILENCE = 30
-_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+# What a disk says, and no network.
+_UNWRITABLE = (
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST,
+    errno.ENOTDIR, errno.ENAMETOOLONG,
+)  # fmt: skip
 
 
 def download(name: str) -> Path:

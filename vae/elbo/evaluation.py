@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from vae.data.datasets import ImageData
+from vae.data import sprites
+from vae.data.datasets import ImageData, open_data, shuffled
 from vae.elbo.aggregate import active_units
+from vae.elbo.disentanglement import mutual_information_gap
 from vae.elbo.scoring import (
     DRAWS,
     SampleScores,
@@ -22,13 +24,26 @@ from vae.elbo.scoring import (
     draws_used,
     sample_scores,
 )
+from vae.elbo.surgery import surgery
 from vae.elbo.terms import standard_normal_kl
+from vae.elbo.tiles import encode_tiled
 from vae.model.checkpoint import Checkpoint, Reference
 from vae.model.config import ModelConfig
-from vae.model.originals import originals
-from vae.model.vae import LatentModel
+from vae.model.originals import originals, own_data
+from vae.model.vae import LatentModel, observe
 
-__all__ = ["evaluate", "reference_kl_per_dim", "reference_of", "split_metrics"]
+__all__ = [
+    "FACTOR_IMAGES",
+    "aggregate_metrics",
+    "evaluate",
+    "factor_metrics",
+    "means_of",
+    "reference_kl_per_dim",
+    "reference_of",
+    "split_metrics",
+]
+
+FACTOR_IMAGES = 10_000
 
 
 def reference_of(
@@ -63,29 +78,95 @@ def reference_kl_per_dim(reference: Reference) -> np.ndarray:
 
 
 def split_metrics(config: ModelConfig, reference: Reference, split: str) -> dict[str, Any]:
-    """Means over one split of the reference set, each with its standard error over images.
+    """Means over one split of the reference set; see :func:`means_of`."""
+    rows = reference.of_split(split)
+    part = Reference(*(None if column is None else column[rows] for column in reference))
+    return {"split": split, **means_of(config, part)}
+
+
+def means_of(config: ModelConfig, statistics: Reference) -> dict[str, Any]:
+    """Means over all images of some statistics, each with its standard error over images.
 
     Returns:
-        JSON values in nats: ``elbo``, ``rate``, ``distortion``, ``iwae_bound`` and, where it is
-        exact, ``log_evidence``, each with ``_se``; ``active_units`` and ``bits_per_dim``.
+        JSON values in nats: ``images``, ``elbo``, ``rate``, ``distortion``, ``iwae_bound`` and,
+        where it is exact, ``log_evidence``, each with ``_se``; ``active_units`` and
+        ``bits_per_dim``.
     """
-    rows = reference.of_split(split)
     columns = {
-        "elbo": reference.elbo[rows],
-        "rate": reference_kl_per_dim(reference)[rows].sum(-1),
-        "distortion": -reference.expected_log_likelihood[rows],
-        "iwae_bound": reference.iwae_bound[rows],
-        "log_evidence": reference.log_evidence[rows],
+        "elbo": statistics.elbo,
+        "rate": reference_kl_per_dim(statistics).sum(-1),
+        "distortion": -statistics.expected_log_likelihood,
+        "iwae_bound": statistics.iwae_bound,
+        "log_evidence": statistics.log_evidence,
     }
-    metrics: dict[str, Any] = {"split": split, "images": len(rows)}
+    metrics: dict[str, Any] = {"images": statistics.size}
     for name, values in columns.items():
         if np.isfinite(values).all():
             metrics[name] = float(values.mean())
             metrics[f"{name}_se"] = float(values.std(ddof=1) / math.sqrt(len(values)))
     bits = bits_per_dim(config, columns["elbo"])
     metrics["bits_per_dim"] = float(bits.mean()) if np.isfinite(bits).all() else None
-    metrics["active_units"] = int(active_units(torch.from_numpy(reference.mu[rows])).sum())
+    metrics["active_units"] = int(active_units(torch.from_numpy(statistics.mu)).sum())
     return metrics
+
+
+def aggregate_metrics(statistics: Reference, seed: int = 0) -> dict[str, Any]:
+    r"""What the rate is made of over a set of images; see :func:`vae.elbo.surgery.surgery`.
+
+    Returns:
+        JSON values in nats: ``mutual_information`` between image number and code, at most
+        ``log_images``; ``aggregate_kl``; ``total_correlation``; ``surgery_se``, the standard error
+        of all three (0 by quadrature); and ``pinned``, whether the rate exceeds the ceiling.
+    """
+    parts = surgery(
+        torch.from_numpy(statistics.mu),
+        torch.from_numpy(statistics.log_variance / 2).exp(),
+        seed=seed,
+    )
+    return {
+        "mutual_information": float(parts.mean_information),
+        "log_images": parts.log_size,
+        "aggregate_kl": float(parts.aggregate_kl),
+        "total_correlation": float(parts.total_correlation),
+        "surgery_se": float(parts.mean_information_se),
+        "pinned": parts.pinned,
+    }
+
+
+def factor_metrics(
+    model: LatentModel, images: int = FACTOR_IMAGES, seed: int = 0
+) -> dict[str, Any]:
+    """The mutual information gap with the known factors of the sprites.
+
+    Args:
+        model: A model of sprites.
+        images: The number of images, drawn from those of the grid that are in no split.
+        seed: The seed of a binarisation, where the model asks for one.
+
+    Returns:
+        JSON values: ``mutual_information_gap`` in [0, 1], ``factor_gaps`` by the factor's name,
+        and ``factor_images``.
+    """
+    data = open_data("sprites")
+    unused = np.ones(sprites.COUNT, dtype=bool)
+    unused[np.concatenate(data.splits)] = False
+    chosen = shuffled(sprites.COUNT, seed=0)
+    chosen = chosen[unused[chosen]][:images]
+    codes = [
+        encode_tiled(model, observe(model.config, data.read(some), seed))
+        for some in np.array_split(chosen, math.ceil(len(chosen) / 1_024))
+    ]
+    gap = mutual_information_gap(
+        torch.cat([mu for mu, _ in codes]),
+        torch.cat([sigma for _, sigma in codes]),
+        torch.from_numpy(sprites.factors_of(chosen)),
+    )
+    names = [factor.name for factor in sprites.FACTORS]
+    return {
+        "mutual_information_gap": float(gap.value),
+        "factor_gaps": dict(zip(names, gap.per_factor.tolist(), strict=True)),
+        "factor_images": len(chosen),
+    }
 
 
 def evaluate(
@@ -97,11 +178,11 @@ def evaluate(
     seed: int = 0,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Scores one held-out split anew.
+    """Scores held-out images anew: of the reference set, or the data set's own test images.
 
     Args:
         checkpoint: The checkpoint.
-        split: ``validation`` or ``calibration``.
+        split: ``validation``, ``calibration``, or ``test`` where the data set has test images.
         limit: Only the first so many images.
         draws: Draws for the ELBO where :math:`D > 2`.
         importance_samples: The k of the importance-weighted bound; 0 leaves it out.
@@ -109,26 +190,49 @@ def evaluate(
         progress: Whether to draw a progress bar on standard error.
 
     Returns:
-        The mapping of :func:`split_metrics`, with ``draws`` and ``importance_samples``.
+        JSON values: ``split``, those of :func:`means_of`, :func:`aggregate_metrics` and, of a
+        model of sprites, :func:`factor_metrics`; ``draws`` and ``importance_samples``.
 
     Raises:
         DataMissing: If the images aren't in the checkpoint and their data set isn't there.
-        ValueError: If a count is out of range.
+        ValueError: If a count is out of range, or the data set has no test images.
     """
     check_counts(draws, importance_samples)
-    rows = checkpoint.reference.of_split(split)[:limit]
-    stored = checkpoint.reference
-    reference = _statistics(
-        checkpoint.model,
-        lambda some: originals(checkpoint, rows[some]),
-        Reference(stored.indices[rows], stored.split[rows], stored.labels[rows], *[None] * 8),
-        draws,
-        importance_samples,
-        seed,
-        progress,
+    stored, data_name = checkpoint.reference, checkpoint.manifest["data"]["name"]
+    if split == "test":
+        data = own_data(checkpoint)
+        if not len(data.test):
+            raise ValueError(
+                f"{data_name!r} has no test images of its own; choose --split validation or "
+                "calibration."
+            )
+        indices = data.test[:limit]
+        which = Reference(
+            indices, np.zeros(len(indices), np.uint8), data.labels_of(indices), *[None] * 8
+        )
+
+        def read(some: np.ndarray) -> np.ndarray:
+            return data.read(indices[some])
+    else:
+        rows = stored.of_split(split)[:limit]
+        which = Reference(
+            stored.indices[rows], stored.split[rows], stored.labels[rows], *[None] * 8
+        )
+
+        def read(some: np.ndarray) -> np.ndarray:
+            return originals(checkpoint, rows[some])
+
+    statistics = _statistics(
+        checkpoint.model, read, which, draws, importance_samples, seed, progress
     )
+    factors = {}
+    if data_name == "sprites":
+        factors = factor_metrics(checkpoint.model, limit or FACTOR_IMAGES, seed)
     return {
-        **split_metrics(checkpoint.config, reference, split),
+        "split": split,
+        **means_of(checkpoint.config, statistics),
+        **aggregate_metrics(statistics, seed),
+        **factors,
         "draws": draws_used(checkpoint.config, draws),
         "importance_samples": importance_samples,
     }
@@ -158,6 +262,7 @@ def _statistics(
             )
         )
         bar.update(len(rows))
+        bar.set_postfix_str(_so_far(parts))
     bar.close()
 
     def joined(column: Callable[[SampleScores], Tensor]) -> np.ndarray:
@@ -172,3 +277,12 @@ def _statistics(
         iwae_bound=joined(lambda part: part.iwae_bound),
         log_evidence=joined(lambda part: part.log_evidence),
     )
+
+
+def _so_far(parts: list[SampleScores]) -> str:
+    """The mean of what is known of log p(x) so far, for whoever watches."""
+    bounds = torch.cat([part.iwae_bound for part in parts])
+    elbos = torch.cat([part.terms.elbo for part in parts])
+    name, values = ("ELBO", elbos) if bounds.isnan().any() else ("L_k", bounds)
+    error = values.std() / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    return f"{name} {values.mean():.2f} ± {error:.2f} nats"
