@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from vae.data import sprites
-from vae.elbo.disentanglement import mutual_information_gap
-from vae.elbo.evaluation import factor_metrics
+from vae.elbo.disentanglement import factor_metrics, mutual_information_gap
 
 SIZES = (3, 4, 2)
 
