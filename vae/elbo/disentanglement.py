@@ -39,7 +39,7 @@ FACTOR_IMAGES = 10_000
 _REACH = 8.0
 _FINENESS = 2
 _MOST_NODES = 2**12
-_NODES_AT_ONCE = 2**22
+_NODES_AT_ONCE = 2**20
 
 
 class InformationGap(NamedTuple):

@@ -152,8 +152,9 @@ def evaluate(
         progress: Whether to draw a progress bar on standard error.
 
     Returns:
-        JSON values: ``split``, those of :func:`means_of`, :func:`aggregate_metrics` and, of a
-        model of sprites, :func:`vae.elbo.disentanglement.factor_metrics`; ``draws`` and ``importance_samples``.
+        JSON values: ``split``, ``draws``, ``importance_samples``, and those of :func:`means_of`,
+        :func:`aggregate_metrics` and, of a model of sprites,
+        :func:`vae.elbo.disentanglement.factor_metrics`.
 
     Raises:
         DataMissing: If the images aren't in the checkpoint and their data set isn't there.
@@ -189,7 +190,9 @@ def evaluate(
     )
     factors = {}
     if data_name == "sprites":
-        factors = factor_metrics(checkpoint.model, limit or FACTOR_IMAGES, seed)
+        # Fewer would not show each value of each factor.
+        count = min(FACTOR_IMAGES, max(1_000, limit or FACTOR_IMAGES))
+        factors = factor_metrics(checkpoint.model, count, seed)
     return {
         "split": split,
         **means_of(checkpoint.config, statistics),
