@@ -31,6 +31,7 @@ __all__ = [
     "Table",
     "checkpoint",
     "current",
+    "decode",
     "draws_of",
     "entries",
     "images",
@@ -113,11 +114,12 @@ def table(model: Checkpoint) -> Table:
     return _table(model, model.weights_sha256)
 
 
-@st.cache_data(max_entries=8, show_spinner=False)
+# Shared rather than copied for every run: a million samples are a quarter of a gigabyte.
+@st.cache_resource(max_entries=8, show_spinner=False)
 def _table(_model: Checkpoint, key: str) -> Table:
     reference = _model.reference
     kl_per_dim = reference_kl_per_dim(reference)
-    return Table(
+    found = Table(
         mu=reference.mu,
         sigma=np.exp(reference.log_variance / 2),
         kl_per_dim=kl_per_dim,
@@ -129,6 +131,9 @@ def _table(_model: Checkpoint, key: str) -> Table:
         split=reference.split,
         by_kl=np.argsort(-kl_per_dim.mean(0), kind="stable"),
     )
+    for values in found:
+        values.flags.writeable = False
+    return found
 
 
 def images(model: Checkpoint, rows: Sequence[int]) -> np.ndarray | None:
@@ -283,3 +288,13 @@ def prior_samples(model: Checkpoint, count: int, seed: int) -> np.ndarray:
 @st.cache_data(max_entries=64, show_spinner=False)
 def _prior_samples(_model: Checkpoint, key: str, count: int, seed: int) -> np.ndarray:
     return traversals.prior_samples(_model.model, count, seed)
+
+
+def decode(model: Checkpoint, codes: np.ndarray) -> np.ndarray:
+    """What the decoder makes of codes (N, D), in [0, 1], (N, C, H, W)."""
+    return _decode(model, model.weights_sha256, codes)
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def _decode(_model: Checkpoint, key: str, codes: np.ndarray) -> np.ndarray:
+    return decode_means(_model.model, torch.from_numpy(codes)).numpy()
