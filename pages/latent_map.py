@@ -24,7 +24,7 @@ group = maps.group(model)
 if group is not None:
     latent_map.circled(model, table, group)
 latent_map.card(model, table, sample)
-if "holes" in chosen.layers:
+if latent_map.HOLES in chosen.layers:
     latent_map.holes(model, found)
 if model.config.latent_dim > 2 and st.toggle("All pairs of dimensions", key="pairs"):
     latent_map.pairs(model, table, sample)

@@ -212,7 +212,7 @@ def field_slot(
     density = np.exp(0.5 * (log_aggregate - log_aggregate.max()))
     log_prior = log_aggregate - log_ratio
     # A hole matters as much as the prior does: it shows as dense as the prior is there.
-    weight = np.exp(0.5 * (log_prior - log_prior.max()))
+    weight = np.exp(0.25 * (log_prior - log_prior.max()))
     holes = weight * (log_aggregate < threshold) if threshold is not None else 0 * weight
     return _pack(
         plane, "field", {"values": log_ratio.ravel(), "density": density.ravel(),
@@ -234,19 +234,27 @@ def group_slot(plane: str, members: np.ndarray) -> Slot:
 def cluster_labels(
     places: np.ndarray, labels: np.ndarray, names: Sequence[str], most: int = 30
 ) -> list[dict]:
-    """Each class's name at its middle, so that colour is never the only sign."""
+    """Each class's name at its middle, so that colour is never the only sign.
+
+    A class that is not by far the commonest around its own middle has no cluster to name there.
+    """
     found = []
     for label in range(min(len(names), most)):
         rows = labels == label
-        if rows.any():
-            at = np.median(places[rows], axis=0)
-            found.append({"text": names[label], "at": [float(at[0]), float(at[1])]})
+        if not rows.any():
+            continue
+        middle = np.median(places[rows], axis=0)
+        distance = np.linalg.norm(places - middle, axis=1)
+        count = min(31, np.count_nonzero(rows))
+        near = labels[np.argpartition(distance, count - 1)[:count]]
+        if np.count_nonzero(near == label) > 0.6 * count:
+            found.append({"text": names[label], "at": middle.tolist()})
     return found
 
 
 def prior_rings() -> list[dict]:
     """The standard normal's 1, 2 and 3 standard deviations, as lines."""
-    turn = np.linspace(0, 2 * np.pi, 97) + np.pi / 4
+    turn = np.linspace(0, 2 * np.pi, 97) - 0.75 * np.pi
     return [
         {
             "points": np.column_stack((radius * np.cos(turn), radius * np.sin(turn))).tolist(),

@@ -15,7 +15,7 @@ from vae.explore.selection import inside, nearest
 from vae.figures.frame import nats
 from vae.figures.latent_map import all_pairs
 from vae.figures.pictures import gallery_html
-from vae.figures.plane import Fact, cluster_labels, group_slot, prior_rings
+from vae.figures.plane import Fact, group_slot, prior_rings
 from vae.model.checkpoint import SPLITS, Checkpoint
 from vae.ui import access, maps, widgets
 from vae.ui.access import Table
@@ -23,20 +23,25 @@ from vae.ui.maps import Scene
 from vae.ui.plane import choose, plane
 from vae.ui.screens import link
 
-__all__ = ["Settings", "below", "card", "circled", "draw", "holes", "pairs", "scene", "settings"]
+__all__ = [
+    "HOLES",
+    "Settings",
+    "below",
+    "card",
+    "circled",
+    "draw",
+    "holes",
+    "pairs",
+    "scene",
+    "settings",
+]
 
 KEY = "latent_plane"
 VIEWS = ("two dimensions", "PCA", "t-SNE")
-LAYERS = {
-    "decoded": "decoded images",
-    "prior": "prior",
-    "density": "density of codes",
-    "holes": "holes",
-    "round-trip": "round trip",
-    "gaussians": "every Gaussian",
-    "pictures": "images when zoomed in",
-}
-_DEFAULT_LAYERS = ("prior", "pictures")
+DECODED, PRIOR, DENSITY, HOLES = "decoded images", "prior", "density of codes", "holes"
+ROUND_TRIP, GAUSSIANS, PICTURES = "round trip", "every Gaussian", "images when zoomed in"
+LAYERS = (DECODED, PRIOR, DENSITY, HOLES, ROUND_TRIP, GAUSSIANS, PICTURES)
+_DEFAULT_LAYERS = (PRIOR, PICTURES)
 _MOST_PAIRS = 8
 
 
@@ -100,13 +105,14 @@ def settings(model: Checkpoint, table: Table) -> Settings:
             )  # fmt: skip
     offered = _offered(view)
     asked = st.query_params.get_all("layers")
-    for name in asked:
-        if name not in LAYERS:
-            maps.unchecked("layers", list(LAYERS), "layer")
+    if "layers" not in st.session_state and not set(asked) <= {*LAYERS, ""}:
+        maps.unchecked("layers", LAYERS, "layer")
+    kept = st.session_state.get("layers")
+    if kept is not None and not set(kept) <= set(offered):
+        st.session_state["layers"] = [name for name in kept if name in offered]
     layers = st.pills(
-        "Layers", list(offered), default=[n for n in _DEFAULT_LAYERS if n in offered],
+        "Layers", offered, default=[name for name in _DEFAULT_LAYERS if name in offered],
         selection_mode="multi", key="layers", bind="query-params", on_change=_forget,
-        format_func=LAYERS.get,
     )  # fmt: skip
     for sentence in st.session_state.get("map_notices", ()):
         st.warning(sentence, icon=":material/link_off:")
@@ -117,14 +123,14 @@ def _forget() -> None:
     st.session_state["map_notices"] = []
 
 
-def _offered(view: str) -> dict[str, str]:
+def _offered(view: str) -> list[str]:
     """The layers that a view can have: t-SNE's places are no codes, and PCA's axes are tilted."""
     missing = {
         VIEWS[0]: (),
-        VIEWS[1]: ("density", "holes", "prior"),
-        VIEWS[2]: ("decoded", "prior", "density", "holes", "round-trip", "gaussians"),
+        VIEWS[1]: (DENSITY, HOLES, PRIOR),
+        VIEWS[2]: (DECODED, PRIOR, DENSITY, HOLES, ROUND_TRIP, GAUSSIANS),
     }[view]
-    return {name: title for name, title in LAYERS.items() if name not in missing}
+    return [name for name in LAYERS if name not in missing]
 
 
 def _by_kl(mean_kl: dict[str, float]) -> str:
@@ -217,12 +223,12 @@ def draw(model: Checkpoint, sample: int, found: Scene, chosen: Settings) -> None
         slots.append(maps.lattice(KEY, model, found, "coarse", found.home))
         if window is not None:
             slots.append(maps.lattice(KEY, model, found, "fine", window))
-    if window is not None and "pictures" in layers:
+    if window is not None and PICTURES in layers:
         slots.append(maps.thumbnails(KEY, model, found, window))
     if found.dims is not None:
-        with_holes = "holes" in layers
+        with_holes = HOLES in layers
         slots.append(maps.field(KEY, model, found.dims, window or found.home, with_holes))
-    if "round-trip" in layers:
+    if ROUND_TRIP in layers:
         slots.append(maps.arrows(KEY, model, found)[0])
     members = maps.group(model)
     if members is not None:
@@ -251,20 +257,18 @@ def draw(model: Checkpoint, sample: int, found: Scene, chosen: Settings) -> None
         home=found.home,
         geometry=found.geometry,
         selected=sample,
-        refines=found.plane is not None or "pictures" in layers,
+        refines=found.plane is not None or PICTURES in layers,
         layers={
-            "lattice": "decoded" in layers,
+            "lattice": DECODED in layers,
             "faint": True,
-            "density": "density" in layers,
-            "holes": "holes" in layers,
-            "arrows": "round-trip" in layers,
-            "ellipses": "gaussians" in layers,
-            "images": "pictures" in layers,
+            "density": DENSITY in layers,
+            "holes": HOLES in layers,
+            "arrows": ROUND_TRIP in layers,
+            "ellipses": GAUSSIANS in layers,
+            "images": PICTURES in layers,
         },
-        lines=prior_rings() if "prior" in layers else (),
-        labels=cluster_labels(found.places, table.labels, model.label_names)
-        if chosen.colour == "label" and found.kind != VIEWS[2]
-        else (),
+        lines=prior_rings() if PRIOR in layers else (),
+        labels=maps.labels(model, found) if chosen.colour == "label" else (),
         on_pick=choose(len(table.mu)),
         on_view=keep,
         on_loop=circle,
@@ -319,9 +323,9 @@ def below(model: Checkpoint, sample: int, found: Scene, chosen: Settings) -> Non
         )
     if found.plane is not None:
         words.append("Orange: an image's own q(z|x), at 1 and 2 standard deviations.")
-    if "density" in chosen.layers and found.dims is not None:
+    if DENSITY in chosen.layers and found.dims is not None:
         words.append("Shade: how densely the images' Gaussians lie, all together.")
-    if "round-trip" in chosen.layers and found.plane is not None:
+    if ROUND_TRIP in chosen.layers and found.plane is not None:
         length = maps.arrows(KEY, model, found)[1]
         words.append(
             "Arrows: from a place to where the encoder puts what is drawn there; the longer, the "
@@ -330,7 +334,8 @@ def below(model: Checkpoint, sample: int, found: Scene, chosen: Settings) -> Non
         )
     st.caption(
         " ".join(words) + " Drag moves, the wheel zooms, a click chooses, Shift and drag circles "
-        "a group; by keyboard: arrows, + and −, Enter, L."
+        "a group. By touch: one finger probes, two move and zoom. By keyboard: arrows, + and −, "
+        "Enter, L."
     )
 
 
@@ -349,7 +354,7 @@ def holes(model: Checkpoint, found: Scene) -> None:
     widgets.lead(
         f"<b>{100 * share.share:.1f} % ± {100 * share.share_se:.1f} %</b> of images drawn from "
         "the prior come from places that this model's data leave empty; of further data "
-        f"{100 * share.level:.0f} % would.{more}"
+        f"{100 * share.level:.0f}\u00a0% would.{more}"
     )
     in_holes, elsewhere = maps.hole_examples(model, model.weights_sha256, 8, share.threshold)
     for title, codes in (("From holes", in_holes), ("From elsewhere", elsewhere)):

@@ -32,6 +32,7 @@ __all__ = [
     "group",
     "hole_examples",
     "hole_share",
+    "labels",
     "lattice",
     "log_ratio",
     "notice",
@@ -169,6 +170,16 @@ def _lattice(
     return parts.sheet_slot(key, name, frames, window)
 
 
+def labels(model: Checkpoint, scene: Scene) -> list[dict]:
+    """The classes' names where their clusters are."""
+    return _labels(model, model.weights_sha256, scene.geometry, scene)
+
+
+@st.cache_resource(max_entries=16, show_spinner=False)
+def _labels(_model: Checkpoint, sha: str, geometry: str, _scene: Scene) -> list[dict]:
+    return parts.cluster_labels(_scene.places, _model.reference.labels, _model.label_names)
+
+
 def thumbnails(key: str, model: Checkpoint, scene: Scene, window: Window) -> Slot | None:
     """Images of the samples in a window; none where they are too many to be seen."""
     x, y = scene.places.T
@@ -264,12 +275,12 @@ def _arrows(
 ) -> tuple[Slot, float]:  # fmt: skip
     plane = Plane(origin, across, up)
     starts = lattices.places(Window(*home), _ARROWS_SIDE).reshape(-1, 2)
+    # Beyond the prior's third standard deviation nobody draws a code.
+    starts = starts[np.linalg.norm(starts, axis=1) <= 3]
     codes = plane.codes(starts)
     ends = round_trip(_model.model, codes)
     length = np.linalg.norm(ends - codes, axis=1)
-    # The prior's own region counts for the number: beyond it no code is drawn.
-    typical = np.linalg.norm(starts, axis=1) <= 3
-    return parts.arrows_slot(key, starts, plane.project(ends)), float(np.median(length[typical]))
+    return parts.arrows_slot(key, starts, plane.project(ends)), float(np.median(length))
 
 
 # -- projections ----------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ function drawBelow(plane, stretched) {
   }
   drawArrows(plane);
   if (plane.data.layers.labels) {
-    for (const { text, at } of plane.data.labels) halo(ctx, theme, text, view.x(at[0]), view.y(at[1]), "600 13px ");
+    for (const { text, at } of plane.data.labels) halo(ctx, theme, text, view.x(at[0]), view.y(at[1]), "650 15px ");
   }
   ctx.restore();
   ctx.strokeStyle = theme.line;
@@ -101,17 +101,42 @@ function drawAxes({ below: ctx, view, theme, data }) {
   ctx.restore();
 }
 
+const SEEN = 24; // CSS pixels that an image of the lattice takes at least.
+
+// The lattice is decoded finer than it could be seen: of each block its middle cell is drawn.
 function drawLattice(plane) {
   const { below: ctx, view } = plane;
   ctx.imageSmoothingEnabled = false;
-  ctx.globalAlpha = plane.data.layers.faint ? 0.45 : 1;
   for (const sheet of plane.lattices()) {
-    const [left, bottom, right, top] = sheet.window;
-    const x = Math.round(view.x(left)), y = Math.round(view.y(top));
-    ctx.clearRect(x, y, Math.round(view.x(right)) - x, Math.round(view.y(bottom)) - y);
-    ctx.drawImage(sheet.canvas, x, y, Math.round(view.x(right)) - x, Math.round(view.y(bottom)) - y);
+    const [left, bottom, right, top] = sheet.window, cell = (right - left) / sheet.side;
+    let stride = 1;
+    while (cell * stride * view.scaleX < SEEN && stride < sheet.side) stride += 2;
+    const blocks = Math.max(1, Math.floor(sheet.side / stride));
+    const margin = ((sheet.side - blocks * stride) / 2) * cell, tall = ((top - bottom) / sheet.side) * (margin / cell);
+    const place = [view.x(left + margin), view.y(top - tall), view.x(right - margin), view.y(bottom + tall)].map(Math.round);
+    const [x, y, width, height] = [place[0], place[1], place[2] - place[0], place[3] - place[1]];
+    ctx.clearRect(x, y, width, height);
+    ctx.globalAlpha = plane.data.layers.faint ? 0.4 : 1;
+    ctx.drawImage(thinned(sheet, stride, blocks), x, y, width, height);
+    ctx.globalAlpha = 1;
   }
-  ctx.globalAlpha = 1;
+}
+
+function thinned(sheet, stride, blocks) {
+  if (stride === 1) return sheet.canvas;
+  sheet.thinned ??= new Map();
+  if (!sheet.thinned.has(stride)) {
+    const { width, height } = sheet, canvas = document.createElement("canvas");
+    canvas.width = blocks * width;
+    canvas.height = blocks * height;
+    const ctx = canvas.getContext("2d"), first = ((sheet.side - blocks * stride) >> 1) + (stride >> 1);
+    for (let row = 0; row < blocks; row++)
+      for (let column = 0; column < blocks; column++)
+        ctx.drawImage(sheet.canvas, (first + column * stride) * width, (first + row * stride) * height, width, height,
+          column * width, row * height, width, height);
+    sheet.thinned.set(stride, canvas);
+  }
+  return sheet.thinned.get(stride);
 }
 
 // The aggregate's density as a shade of ink, and holes as a hatching as dense as the prior is.
@@ -176,7 +201,7 @@ function drawLines({ below: ctx, view, data, theme }) {
     ctx.setLineDash([]);
     if (label) {
       const [x, y] = points.at(-1);
-      halo(ctx, theme, label, Math.min(view.x(x), view.area.x + view.area.width - 34), view.y(y) - 8, "11px ");
+      halo(ctx, theme, label, view.x(x), view.y(y), "11px ");
     }
   }
 }
