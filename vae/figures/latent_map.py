@@ -84,8 +84,7 @@ def all_pairs(
     ticks = {"tickvals": np.arange(count) * step + _PANEL / 2, "showgrid": False}
     titles = [f"{name}<br>{nats(mean_kl[d], 2)} nats" for name, d in zip(names, dims, strict=True)]
     # The last has no map below it, the first none beside it.
-    figure.update_xaxes(range=[0, size], ticktext=[*titles[:-1], ""], constrain="domain", **ticks)
-    figure.update_yaxes(
-        range=[size, 0], ticktext=["", *titles[1:]], scaleanchor="x", constrain="domain", **ticks
-    )
+    figure.update_xaxes(range=[0, size - step], ticktext=[*titles[:-1], ""], **ticks)
+    figure.update_yaxes(range=[size, step], ticktext=["", *titles[1:]], scaleanchor="x", **ticks)
+    figure.update_xaxes(constrain="domain").update_yaxes(constrain="domain")
     return figure.update_layout(clickmode="event+select")
