@@ -73,6 +73,11 @@ def decoded(checkpoint, code, hold=None, dims=(0, 1)):
     return np.rint(image * 255).astype(int)
 
 
+def mean_kl(checkpoint):
+    mu, log_variance = checkpoint.reference.mu, checkpoint.reference.log_variance
+    return (0.5 * (mu**2 + np.exp(log_variance) - 1 - log_variance)).mean(0)
+
+
 def test_hovering_shows_what_the_decoder_draws_there_and_asks_nobody(server, page, checkpoint):
     open_map(page, server, "sample=3")
     model = checkpoint("digits-2d")
@@ -242,17 +247,21 @@ def test_a_phone_probes_with_one_finger_and_zooms_with_two(server, chromium, sch
     context.close()
 
 
-def test_all_pairs_open_a_pair(server, page):
+def test_all_pairs_open_a_pair(server, page, checkpoint):
     open_map(page, server, "model=digits-10d&sample=5")
     page.get_by_text("All pairs of dimensions").click()
     panels = page.locator(".js-plotly-plot .scatterlayer .point")
     panels.first.wait_for()
     settle(page)
+    panels.nth(2).scroll_into_view_if_needed()
     box = panels.nth(2).bounding_box()
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     page.wait_for_url("**across=**")
     ready(page)
+    # The third of the small maps, by rows: the second column of the second row.
+    by_kl = [f"z{d + 1}" for d in np.argsort(-mean_kl(checkpoint("digits-10d")))]
+    assert ask(page, "plane.data.names") == [by_kl[1], by_kl[2]]
 
 
 def test_settings_stand_in_the_link_and_bad_ones_are_named(server, page):
