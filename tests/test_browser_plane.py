@@ -109,8 +109,15 @@ def test_a_zoom_brings_a_finer_lattice_and_images(server, page, checkpoint):
     assert cell["slot"] == "fine"
     assert np.abs(np.subtract(code, (-0.7, 0.3))).max() < 0.02
     assert np.abs(pixels - decoded(checkpoint("digits-2d"), code)).max() <= 1
+    left = ask(page, "plane.view.left")
+    page.get_by_role("link", name="Traversals", exact=True).click()
+    page.get_by_role("heading", name="Traversals").wait_for()
+    page.get_by_role("link", name="Latent map", exact=True).click()
+    ready(page)
+    assert ask(page, "plane.view.left") == pytest.approx(left, abs=1e-6)
     page.get_by_label("Show everything").click()
     page.wait_for_function(f"() => {PLANE}.view.isHome && {PLANE}.drawnAs === 'shapes'")
+    page.wait_for_function(f"() => !{PLANE}.slot('fine')")
 
 
 def test_more_dimensions_are_a_slice_through_the_sample(server, page, checkpoint):
@@ -269,6 +276,9 @@ def test_settings_stand_in_the_link_and_bad_ones_are_named(server, page):
     assert ask(page, "plane.slot('colour').title") == "ELBO"
     assert ask(page, "plane.data.layers.lattice")
     assert "component 1" in ask(page, "plane.data.axes[0]")
+    page.wait_for_function(f"() => {PLANE}.theme.ground.toLowerCase() === '#ffffff'")
+    page.emulate_media(color_scheme="dark")
+    page.wait_for_function(f"() => {PLANE}.theme?.ground.toLowerCase() === '#10141b'")
     open_map(page, server, "model=digits-10d&across=z77&colour=taste&layers=icing")
     page.get_by_text("a dimension across “z77” that this model doesn't have").wait_for()
     page.get_by_text("a colouring “taste”").wait_for()

@@ -56,6 +56,7 @@ def write_crowd(path: Path, source: Checkpoint, points: int, seed: int = 0) -> N
         # A model is known by its weights: with the very same ones a cache would hold the source's
         # samples for this one's. The encoder is not asked for anything here.
         next(model.encoder.parameters()).view(-1)[0] += 1e-6 + 1e-9 * points
-    facts = {key: source.manifest[key] for key in ("config", "data", "metrics", "training")}
+    own = ("format", "model", "files")
+    facts = {key: value for key, value in source.manifest.items() if key not in own}
     card = {"title": f"{points} made-up samples", "description": f"After {source.name}."}
     write(path, model, reference, (), {**facts, "card": card})

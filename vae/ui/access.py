@@ -114,12 +114,13 @@ def table(model: Checkpoint) -> Table:
     return _table(model, model.weights_sha256)
 
 
-# Shared rather than copied for every run: a million samples are a quarter of a gigabyte.
+# Shared rather than copied for every run, since a million samples are a hundred megabytes; so
+# nobody writes into it.
 @st.cache_resource(max_entries=8, show_spinner=False)
 def _table(_model: Checkpoint, key: str) -> Table:
     reference = _model.reference
     kl_per_dim = reference_kl_per_dim(reference)
-    found = Table(
+    return Table(
         mu=reference.mu,
         sigma=np.exp(reference.log_variance / 2),
         kl_per_dim=kl_per_dim,
@@ -131,9 +132,6 @@ def _table(_model: Checkpoint, key: str) -> Table:
         split=reference.split,
         by_kl=np.argsort(-kl_per_dim.mean(0), kind="stable"),
     )
-    for values in found:
-        values.flags.writeable = False
-    return found
 
 
 def images(model: Checkpoint, rows: Sequence[int]) -> np.ndarray | None:

@@ -208,7 +208,8 @@ def draw(model: Checkpoint, sample: int, found: Scene, chosen: Settings) -> None
     """The plane. A zoom reruns this part alone; a click or a loop reruns the screen."""
     table = access.table(model)
     layers = set(chosen.layers) & set(_offered(chosen.view))
-    window = maps.fine(st.session_state.get("map_window"), found)
+    kept = st.session_state.get("map_window")
+    window = maps.fine(kept, found)
     values, unit, names, digits = _coloured(model, table, chosen.colour)
     facts = (
         Fact("KL", table.kl),
@@ -239,6 +240,8 @@ def draw(model: Checkpoint, sample: int, found: Scene, chosen: Settings) -> None
     def keep(view: object) -> None:
         if _is_window(view):
             st.session_state["map_window"] = (found.geometry, tuple(map(float, view)))
+        elif view == []:
+            st.session_state["map_window"] = None
 
     def circle(corners: object) -> None:
         try:
@@ -258,6 +261,7 @@ def draw(model: Checkpoint, sample: int, found: Scene, chosen: Settings) -> None
         geometry=found.geometry,
         selected=sample,
         refines=found.plane is not None or PICTURES in layers,
+        start=None if window is None else kept[1],
         layers={
             "lattice": DECODED in layers,
             "faint": True,

@@ -257,7 +257,7 @@ def log_ratio(model: Checkpoint) -> np.ndarray:
 @st.cache_resource(max_entries=4, show_spinner="Comparing codes with the prior")
 def _log_ratio(_model: Checkpoint, sha: str) -> np.ndarray:
     mu, sigma, _ = components(_model)
-    z = torch.from_numpy(access.table(_model).mu.copy())
+    z = torch.from_numpy(access.table(_model).mu)
     zero = torch.zeros(1, z.shape[1])
     prior = aggregate_log_density(zero, torch.ones_like(zero), z)
     return (aggregate_log_density(mu, sigma, z) - prior).numpy()

@@ -50,6 +50,7 @@ def plane(
     equal: bool = True,
     side: bool = True,
     refines: bool = False,
+    start: Sequence[float] | None = None,
     layers: Mapping[str, bool] | None = None,
     lines: Sequence[Mapping[str, Any]] = (),
     labels: Sequence[Mapping[str, Any]] = (),
@@ -72,13 +73,15 @@ def plane(
         equal: Whether both axes have one scale.
         side: Whether the words, and the decoded image, stand beside the plane.
         refines: Whether Python is to be asked for a finer window after a zoom.
+        start: The window that was left, where the plane is opened again.
         layers: Which of points, lattice, faint, density, holes, arrows, ellipses, images and
             labels are drawn; points and labels if nothing is said.
         lines: Further lines: ``points``, ``colour``, ``dash``, ``width``, ``label``.
         labels: Words on the plane: ``text``, ``at``.
         noun: What a point is.
         on_pick: Called with the number of a clicked point.
-        on_view: Called with the window that a zoom has come to rest on.
+        on_view: Called with the window that a zoom has come to rest on; with none of its edges
+            when everything is shown again.
         on_loop: Called with the corners of a drawn loop; with none to forget the group.
 
     Returns:
@@ -109,6 +112,7 @@ def plane(
                 "names": list(names),
                 "home": [float(edge) for edge in home],
                 "geometry": geometry,
+                "start": None if start is None else [float(edge) for edge in start],
                 "selected": selected,
                 "equal": equal,
                 "side": side,

@@ -42,10 +42,27 @@ function drawBelow(plane, stretched) {
   if (plane.data.layers.labels) {
     for (const { text, at } of plane.data.labels) halo(ctx, theme, text, view.x(at[0]), view.y(at[1]), "650 15px ");
   }
+  drawNote(plane);
   ctx.restore();
   ctx.strokeStyle = theme.line;
   ctx.lineWidth = 1;
   ctx.strokeRect(area.x - 0.5, area.y - 0.5, area.width + 1, area.height + 1);
+}
+
+// What is not drawn one by one, and how to see it so.
+function drawNote({ below: ctx, view: { area }, theme, data, drawnAs, ellipsesDrawn, points }) {
+  const words = [];
+  if (drawnAs === "density") {
+    const count = points.x.length.toString().replace(/\B(?=(\d{3})+$)/g, "\u2009");
+    words.push(`${count} ${data.noun}s, shown by how many lie where; zoom in for single ones`);
+  }
+  if (data.layers.ellipses && ellipsesDrawn === false)
+    words.push(`Gaussians are drawn where at most ${MOST_ELLIPSES} are in view; zoom in`);
+  words.forEach((text, line) => {
+    ctx.font = `12px ${theme.font}`;
+    const left = area.x + 10 + ctx.measureText(text).width / 2;
+    halo(ctx, theme, text, left, area.y + area.height - 14 - 18 * line, "12px ");
+  });
 }
 
 function halo(ctx, theme, text, x, y, font) {
@@ -176,9 +193,7 @@ function drawVeils(plane) {
 }
 
 function hatching(theme) {
-  const canvas = document.createElement("canvas");
-  canvas.width = canvas.height = 8;
-  const ctx = canvas.getContext("2d");
+  const canvas = smallCanvas(8), ctx = canvas.getContext("2d");
   ctx.strokeStyle = theme.ink;
   ctx.lineWidth = 1.6;
   for (const shift of [-8, 0, 8]) {

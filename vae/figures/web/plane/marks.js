@@ -33,11 +33,16 @@ function fillShape(ctx, shape, x, y, r) {
   ctx.restore();
 }
 
+function smallCanvas(size) {
+  const canvas = document.createElement("canvas");
+  canvas.width = canvas.height = size;
+  return canvas;
+}
+
 // The coverage of a shape, 0 to 255, on a small square of pixels.
 function makeStamp(shape, radius) {
   const size = 2 * Math.ceil(radius) + 3;
-  const canvas = new OffscreenCanvas(size, size);
-  const ctx = canvas.getContext("2d", { willReadFrequently: true });
+  const ctx = smallCanvas(size).getContext("2d", { willReadFrequently: true });
   fillShape(ctx, shape, size / 2, size / 2, radius);
   const rgba = ctx.getImageData(0, 0, size, size).data;
   const cover = new Uint8Array(size * size);
@@ -206,9 +211,7 @@ function tileSheet(pixels, count, columns, channels, height, width) {
 
 // A canvas of one pixel a value, in one colour, as opaque as the value says (0 to 1).
 function veil(values, side, rgb) {
-  const canvas = document.createElement("canvas");
-  canvas.width = canvas.height = side;
-  const ctx = canvas.getContext("2d");
+  const canvas = smallCanvas(side), ctx = canvas.getContext("2d");
   const image = ctx.createImageData(side, side);
   for (let k = 0; k < values.length; k++) {
     image.data.set([...rgb, Math.round(255 * clamp(values[k], 0, 1))], 4 * k);
@@ -218,7 +221,7 @@ function veil(values, side, rgb) {
 }
 
 function rgbOf(css) {
-  const canvas = new OffscreenCanvas(1, 1), ctx = canvas.getContext("2d");
+  const ctx = smallCanvas(1).getContext("2d");
   ctx.fillStyle = css;
   ctx.fillRect(0, 0, 1, 1);
   return [...ctx.getImageData(0, 0, 1, 1).data.slice(0, 3)];

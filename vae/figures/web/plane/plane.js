@@ -70,7 +70,13 @@ class Plane {
       this.room.listeners.add(this.listen);
     }
     if (!this.view || moved) {
+      const fresh = !this.view;
       this.view = new View(data.home, data.equal);
+      // On coming back from another screen the window is the one that was left.
+      if (fresh && data.start) {
+        [this.view.left, this.view.bottom, this.view.right, this.view.top] = data.start;
+        this.asked = data.start.join();
+      }
       this.cursor = undefined;
       this.pointed = -1;
     }
@@ -321,6 +327,10 @@ class Plane {
     clearTimeout(this.askTimer);
     this.askTimer = setTimeout(() => {
       const { view, data } = this;
+      if (this.asked && view.isHome) {
+        this.asked = undefined;
+        this.send("view", []);
+      }
       if (!data.refines || view.isHome || view.zoom < 1.3) return;
       const window = [view.left, view.bottom, view.right, view.top];
       const fine = this.slot("fine") ?? this.slot("thumbnails");
