@@ -3,7 +3,7 @@
 import streamlit as st
 
 from vae.figures.frame import nats
-from vae.ui import access, latent_map, maps, widgets
+from vae.ui import access, latent_map, map_sections, maps, widgets
 
 model, sample = access.current()
 table = access.table(model)
@@ -18,13 +18,13 @@ widgets.opening(
 chosen = latent_map.settings(model, table)
 found = latent_map.scene(model, table, sample, chosen)
 latent_map.draw(model, sample, found, chosen)
-latent_map.below(model, sample, found, chosen)
+map_sections.words(model, sample, found, chosen)
 
 group = maps.group(model)
 if group is not None:
-    latent_map.circled(model, table, group)
-latent_map.card(model, table, sample)
+    map_sections.circled(model, table, group)
+map_sections.card(model, table, sample)
 if latent_map.HOLES in chosen.layers:
-    latent_map.holes(model, found)
+    map_sections.holes(model, found)
 if model.config.latent_dim > 2 and st.toggle("All pairs of dimensions", key="pairs"):
-    latent_map.pairs(model, table, sample)
+    map_sections.pairs(model, table, sample)
