@@ -139,6 +139,7 @@ def test_a_click_chooses_a_sample_everywhere(server, page, checkpoint):
     page.get_by_text(f"Sample {lone} pays").wait_for()
     page.wait_for_url(f"**sample={lone}**")
     page.get_by_role("heading", name=f"Sample {lone}", exact=True).wait_for()
+    settle(page)
     shown = page.locator(".elb-sums tr", has_text="ELBO").last.inner_text()
     number = float(re.search(r"[-\d.]+", shown.replace("\N{MINUS SIGN}", "-")).group())
     assert number == pytest.approx(checkpoint("digits-2d").reference.elbo[lone], abs=1e-3)
@@ -217,11 +218,8 @@ def test_the_keyboard_alone_finds_decodes_and_chooses(server, page, checkpoint):
     page.get_by_role("heading", name=re.compile(r"The group: \d+ samples")).wait_for()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_phone_probes_with_one_finger_and_zooms_with_two(server, chromium, scheme):
-    context = chromium.new_context(
-        viewport={"width": 390, "height": 844}, has_touch=True, color_scheme=scheme
-    )
+def test_a_phone_probes_with_one_finger_and_zooms_with_two(server, chromium):
+    context = chromium.new_context(viewport={"width": 390, "height": 844}, has_touch=True)
     page = context.new_page()
     page.set_default_timeout(30_000)
     open_map(page, server, "sample=3")
@@ -249,8 +247,6 @@ def test_a_phone_probes_with_one_finger_and_zooms_with_two(server, chromium, sch
     touch("touchMove", (0, x - 60, y), (1, x + 60, y))
     page.wait_for_function(f"() => {PLANE}.view.zoom > 2")
     touch("touchEnd")
-    ground = ask(page, "plane.theme.ground")
-    assert (ground.lower() in ("#ffffff", "#fff")) == (scheme == "light")
     context.close()
 
 

@@ -117,6 +117,7 @@ def plane(
                 "equal": equal,
                 "side": side,
                 "refines": refines,
+                "loops": on_loop is not None,
                 "layers": {"points": True, "labels": True, **(layers or {})},
                 "lines": list(lines),
                 "labels": list(labels),

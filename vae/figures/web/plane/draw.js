@@ -236,7 +236,7 @@ function drawMarks(plane) {
     const kx = view.scaleX * ratio, ky = -view.scaleY * ratio;
     plane.drawnAs = paintPoints(
       marks, index, view, [kx, -view.left * kx], [ky, -view.top * ky], colour.codes, colour.palette,
-      colour.names.length > 0, plane.slot("group")?.members, ratio, theme.inkRgb,
+      colour.names.length > 0 || !colour.title, plane.slot("group")?.members, ratio, theme.inkRgb,
     );
   }
   if (data.layers.ellipses && plane.hasSpread) drawEllipses(plane);

@@ -37,7 +37,7 @@ class Hands {
       return;
     }
     this.began = at;
-    const draws = event.shiftKey || this.plane.lassoing;
+    const draws = this.plane.data.loops && (event.shiftKey || this.plane.lassoing);
     this.mode = draws ? "lasso" : "press";
     if (draws) this.plane.loop = [this.plane.view.place(...at)];
   }

@@ -84,6 +84,7 @@ class Plane {
     const canvas = this.find("above");
     canvas.setAttribute("aria-label", data.alt);
     this.find("tools").classList.toggle("grouped", Boolean(data.versions.group));
+    this.root.querySelector("button.lasso").hidden = !data.loops;
     this.find("side").hidden = !data.side;
     this.root.classList.toggle("wide", !data.side);
     this.find("picture").hidden = !data.versions.coarse;
@@ -245,7 +246,7 @@ class Plane {
     for (const [k, fact] of facts.entries()) {
       words.push(`${fact.name} ${fmt(this.points[`fact_${k}`][row], fact.digits)} ${fact.unit}`);
     }
-    if (colour && !colour.names.length && !facts.some((fact) => fact.name === colour.title))
+    if (colour?.title && !colour.names.length && !facts.some((fact) => fact.name === colour.title))
       words.push(`${colour.title} ${fmt(colour.values[row], colour.digits)} ${colour.unit}`);
     return words.join("\n");
   }
@@ -368,6 +369,7 @@ class Plane {
   }
 
   setLasso(on) {
+    if (!this.data.loops) return;
     this.lassoing = on;
     this.loop = [];
     const button = this.root.querySelector("button.lasso");
