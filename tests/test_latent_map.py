@@ -160,6 +160,36 @@ def test_a_group_shows_its_means_and_belongs_to_its_model(checkpoint):
     assert not any("The group" in one.value for one in app.subheader)
 
 
+def _many_dots():
+    import numpy as np
+    import streamlit as st
+
+    from vae.figures.plane import Fact
+    from vae.ui.plane import choose, scatter
+
+    places = np.random.default_rng(0).standard_normal((5_000, 2))
+    scatter(
+        places, key="dots", alt="Dots", axes=("x, nats", "y, nats"), names=("x", "y"),
+        facts=[Fact("x", places[:, 0])], selected=3,
+    )  # fmt: skip
+    for asked in (7, True, -1, 5_000, "4", None, 1.0):
+        choose(5_000)(asked)
+    st.text(st.session_state["sample"])
+
+
+def test_any_scatter_is_a_plane_whose_click_chooses_a_sample():
+    app = AppTest.from_function(_many_dots, default_timeout=60).run()
+    assert not app.exception
+    data, parts = sent(app)
+    assert parts["points"]["x"].size == 5_000
+    left, bottom, right, top = data["home"]
+    assert left < parts["points"]["x"].min() < parts["points"]["x"].max() < right
+    assert bottom < parts["points"]["y"].min() < parts["points"]["y"].max() < top
+    assert not data["equal"]
+    assert not data["loops"]
+    assert app.text[0].value == "7"
+
+
 def test_what_a_browser_sends_is_checked():
     assert not latent_map._is_window([0, 0, "1", 1])
     assert not latent_map._is_window([0, 0, float("nan"), 1])

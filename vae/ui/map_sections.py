@@ -51,7 +51,7 @@ def words(model: Checkpoint, sample: int, found: Scene, chosen: Settings) -> Non
     if found.plane is not None:
         said.append("Orange: an image's own q(z|x), at 1 and 2 standard deviations.")
     if DENSITY in chosen.layers and found.dims is not None:
-        said.append("Shade: how densely the images' Gaussians lie, all together.")
+        said.append("Shade: how densely the images' Gaussians lie along the two axes.")
     if ROUND_TRIP in chosen.layers and found.plane is not None:
         length = maps.arrows(KEY, model, found)[1]
         said.append(

@@ -39,6 +39,7 @@ function drawBelow(plane, stretched) {
     drawThumbnails(plane);
   }
   drawArrows(plane);
+  drawLineNames(plane);
   if (plane.data.layers.labels) {
     for (const { text, at } of plane.data.labels) halo(ctx, theme, text, view.x(at[0]), view.y(at[1]), "650 15px ");
   }
@@ -205,8 +206,8 @@ function hatching(theme) {
   return canvas;
 }
 
-function drawLines({ below: ctx, view, data, theme }) {
-  for (const { points, colour, dash, width, label } of data.lines) {
+function drawLines({ below: ctx, view, data }) {
+  for (const { points, colour, dash, width } of data.lines) {
     ctx.strokeStyle = colour;
     ctx.lineWidth = width;
     ctx.setLineDash(dash ? [2, 3] : []);
@@ -214,10 +215,14 @@ function drawLines({ below: ctx, view, data, theme }) {
     for (const [x, y] of points) ctx.lineTo(view.x(x), view.y(y));
     ctx.stroke();
     ctx.setLineDash([]);
-    if (label) {
-      const [x, y] = points.at(-1);
-      halo(ctx, theme, label, view.x(x), view.y(y), "11px ");
-    }
+  }
+}
+
+function drawLineNames({ below: ctx, view, data, theme }) {
+  for (const { points, label } of data.lines) {
+    if (!label) continue;
+    const [x, y] = points.at(-1);
+    halo(ctx, theme, label, view.x(x), view.y(y), "11px ");
   }
 }
 
@@ -282,13 +287,18 @@ function drawThumbnails(plane) {
   });
   const room = Math.sqrt((view.area.width * view.area.height) / Math.max(rows.length, 1));
   const size = clamp(0.55 * room, 16, 56), member = plane.slot("group")?.members;
+  const { codes, palette } = plane.slot("colour");
   ctx.imageSmoothingEnabled = false;
+  ctx.lineWidth = 2;
   for (const k of rows) {
     const x = Math.round(view.x(points.x[found.rows[k]]) - size / 2);
     const y = Math.round(view.y(points.y[found.rows[k]]) - size / 2);
     ctx.globalAlpha = !member || member[found.rows[k]] ? 1 : 0.3;
     ctx.drawImage(found.canvas, (k % found.columns) * found.width, Math.floor(k / found.columns) * found.height,
       found.width, found.height, x, y, size, size);
+    // The image takes the dot's place, and its frame the dot's colour.
+    ctx.strokeStyle = `rgb(${palette[codes[found.rows[k]]]})`;
+    ctx.strokeRect(x, y, size, size);
   }
   ctx.globalAlpha = 1;
 }

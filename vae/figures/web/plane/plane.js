@@ -127,7 +127,7 @@ class Plane {
 
   picturesShown() {
     const found = this.slot("thumbnails");
-    if (!found || !this.index || !this.data.layers.images || this.view.isHome) return false;
+    if (!found || !this.index || !this.slot("colour") || !this.data.layers.images || this.view.isHome) return false;
     const rows = rowsIn(this.index, this.view, MOST_PICTURES);
     if (rows.length > MOST_PICTURES) return false;
     found.known ??= new Set(found.rows);
