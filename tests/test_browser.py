@@ -202,6 +202,7 @@ def test_picking_a_sample_updates_receipt_and_ladder(server, page):
     first = page.locator(".elb-sums").first.inner_text()
     page.get_by_role("button", name="Next", exact=True).click()
     page.get_by_text("Sample 12 costs").wait_for()
+    settle(page)
     assert page.locator(".elb-sums").first.inner_text() != first
 
     page.get_by_role("link", name="The bound", exact=True).click()
