@@ -206,26 +206,33 @@ def surgery_bars(
 
 
 def surgery_shares(
-    information: np.ndarray, misfit: np.ndarray, ceiling: float, selected: int, height: int = 340
+    information: np.ndarray,
+    misfit: np.ndarray,
+    samples: np.ndarray,
+    ceiling: float,
+    selected: int | None,
+    height: int = 340,
 ) -> go.Figure:
     """Each image's KL as its own information and its own misfit.
 
     Args:
         information: Nats for each image, :math:`(N,)`, between 0 and the ceiling.
         misfit: Nats for each image, :math:`(N,)`; one image's may be negative.
+        samples: Their numbers in the reference set, :math:`(N,)`.
         ceiling: log N in nats.
-        selected: The chosen sample.
+        selected: The chosen sample's place in these arrays, if it has one.
         height: In pixels.
     """
     figure = new_figure(height, "information about which image, nats", "misfit share, nats")
     figure.add_scatter(
         x=information, y=misfit, mode="markers",
-        customdata=np.column_stack((np.arange(len(misfit)), information + misfit)),
+        customdata=np.column_stack((samples, information + misfit)),
         marker={"color": palette.KL, "size": 6, "opacity": 0.7},
         hovertemplate="sample %{customdata[0]}<br>information %{x:.3f} nats<br>misfit %{y:.3f} "
         "nats<br>together its KL, %{customdata[1]:.3f} nats<extra></extra>",
     )  # fmt: skip
-    ring_selected(figure, information[selected], misfit[selected])
+    if selected is not None:
+        ring_selected(figure, information[selected], misfit[selected])
     figure.add_vline(x=ceiling, line={"color": palette.PRIOR, "dash": "dot", "width": 2})
     figure.add_hline(y=0, line={"color": palette.HAIRLINE, "width": 1})
     return figure.update_layout(clickmode="event+select")

@@ -10,11 +10,13 @@ from vae.figures.frame import nats, new_figure, ring_selected
 
 __all__ = [
     "BLOCKS",
+    "KL_AND_DISTORTION",
     "block_map",
     "block_sums",
     "blocks",
     "difference",
     "elbo_plane",
+    "iso_lines",
     "pixel_map",
     "receipt",
 ]
@@ -23,6 +25,10 @@ __all__ = [
 BLOCKS = 4
 
 
+KL_AND_DISTORTION = (
+    "KL: nats to say which code",
+    "−expected log-likelihood: nats to draw it",
+)
 # More numbers than this cannot be read in the cells of a block.
 _MOST_NUMBERS = 64
 
@@ -154,16 +160,11 @@ def elbo_plane(
     Returns:
         The figure; every point carries its sample's number as ``customdata[0]``.
     """
-    figure = new_figure(
-        height, "KL: nats to say which code", "−expected log-likelihood: nats to draw it"
-    )
-    low, high = float(kl.min()), float(kl.max())
-    margin = 0.06 * (high - low) + 1e-6
-    ends = np.array([low - margin, high + margin])
-    costs = beta * kl + distortion
+    figure = new_figure(height, *KL_AND_DISTORTION)
     name = "ELBO" if beta == 1 else "−cost"
-    for share in (2, 25, 50, 75, 98):
-        level = float(np.percentile(costs, share))
+    lines = iso_lines(kl, distortion, beta)
+    ends = lines[0][0]
+    for _, level in lines:
         figure.add_scatter(
             x=ends, y=level - beta * ends, mode="lines", hoverinfo="skip",
             line={"color": palette.ELBO, "width": 1, "dash": "dot"},
@@ -187,6 +188,17 @@ def elbo_plane(
     figure.update_xaxes(range=ends.tolist())
     figure.update_yaxes(range=[float(distortion.min()) - room, float(distortion.max()) + room])
     return figure.update_layout(margin={"r": 84}, clickmode="event+select")
+
+
+def iso_lines(
+    kl: np.ndarray, distortion: np.ndarray, beta: float
+) -> list[tuple[np.ndarray, float]]:
+    r"""Where :math:`\beta KL` + distortion is equal: both ends' KL and the sum, five times."""
+    low, high = float(kl.min()), float(kl.max())
+    margin = 0.06 * (high - low) + 1e-6
+    ends = np.array([low - margin, high + margin])
+    levels = np.percentile(beta * kl + distortion, (2, 25, 50, 75, 98))
+    return [(ends, float(level)) for level in levels]
 
 
 def difference(

@@ -40,6 +40,8 @@ __all__ = [
     "surgery",
 ]
 
+_MOST_FOR_SURGERY = 2_000
+
 
 def blurred(model: Checkpoint, sample: int) -> Receipt:
     """The receipt of a reference sample after a 3x3 box blur."""
@@ -234,12 +236,20 @@ def finite_set(sigma: float, size: int) -> FiniteSet:
     )
 
 
-def surgery(model: Checkpoint) -> Surgery:
-    """What the mean KL of the reference set is spent on."""
-    return _surgery(model, model.weights_sha256)
+def surgery(model: Checkpoint) -> tuple[Surgery, np.ndarray]:
+    """What the mean KL of the reference set is spent on, and the images it looks at (N,).
+
+    A large reference set is thinned out evenly: each image is set against all others.
+    """
+    size = model.reference.size
+    count = min(size, _MOST_FOR_SURGERY)
+    rows = np.linspace(0, size - 1, count).astype(int)
+    return _surgery(model, model.weights_sha256, rows), rows
 
 
 @st.cache_data(max_entries=8, show_spinner="Splitting the KL of every image")
-def _surgery(_model: Checkpoint, key: str) -> Surgery:
+def _surgery(_model: Checkpoint, key: str, rows: np.ndarray) -> Surgery:
     found = access.table(_model)
-    return surgery_module.surgery(torch.from_numpy(found.mu), torch.from_numpy(found.sigma))
+    return surgery_module.surgery(
+        torch.from_numpy(found.mu[rows]), torch.from_numpy(found.sigma[rows])
+    )

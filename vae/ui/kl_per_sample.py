@@ -260,7 +260,7 @@ def _explain(
 
 def surgery(model: Checkpoint, sample: int) -> None:
     """The mean KL as information about which image plus misfit of the aggregate."""
-    found = explained.surgery(model)
+    found, rows = explained.surgery(model)
     shares = found.information.numpy(), found.misfit.numpy()
     information, misfit = (float(share.mean()) for share in shares)
     ceiling = found.log_size
@@ -273,7 +273,7 @@ def surgery(model: Checkpoint, sample: int) -> None:
         st.markdown(
             f"Mean KL **{nats(information + misfit, 3)}** = information "
             f"**{nats(information, 3)}** + misfit **{nats(misfit, 3)}** nats. Information says "
-            f"how well a code tells which of these {model.reference.size:,} images it came from; "
+            f"how well a code tells which of these {len(rows):,} images it came from; "
             "misfit, KL(q̄ ‖ p), how far all codes together lie from the prior: that part shows as "
             "prior samples that look like noise. Of the misfit, total correlation is "
             f"{nats(float(found.total_correlation), 3)} nats and the dimensions one by one are "
@@ -284,17 +284,26 @@ def surgery(model: Checkpoint, sample: int) -> None:
                 f"The mean KL exceeds log N = {nats(ceiling, 2)} nats, so the information is "
                 "**pinned** there: {0} images cannot hold more of it, and the rest shows up as "
                 "misfit. That is an artefact of the size of this reference set.".format(
-                    f"{model.reference.size:,}"
+                    f"{len(rows):,}"
                 ),
                 icon=":material/push_pin:",
             )
     with right:
+        place = int(np.searchsorted(rows, sample))
+        among = place < len(rows) and rows[place] == sample
         widgets.chart(
-            surgery_shares(*shares, ceiling, sample),
-            "Each image's information and misfit; the chosen sample is ringed",
+            surgery_shares(*shares, rows, ceiling, place if among else None),
+            "Each image's information and misfit"
+            + ("; the chosen sample is ringed" if among else ""),
         )
-        st.caption(
-            f"Sample {sample}: information {nats(shares[0][sample], 3)} nats, misfit "
-            f"{nats(shares[1][sample], 3)} nats. One image's misfit may be negative; only its "
-            "mean is a divergence."
-        )
+        if among:
+            mine = (
+                f"Sample {sample}: information {nats(shares[0][place], 3)} nats, misfit "
+                f"{nats(shares[1][place], 3)} nats."
+            )
+        else:
+            mine = (
+                f"Sample {sample} is not among the {len(rows):,} of {model.reference.size:,} "
+                "images that this part looks at."
+            )
+        st.caption(f"{mine} One image's misfit may be negative; only its mean is a divergence.")

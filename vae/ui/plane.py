@@ -18,7 +18,10 @@ from vae.figures import palette
 from vae.figures import plane as parts
 from vae.figures.plane import Fact, Slot
 
-__all__ = ["choose", "plane", "scatter"]
+__all__ = ["MOST_MARKS", "choose", "plane", "scatter"]
+
+# A chart of Plotly with more marks than this is slow, so a scatter becomes a plane.
+MOST_MARKS = 2_000
 
 _WEB = Path(parts.__file__).parent / "web" / "plane"
 _SLOTS = ("points", "colour", "coarse", "fine", "thumbnails", "field", "arrows", "group")

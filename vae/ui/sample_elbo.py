@@ -10,11 +10,22 @@ import streamlit as st
 
 from vae.data.datasets import label_text
 from vae.elbo.scoring import Receipt
+from vae.figures import palette
 from vae.figures.frame import nats
 from vae.figures.pictures import data_url, gallery_html, to_bytes
-from vae.figures.sample_elbo import block_map, blocks, difference, elbo_plane, receipt
+from vae.figures.plane import Fact
+from vae.figures.sample_elbo import (
+    KL_AND_DISTORTION,
+    block_map,
+    blocks,
+    difference,
+    elbo_plane,
+    iso_lines,
+    receipt,
+)
 from vae.model.checkpoint import SPLITS, Checkpoint
 from vae.ui import access, widgets
+from vae.ui.plane import MOST_MARKS, scatter
 from vae.ui.thumbnails import thumbnails
 
 __all__ = ["all_samples", "compare_with", "extremes", "plane", "receipt_to_the_pixel", "spread"]
@@ -80,13 +91,32 @@ def plane(model: Checkpoint, table: access.Table, sample: int) -> None:
         "not a bound on log p(x).",
     )  # fmt: skip
     distortion = -table.expected_log_likelihood
-    widgets.pick_on_click(
-        elbo_plane(table.kl, distortion, sample, beta),
-        f"{len(table.kl)} images by KL and minus expected log-likelihood; sample {sample} is "
-        "ringed.",
-        key=f"plane-{model.name}",
-        samples=len(table.kl),
+    alt = (
+        f"{len(table.kl):,} images by KL and minus expected log-likelihood; sample {sample} is "
+        "ringed."
     )
+    if len(table.kl) <= MOST_MARKS:
+        widgets.pick_on_click(
+            elbo_plane(table.kl, distortion, sample, beta),
+            alt,
+            key=f"plane-{model.name}",
+            samples=len(table.kl),
+        )
+    else:
+        scatter(
+            np.column_stack((table.kl, distortion)),
+            key=f"plane-{model.name}",
+            alt=alt,
+            axes=KL_AND_DISTORTION,
+            names=("KL", "−expected log-likelihood"),
+            facts=[Fact("ELBO", table.elbo)],
+            selected=sample,
+            lines=[
+                {"points": np.column_stack((ends, level - beta * ends)).tolist(),
+                 "colour": palette.ELBO, "dash": True, "width": 1, "label": nats(-level)}
+                for ends, level in iso_lines(table.kl, distortion, beta)
+            ],
+        )  # fmt: skip
     if beta == 1:
         st.caption(
             "Dotted: equal ELBO. Two images on one line cost the same, for different reasons."
