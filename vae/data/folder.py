@@ -18,7 +18,7 @@ import numpy as np
 
 from vae.data.cache import cached, key_of
 from vae.data.datasets import DataMissing, ImageData, held_out_sizes, shuffled, split_indices
-from vae.data.decoding import Decoder
+from vae.data.parallel import Decoder
 from vae.data.spec import ImageSpec
 
 __all__ = ["LABELS", "SUFFIXES", "find_images", "open_folder"]
