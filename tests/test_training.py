@@ -1,30 +1,22 @@
-"""Training: the same seed gives the same weights, objectives by hand, and wrong configs."""
+"""The training loop: the same seed gives the same weights, and the best ones are kept."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import replace
-from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 from conftest import few_digits
-from torch.distributions import Independent, Normal
 
-from vae.data.datasets import open_data
-from vae.data.spec import ImageSpec
 from vae.elbo.evaluation import evaluate, split_metrics
 from vae.elbo.scoring import sample_scores
-from vae.elbo.terms import Terms, sampled_terms
-from vae.model.config import Activation, LikelihoodName, ModelConfig, Network
+from vae.elbo.terms import sampled_terms
 from vae.model.vae import VAE
 from vae.training.config import TrainConfig
 from vae.training.devices import choose_device
 from vae.training.fit import Diverged, Fitted, fit
-from vae.training.objectives import per_sample_loss
-from vae.training.presets import DEFAULT_PRESET, PRESETS
 
 QUICK = TrainConfig(
     hidden=(16,), latent_dim=3, steps=12, batch_size=32, evaluate_every=6, warmup_steps=2,
@@ -109,7 +101,7 @@ def test_noise_on_the_input_is_for_training_only(
         seen.append(torch.as_tensor(encoder_noise).expand_as(x))
         return sampled_terms(model, x, noise, encoder_noise)
 
-    monkeypatch.setattr("vae.training.fit.sampled_terms", spy)
+    monkeypatch.setattr("vae.training.loss.sampled_terms", spy)
     fitted = train(ema=0.0, input_noise=input_noise)
     assert len(seen) == QUICK.steps
     for noise in seen:
@@ -146,15 +138,6 @@ def test_averaged_weights_lag_behind() -> None:
 def test_divergence_is_named(likelihood: str) -> None:
     with pytest.raises(Diverged, match="no longer finite"):
         train(learning_rate=1e12, clip=1e12, likelihood=likelihood, steps=30)
-
-
-def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:
-    config = replace(QUICK, steps=100, warmup_steps=10)
-    rates = [_rate(step, config) for step in range(101)]
-    assert rates[0] == pytest.approx(0.1, abs=1e-3)
-    assert rates[:10] == sorted(rates[:10]) and rates[9] > 0.97
-    assert rates[10:] == sorted(rates[10:], reverse=True) and rates[100] == pytest.approx(0)
-    assert _rate(0, replace(config, warmup_steps=0)) == 1
 
 
 def test_a_missing_device_names_those_there_are() -> None:

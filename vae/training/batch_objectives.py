@@ -84,12 +84,12 @@ def total_correlation(
     """
     batch = len(mu)
     own = torch.arange(first, first + len(z), device=z.device)[:, None]
-    others = torch.arange(batch, device=z.device) != own
+    mates = torch.arange(batch, device=z.device) != own
     if estimator == "weighted":
-        weight = torch.full(others.shape, -math.log(images * batch), device=z.device)
+        weight = mu.new_full(mates.shape, -math.log(images * batch))
     else:
-        rest = math.log((images - 1) / (images * max(1, batch - 1))) if images > 1 else 0.0
-        weight = torch.where(others, rest, -math.log(images))
+        rest = math.log(max(1, images - 1) / (images * max(1, batch - 1)))
+        weight = mu.new_full(mates.shape, rest).masked_fill(~mates, -math.log(images))
     # A last axis of one makes each dimension a density of its own, (B', B, D).
     per_dim = log_density(mu[..., None], sigma[..., None], z[:, None, :, None])
     joint = torch.logsumexp(per_dim.sum(-1) + weight, 1)
