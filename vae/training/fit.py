@@ -10,8 +10,10 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
@@ -19,7 +21,7 @@ from vae.data.datasets import ImageData
 from vae.model.vae import VAE
 from vae.training.config import TrainConfig
 from vae.training.devices import choose_device, device_name
-from vae.training.loss import TrainingLoss
+from vae.training.loss import BatchLoss, TrainingLoss
 from vae.training.processes import ALONE, Processes
 from vae.training.schedules import kl_setting, learning_rate
 from vae.training.speed import Speed, choose_speed
@@ -28,7 +30,7 @@ from vae.training.stopping import Interrupted
 from vae.training.validation import validate
 from vae.training.watch import Watch
 
-__all__ = ["Diverged", "Fitted", "fit"]
+__all__ = ["Diverged", "Fitted", "fit", "train_step"]
 
 # Several processes agree on how far they are, and whether to end, once in so many steps; a GPU is
 # asked as seldom whether its numbers are still finite.
@@ -96,70 +98,42 @@ def fit(
     state = RunState(config, data, device, processes)
     if saved is not None:
         state.load(*saved)
-    model, optimizer, batches = state.model, state.optimizer, state.batches
-    loss_of = TrainingLoss(model, config, len(batches.indices), processes)
+    loss_of = TrainingLoss(state.model, config, len(data.splits.train), processes)
     speed = _speed(state, loss_of, watch, processes)
     step_of = speed.ready(loss_of)
     if processes.count > 1:
-        step_of = DistributedDataParallel(step_of, broadcast_buffers=False)
+        step_of = DistributedDataParallel(step_of)
     validation = data.read(data.splits.validation[: config.validation_images])
     # A contrast's point is where it ends, and test images choose nothing.
     chooses = config.objective != "batch_moment_kl" and getattr(data, "validation_chooses", True)
 
-    watch.start(state, batches.size, {"device": device_name(device), "arithmetic": speed.name})
+    watch.start(
+        state, state.batches.size, {"device": device_name(device), "arithmetic": speed.name}
+    )
     watch.say(_opening(state, speed, processes))
     start = time.perf_counter() - state.seconds
     limit = 60 * config.max_minutes or math.inf
     time_share = state.seconds / limit
-    verdict = float(config.patience > 0 and _is_stale(state))
-    finite = torch.ones((), dtype=torch.bool, device=device)
+    verdict = processes.largest(processes.leads and _is_stale(state))
     try:
         while state.step < config.steps and time_share < 1 and not verdict:
-            done = max(state.step / config.steps, time_share)
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(state.step, done, config)
-            setting = kl_setting(state.step, config)
-            if setting is not None:
-                setting = torch.tensor(setting, device=device)
-
-            batch = batches.draw()
-            with speed.autocast(device):
-                outcome = step_of(*batch, setting)
-            # The only mean over the batch in the project: each image's own loss, then their
-            # average. Shares are equal, so the mean over processes is that over images too.
-            loss = outcome.loss.mean()
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            norm = torch.nn.utils.clip_grad_norm_(state.parameters, config.clip)
-            state.step += 1
-            state.note(outcome, loss)
-            finite = torch.isfinite(norm) & finite
-            if (device.type == "cpu" or state.step % _AGREE_EVERY == 0) and not finite:
-                raise Diverged(
-                    f"The loss is no longer finite at step {state.step}; lower --learning-rate "
-                    "or raise --warmup-steps."
-                )
-            optimizer.step()
-            if loss_of.refits:
-                model.decoder.likelihood.adapt_(processes.mean(outcome.squared_error))
-            state.averaged.update_parameters(model)
+            train_step(state, step_of, speed, processes, time_share)
             state.seconds = time.perf_counter() - start
 
-            if processes.leads and state.step % config.evaluate_every == 0:
-                _evaluate(state, validation, chooses)
-                watch.evaluated(state)
+            evaluates = state.step % config.evaluate_every == 0
+            if evaluates:
+                _evaluate(state, validation, chooses, watch, processes)
             if processes.leads:
                 watch.look(state)
             if processes.count == 1 or state.step % _AGREE_EVERY == 0:
                 time_share = processes.largest(state.seconds / limit)
                 verdict = processes.largest(watch.verdict)
-            if config.patience and state.step % config.evaluate_every == 0:
-                verdict = verdict or processes.largest(_is_stale(state))
+            if config.patience and evaluates:
+                verdict = verdict or processes.largest(processes.leads and _is_stale(state))
         interrupted = verdict >= 2
+        if not interrupted and (not state.history or state.history[-1]["step"] < state.step):
+            _evaluate(state, validation, chooses, watch, processes)
         if processes.leads:
-            if not interrupted and (not state.history or state.history[-1]["step"] < state.step):
-                _evaluate(state, validation, chooses)
-                watch.evaluated(state)
             watch.save(state)
         if interrupted:
             raise Interrupted(state.step, int(verdict) - 2)
@@ -173,7 +147,7 @@ def fit(
         watch.close(state, "failed", str(error) or type(error).__name__)
         raise
     watch.close(state)
-    model.cpu()
+    model = state.model.cpu()
     if processes.leads:
         model.load_state_dict(state.best)
     return Fitted(
@@ -188,6 +162,56 @@ def fit(
     )
 
 
+def train_step(
+    state: RunState,
+    step_of: Callable[..., BatchLoss],
+    speed: Speed,
+    processes: Processes = ALONE,
+    time_share: float = 0.0,
+) -> None:
+    """Takes one step: a batch, its loss, the gradient, the weights and their average.
+
+    Args:
+        state: The run, which is changed.
+        step_of: Maps a batch to the losses of its images.
+        speed: The arithmetic of the forward pass.
+        processes: Those that share the batch.
+        time_share: The share in [0, 1] of the run's minutes that is over.
+
+    Raises:
+        Diverged: If the gradient is no longer finite; the weights are not touched by it.
+    """
+    config, optimizer = state.config, state.optimizer
+    done = max(state.step / config.steps, time_share)
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(state.step, done, config)
+    setting = kl_setting(state.step, config)
+    if setting is not None:
+        setting = torch.tensor(setting, device=state.device)
+
+    batch = state.batches.draw()
+    with speed.autocast(state.device):
+        outcome = step_of(*batch, setting)
+    # The only mean over the batch in the project: each image's own loss, then their average.
+    # Shares are equal, so the mean over processes is that over images too.
+    loss = outcome.loss.mean()
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    norm = torch.nn.utils.clip_grad_norm_(state.parameters, config.clip)
+    state.step += 1
+    state.note(outcome, loss)
+    state.finite &= torch.isfinite(norm)
+    # Asking a GPU would make it wait; what it learns too late is never saved.
+    if (state.device.type == "cpu" or state.step % _AGREE_EVERY == 0) and not state.finite:
+        raise Diverged(
+            f"The loss is no longer finite at step {state.step}; lower --learning-rate or raise "
+            "--warmup-steps."
+        )
+    optimizer.step()
+    state.model.decoder.likelihood.adapt_(processes.mean(outcome.squared_error))
+    state.averaged.update_parameters(state.model)
+
+
 def _speed(state: RunState, loss_of: TrainingLoss, watch: Watch, processes: Processes) -> Speed:
     """The arithmetic: that of the run being resumed, or what the leading process finds best."""
     if not state.speed:
@@ -198,15 +222,25 @@ def _speed(state: RunState, loss_of: TrainingLoss, watch: Watch, processes: Proc
     return Speed(**state.speed)
 
 
-def _evaluate(state: RunState, levels: Any, chooses: bool) -> None:  # noqa: ANN401
+def _evaluate(
+    state: RunState,
+    levels: np.ndarray,
+    chooses: bool,
+    watch: Watch,
+    processes: Processes,
+) -> None:
     """Evaluates the averaged weights, adds the record to the history, and keeps the best."""
+    state.join_averages(processes)
+    means = state.averages()
+    state.reset_averages()
+    if not processes.leads:
+        state.history.append({"step": state.step})
+        return
     found = validate(state.averaged.module, levels, state.config, state.device)
     if not math.isfinite(found["elbo"]):
         raise Diverged(
             f"The validation ELBO is no longer finite at step {state.step}; lower --learning-rate."
         )
-    means = state.averages()
-    state.reset_averages()
     state.history.append(
         {
             "step": state.step,
@@ -218,12 +252,13 @@ def _evaluate(state: RunState, levels: Any, chooses: bool) -> None:  # noqa: ANN
     )
     if found["elbo"] > state.best_elbo or not chooses:
         state.keep_as_best(found["elbo"])
+    watch.evaluated(state)
 
 
 def _is_stale(state: RunState) -> bool:
     """Whether so many evaluations in a row brought nothing better that the run may end."""
     since = [record for record in state.history if record["step"] > state.best_step]
-    return len(since) >= state.config.patience
+    return 0 < state.config.patience <= len(since)
 
 
 def _opening(state: RunState, speed: Speed, processes: Processes) -> str:

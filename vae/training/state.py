@@ -94,6 +94,7 @@ class RunState:
         self._log_likelihood = torch.zeros((), device=device)
         self._since = 0
         self.losses = torch.full((20,), math.nan, device=device)
+        self.finite = torch.ones((), dtype=torch.bool, device=device)
 
     @torch.no_grad()
     def note(self, outcome: BatchLoss, loss: Tensor) -> None:
@@ -114,6 +115,11 @@ class RunState:
     def has_averages(self) -> bool:
         """Whether any step was taken since the last evaluation."""
         return self._since > 0
+
+    def join_averages(self, processes: Processes) -> None:
+        """Makes the means those of all processes' images."""
+        self._kl = processes.mean(self._kl)
+        self._log_likelihood = processes.mean(self._log_likelihood)
 
     def reset_averages(self) -> None:
         """Starts the means anew."""
