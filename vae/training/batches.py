@@ -59,6 +59,8 @@ class Batches:
         self.config, self.data, self.device, self.processes = config, data, device, processes
         self.indices = data.splits.train
         self.steps = data.spec.levels - 1
+        # A threshold needs to be applied only once, before anything else: one half of the levels.
+        self.half = -(-self.steps // 2) if config.binarize == "threshold" else None
         self.generator = torch.Generator(device).manual_seed(config.seed)
         self.order = torch.empty(0, dtype=torch.long, device=device)
         self.size = min(config.batch_size, len(self.indices))
@@ -72,7 +74,7 @@ class Batches:
             levels = torch.from_numpy(data.read(self.indices))
             # Whole numbers sum exactly, however many there are.
             self.mean = _mean(levels.sum(0, dtype=torch.int64), len(levels), self.steps)
-            self.levels = levels.to(device)
+            self.levels = self._seen(levels).to(device)
         else:
             self.mean = self._sampled_mean()
             self._reader = ThreadPoolExecutor(1, thread_name_prefix="batches")
@@ -80,10 +82,10 @@ class Batches:
 
     def draw(self) -> Batch:
         """Draws the next batch."""
-        x = self._levels().to(torch.float32) / self.steps
-        if self.config.binarize == "threshold":
-            x = (x >= 0.5).to(x.dtype)
-        elif self.config.binarize == "dynamic":
+        x = self._levels().to(torch.float32)
+        if self.half is None and self.steps > 1:
+            x /= self.steps
+        if self.config.binarize == "dynamic":
             whole = (self.size, *x.shape[1:])
             x = binarize(x, self.processes.share(random_halves(whole, self.generator)))
         draws = (self.config.iwae_samples,) if self.config.objective == "iwae" else ()
@@ -114,7 +116,11 @@ class Batches:
             )
         batch, self.order = self.order[: self.size], self.order[self.size :]
         batch = self.processes.share(batch)
-        return self.levels[batch] if self.fits else self._read(batch)
+        return self.levels.index_select(0, batch) if self.fits else self._read(batch)
+
+    def _seen(self, levels: Tensor) -> Tensor:
+        """Levels as they are, or 0 and 1 where a threshold makes them so."""
+        return levels if self.half is None else (levels >= self.half).to(torch.uint8)
 
     def _read(self, batch: Tensor) -> Tensor:
         levels = None
@@ -132,7 +138,7 @@ class Batches:
         places = np.argsort(batch)
         levels = np.empty((len(batch), *self.data.spec.shape), np.uint8)
         levels[places] = self.data.read(self.indices[batch[places]])
-        return torch.from_numpy(levels)
+        return self._seen(torch.from_numpy(levels))
 
     def _sampled_mean(self) -> Tensor:
         count = min(len(self.indices), _MEAN_OF)

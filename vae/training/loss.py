@@ -109,7 +109,7 @@ class TrainingLoss(nn.Module):
         return BatchLoss(loss, *terms, self._squared_error(likelihood, x))
 
     def _iwae(self, x: Tensor, noise: Tensor, blur: Tensor | float) -> BatchLoss:
-        posterior = self.model.encode(x + blur)
+        posterior = self.model.encode(x + blur if isinstance(blur, Tensor) else x)
         mu, sigma = posterior.mean[:, None], posterior.stddev[:, None]
         z = mu + sigma * noise
         likelihood = self.model.decode(z.flatten(0, 1))
