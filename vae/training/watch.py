@@ -165,7 +165,7 @@ class Watch:
         if self.folder is None:
             return
         self._status |= {"phase": phase, "updated": now()}
-        if state is not None and phase == "training":
+        if state is not None:
             self._status |= {
                 "step": state.step,
                 "seconds": round(state.seconds, 1),
