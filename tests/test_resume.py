@@ -432,7 +432,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return (out / "model.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGKILL, signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)],
+)
 def test_a_run_goes_on_after_a_signal(
     tmp_path: Path, number: int, whole: bytes, capsys: pytest.CaptureFixture[str]
 ) -> None:
