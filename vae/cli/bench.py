@@ -1,64 +1,30 @@
-"""``python -m vae bench``."""
+"""``python -m vae bench NAME``."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable
 
-import tyro
-
-from vae.cli.program import EXIT_USAGE, Stop, parse
+from vae.cli import bench_train
+from vae.cli.program import EXIT_USAGE, Stop
 
 __all__ = ["TEXT", "bench"]
 
-TEXT = "Measure speed: ratios against other ways to do the same, in turns on this machine."
+TEXT = "Measure speed against plain loops, alternating in one process."
 
-
-@dataclass(frozen=True)
-class _Arguments:
-    """What to measure.
-
-    Args:
-        what: train compares the training loop with a bare and a conventional one.
-        network: The network; both in turn when not given.
-        turns: The turns; the ratio shown is the median of theirs.
-        steps: The steps of a turn.
-        device: Where to train.
-        fast: Also try bfloat16 and compilation, which takes a minute to compile.
-        json: Print one JSON document.
-    """
-
-    what: tyro.conf.Positional[Literal["train"]]
-    network: Literal["mlp", "conv"] | None = None
-    turns: int = 15
-    steps: int = 60
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    fast: bool = True
-    json: bool = False
+_BENCHMARKS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
+    "train": (bench_train.TEXT, bench_train.bench_train),
+}
 
 
 def bench(arguments: list[str]) -> int:
-    """Runs the command; returns its exit code."""
-    from vae.training.bench import CASES, compare_loops
-
-    flags = parse(_Arguments, "bench", TEXT, arguments)
-    ratios = []
-    for case in [flags.network] if flags.network else CASES:
-        try:
-            ratios += compare_loops(case, flags.turns, flags.steps, flags.device, flags.fast)
-        except ValueError as error:
-            raise Stop(EXIT_USAGE, str(error)) from error
-    if flags.json:
-        print(json.dumps([ratio._asdict() for ratio in ratios], indent=1))
-        return 0
-    print("Images per second, as a multiple of another loop's (median and quartiles over turns).")
-    print("Ours and the bare loop both average and clip; the conventional one does neither.")
-    for ratio in ratios:
-        batch = CASES[ratio.case].batch_size
-        name = f"{ratio.case}, batch {batch}: {ratio.loop}"
-        print(
-            f"  {name:<48} {ratio.median:5.2f} x {ratio.against:<12} "
-            f"({ratio.low:.2f} to {ratio.high:.2f}), {ratio.images_per_second:,.0f} images/s"
-        )
-    return 0
+    """Runs one benchmark; returns its exit code."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("usage: python -m vae bench NAME ...\n\n" + TEXT + " The defaults suit two cores.\n")
+        for name, (text, _) in _BENCHMARKS.items():
+            print(f"  {name:<9} {text}")
+        return 0 if arguments else EXIT_USAGE
+    name, *rest = arguments
+    if name not in _BENCHMARKS:
+        valid = ", ".join(_BENCHMARKS)
+        raise Stop(EXIT_USAGE, f"there is no benchmark {name!r}; choose one of: {valid}.")
+    return _BENCHMARKS[name][1](rest)
