@@ -143,7 +143,7 @@ def test_the_stratified_density_is_right_on_average_over_batches() -> None:
         batch = [0, *mates]
         own, rest = -math.log(7), math.log(6 / (7 * 3))
         logs = log_density(mu[batch], sigma[batch], z[:1])
-        weights = torch.tensor([own, rest, rest, rest]).double()
+        weights = torch.tensor([own, rest, rest, rest], dtype=torch.float64)
         found.append(torch.logsumexp(logs + weights, 0).exp())
         joint = total_correlation(z[:1], mu[batch], sigma[batch], 0, 7, "stratified")
         marginals = [
