@@ -53,6 +53,8 @@ _DRAWN = """() => {
     && all('img').every(image => image.complete)
     && all('[data-testid=stPlotlyChart]').every(chart => chart.querySelector('.main-svg'))
     && all('[data-testid=stDataFrame]').every(table => table.querySelector('canvas'))
+    && all('*').map(one => one.shadowRoot?.querySelector('.elb-plane')).filter(Boolean).every(
+      plane => plane.querySelector('.stage').dataset.ready === 'true')
     && document.fonts.status === 'loaded';
 }"""
 

@@ -148,26 +148,6 @@ def test_a_link_restores_model_and_sample(server, page):
     page.get_by_text("Sample 42 costs").wait_for()
 
 
-def test_a_click_on_the_map_chooses_a_sample(server, page):
-    page.goto(f"{server}/latent_map?sample=3")
-    page.get_by_text("Sample 3 pays").wait_for()
-    points = page.locator(".js-plotly-plot .scatterlayer .point")
-    points.first.wait_for()
-    settle(page)
-    # A point that no other one covers, found by asking the page what lies at its middle.
-    target = page.evaluate(
-        """() => { for (const p of document.querySelectorAll('.scatterlayer .point')) {
-             const b = p.getBoundingClientRect();
-             if (b.x > 320 && b.x < 800 && b.y > 300 && b.y < 700 && Math.random() < 0.1)
-               return [b.x + b.width / 2, b.y + b.height / 2]; } }"""
-    )
-    page.mouse.move(*target)
-    page.mouse.click(*target)
-    page.wait_for_function("() => !/Sample 3 pays/.test(document.body.innerText)")
-    number = re.search(r"Sample (\d+) pays", lead(page).inner_text()).group(1)
-    page.wait_for_url(f"**sample={number}**")
-
-
 def test_a_bad_link_is_explained(server, page):
     page.goto(f"{server}/?model=nothing&sample=1e400")
     page.get_by_text("names a model “nothing” that isn't here").wait_for()
@@ -222,6 +202,7 @@ def test_picking_a_sample_updates_receipt_and_ladder(server, page):
     first = page.locator(".elb-sums").first.inner_text()
     page.get_by_role("button", name="Next", exact=True).click()
     page.get_by_text("Sample 12 costs").wait_for()
+    settle(page)
     assert page.locator(".elb-sums").first.inner_text() != first
 
     page.get_by_role("link", name="The bound", exact=True).click()

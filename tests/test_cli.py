@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pytest
 from conftest import CHECKPOINTS, Tiny
 
 import vae
+from vae.cli.bench_bound import naive_bounds
 from vae.cli.main import main
 from vae.data.images import encode_png, to_image
 from vae.elbo.rows import FORMATS, ScoreRow
@@ -81,7 +83,7 @@ def images(tmp_path_factory: pytest.TempPathFactory, checkpoint) -> Path:
 def test_help_lists_the_commands(run, flag: str) -> None:
     outcome = run(flag)
     assert outcome.code == 0 and outcome.err == ""
-    for command in ("train", "evaluate", "score", "bench", "app"):
+    for command in ("train", "evaluate", "score", "app", "data", "bench"):
         assert f"\n  {command} " in outcome.out
 
 
@@ -89,11 +91,22 @@ def test_no_command_is_a_wrong_command(run) -> None:
     assert run().code == 2
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "score", "bench", "app"])
-def test_each_command_explains_itself(run, command: str) -> None:
-    outcome = run(command, "--help")
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("train",),
+        ("evaluate",),
+        ("score",),
+        ("app",),
+        ("data",),
+        ("bench", "bound"),
+        ("bench", "train"),
+    ],
+)
+def test_each_command_explains_itself(run, command: tuple[str, ...]) -> None:
+    outcome = run(*command, "--help")
     assert outcome.code == 0 and outcome.err == ""
-    assert f"python -m vae {command}" in outcome.out
+    assert f"python -m vae {' '.join(command)}" in outcome.out
     assert "default" in outcome.out
 
 
@@ -102,7 +115,7 @@ def test_an_unknown_command_names_the_valid(run) -> None:
     assert outcome.code == 2
     assert (
         "'trian'" in outcome.sentence()
-        and "train, evaluate, score, bench, app" in outcome.sentence()
+        and "train, evaluate, score, app, data" in outcome.sentence()
     )
 
 
@@ -130,7 +143,7 @@ def test_a_wrong_flag_names_the_valid(run, arguments: tuple[str, ...], named: st
         (("train", "digits-3d", "--out", "x"), ", ".join(PRESETS)),
         (("train", "--steps", "0", "--out", "x"), "steps must be at least 1"),
         (("train", "--beta", "2", "--out", "x"), "--objective beta"),
-        (("train", "--data", "mnist5", "--out", "x"), "digits, sprites, folder:PATH"),
+        (("train", "--data", "mnist5", "--out", "x"), "digits, sprites, mnist, "),
         (("train", "--likelihood", "bernoulli", "--out", "x"), "binarize"),
         (("train", "--network", "conv", "--channels", *"8888", "--out", "x"), "fewer channels"),
         (("evaluate", "digits-2d", "--limit", "1"), "--limit must be at least 2"),
@@ -148,6 +161,9 @@ def test_a_wrong_flag_names_the_valid(run, arguments: tuple[str, ...], named: st
             "--network resnet",
         ),
         (("bench", "train", "--turns", "2"), "at least 3 turns"),
+        (("data", "imagenet"), "mnist, fashion_mnist"),
+        (("bench", "speed"), "choose one of: train, bound"),
+        (("bench", "bound", "--turns", "0"), "must be at least 1"),
         (("app", "--port", "70000"), "--port must lie in 1..65535"),
     ],
 )
@@ -294,8 +310,10 @@ def test_evaluating_is_one_document(run, trained: Path) -> None:
     outcome = run("evaluate", trained, *flags, "--json")
     assert outcome.code == 0
     found, stored = json.loads(outcome.out), load(trained).manifest["metrics"]
-    assert found.pop("model") == "mine" and found.pop("split") == "validation"
-    assert found == pytest.approx({name: stored[name] for name in found}, rel=1e-5, abs=1e-4)
+    assert found["model"] == "mine" and found["split"] == "validation"
+    numbers = {name: value for name, value in stored.items() if name != "split"}
+    assert {name: found[name] for name in numbers} == pytest.approx(numbers, rel=1e-5, abs=1e-4)
+    assert 0 <= found["mutual_information"] <= found["log_images"] == pytest.approx(math.log(200))
     table = run("evaluate", trained, *flags)
     assert f"{stored['elbo']:.3f}" in table.out and "mine: 200 validation images" in table.out
 
@@ -306,6 +324,49 @@ def test_evaluating_a_part_and_the_other_split(run, trained: Path) -> None:
     assert part["images"] == 5 and "iwae_bound" not in part
     other = json.loads(run("evaluate", trained, *flags, "--split", "calibration").out)
     assert other["images"] == 499 and other["split"] == "calibration"
+
+
+def test_the_table_says_when_the_images_are_too_few(run, trained: Path) -> None:
+    """Two images cannot tell codes apart beyond log 2, whatever the rate."""
+    flags = ("--draws", "2", "--importance-samples", "0")
+    outcome = run("evaluate", trained, *flags, "--limit", "2")
+    metrics = json.loads(run("evaluate", trained, *flags, "--limit", "2", "--json").out)
+    assert metrics["log_images"] == pytest.approx(math.log(2))
+    assert metrics["pinned"] == (metrics["rate"] > math.log(2))
+    assert ("number of\n  images than about the model" in outcome.out) == metrics["pinned"]
+    assert f"{metrics['mutual_information']:.3f}" in outcome.out and "log 2 = 0.693" in outcome.out
+    assert metrics["rate"] == pytest.approx(
+        metrics["mutual_information"] + metrics["aggregate_kl"]
+    )
+
+
+def test_sprites_have_a_gap_with_their_factors(run, monkeypatch) -> None:
+    # The gap itself is tested elsewhere; two images would not show every value of a factor.
+    gap = {"mutual_information_gap": 0.25, "factor_gaps": {"x": 0.5, "y": 0.0}}
+    monkeypatch.setattr("vae.elbo.evaluation.factor_metrics", lambda *_: gap)
+    flags = ("--draws", "1", "--importance-samples", "0", "--limit", "2")
+    outcome = run("evaluate", "sprites-10d", *flags)
+    assert "0.250 of 1 (x 0.50, y 0.00)" in outcome.out
+    assert "mutual_information_gap" not in json.loads(
+        run("evaluate", "digits-10d", *flags, "--json").out
+    )
+
+
+def test_the_bound_is_measured_against_a_plain_loop(run) -> None:
+    flags = ("bench", "bound", "--importance-samples", "20", "--images", "2", "--turns", "2")
+    found = json.loads(run(*flags, "--json").out)
+    assert found["importance_samples"] == 20 and len(found["ratios"]) == 2
+    assert found["images_per_second"] > 0 and found["minutes_for_10000"] > 0
+    assert "images/s" in run(*flags).out
+
+
+def test_the_plain_loop_computes_the_same_bound(checkpoint) -> None:
+    model = checkpoint("digits-binary-2d")
+    levels = model.reference.levels[:4]
+    naive = naive_bounds(model.model, levels, 2_000, rows=300)
+    x = model.config.image.from_levels(levels)
+    for bound, row in zip(naive.tolist(), vae.score(model, x), strict=True):
+        assert bound == pytest.approx(row.log_evidence, abs=0.3)
 
 
 # --- score ------------------------------------------------------------------------------------

@@ -1,12 +1,14 @@
 """A folder of images as a data set, and files as things to score."""
 
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from vae.data import folder as folder_module
+from vae.data import decoding
 from vae.data.datasets import DataMissing, open_data
-from vae.data.images import encode_png
+from vae.data.images import encode_png, preprocess, read_image
 from vae.elbo.files import image_files, score_files, write_rows
 from vae.elbo.rows import to_csv
 
@@ -42,7 +44,7 @@ def test_the_second_opening_decodes_nothing(photos, monkeypatch):
     def fail(*_):
         raise AssertionError("decoded again")
 
-    monkeypatch.setattr(folder_module, "read_image", fail)
+    monkeypatch.setattr(decoding, "decode_part", fail)
     again = open_data(f"folder:{photos}", image_size=16, channels=1)
     np.testing.assert_array_equal(again.read(np.arange(60)), before)
 
@@ -60,6 +62,81 @@ def test_an_unreadable_file_is_left_out_and_named(photos, capsys):
     data = open_data(f"folder:{photos}", image_size=16, channels=1)
     assert sum(len(split) for split in data.splits) == 60
     assert "broken.png" in capsys.readouterr().err
+
+
+def test_several_processes_decode_as_one_does(photos, monkeypatch):
+    (photos / "dogs" / "0.png").write_bytes(b"no image")
+    alone = open_data(f"folder:{photos}", image_size=16, channels=3)
+    monkeypatch.setattr(decoding, "_WORTH_PROCESSES", 0)
+    monkeypatch.setattr(decoding, "_PART_BYTES", 7 * 3 * 16 * 16)
+    monkeypatch.setattr("joblib.cpu_count", lambda: 2)
+    monkeypatch.setenv("ELBOSCOPE_CACHE", os.environ["ELBOSCOPE_CACHE"] + "-2")
+    together = open_data(f"folder:{photos}", image_size=16, channels=3)
+    assert together.digest == alone.digest
+    np.testing.assert_array_equal(together.labels_of(np.arange(60)), [0] * 30 + [1] * 30)
+
+
+def test_what_is_no_regular_file_is_passed_over(photos):
+    os.mkfifo(photos / "pipe.png")  # to read it would wait for ever
+    (photos / "nowhere.png").symlink_to(photos / "gone.png")
+    (photos / "folder.png").mkdir()
+    data = open_data(f"folder:{photos}", image_size=8, channels=1)
+    assert sum(map(len, data.splits)) == 60
+
+
+def test_images_are_those_of_an_upload(photos):
+    data = open_data(f"folder:{photos}", image_size=16, channels=3)
+    file = sorted(photos.rglob("*.png"))[7]
+    prepared = preprocess(read_image(file.read_bytes()), data.spec)
+    np.testing.assert_array_equal(data.read(np.array([7]))[0], prepared.levels)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "file,label\n{rows}",
+        "\ufefflabel, file, note\r\n{swapped}",
+        "file,label\n{rows}gone.png,9\n\n",
+    ],
+)
+def test_labels_come_from_a_table(photos, text):
+    names = [f"{('cats', 'dogs')[i % 2]}/{i:03}.png" for i in range(60)]
+    rows = "".join(f"{name},{(i % 3) * 5}\n" for i, name in enumerate(names))
+    swapped = "".join(f'"{(i % 3) * 5}", {name}, "a, b"\r\n' for i, name in enumerate(names))
+    table = text.format(rows=rows, swapped=swapped)
+    (photos / "labels.csv").write_bytes(table.encode())
+    data = open_data(f"folder:{photos}", image_size=8, channels=1)
+    # In the order of the numbers, not of their digits.
+    assert data.label_names == ("0", "5", "10")
+    numbers = [*range(0, 60, 2), *range(1, 60, 2)]
+    assert data.labels_of(np.arange(60)).tolist() == [i % 3 for i in numbers]
+
+
+def test_a_table_may_leave_some_out(photos, capsys):
+    before = open_data(f"folder:{photos}", image_size=8, channels=1)
+    (photos / "labels.csv").write_text("file,label\n./cats/000.png,old\ndogs/001.png,\n")
+    data = open_data(f"folder:{photos}", image_size=8, channels=1)
+    assert data.label_names == ("old",)
+    assert data.labels_of(np.arange(60)).tolist() == [0] + [-1] * 59
+    assert "no label for 59" in capsys.readouterr().err
+    # Labels are no part of what is decoded.
+    assert data.digest == before.digest
+
+
+@pytest.mark.parametrize(
+    ("table", "named"),
+    [
+        (b"image,label\na.png,1\n", "lacks the column 'file'"),
+        (b"", "lacks the column 'file'"),
+        (b"file,label\nother/1.png,1\n", "No file"),
+        (b"file,label\n\xff\xfe,1\n", "UTF-8"),
+    ],
+)
+def test_a_table_that_cannot_be_used_is_one_sentence(photos, table, named):
+    (photos / "labels.csv").write_bytes(table)
+    with pytest.raises(DataMissing, match=named) as error:
+        open_data(f"folder:{photos}", image_size=8, channels=1)
+    assert "labels.csv" in str(error.value)
 
 
 @pytest.mark.parametrize("files", [None, 0, 3])

@@ -1,4 +1,4 @@
-"""The command line: ``python -m vae train | evaluate | score | app``, one file a command.
+"""The command line: ``python -m vae COMMAND``, one file a command.
 
 Progress goes to standard error and results to standard output. Exit codes: 0 done, 1 some images
 refused under ``--strict``, 2 usage, 3 diverged, 66 data or checkpoint missing, 73 cannot write,

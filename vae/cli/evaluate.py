@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 
-from vae.cli.program import EXIT_MISSING, EXIT_USAGE, Stop, open_checkpoint, parse
+from vae.cli.program import EXIT_USAGE, Stop, data_missing, open_checkpoint, parse
 
 __all__ = ["TEXT", "evaluate", "metrics_table"]
 
@@ -22,8 +22,9 @@ class _Arguments:
     Args:
         checkpoint: A checkpoint directory, or the name of one in checkpoints/.
         importance_samples: The k of the importance-weighted bound.
-        limit: Evaluate only the first so many validation images.
-        split: Which held-out images; calibration is for percentiles, so think before using it.
+        limit: Evaluate only the first so many images.
+        split: Which held-out images: validation; test, where the data set has test images of its
+            own; calibration is for percentiles, so think before using it.
         draws: Draws for the ELBO where the latent space has more than 2 dimensions.
         seed: The seed of every draw.
         json: Print one JSON document instead of a table.
@@ -32,7 +33,7 @@ class _Arguments:
     checkpoint: tyro.conf.Positional[str]
     importance_samples: int = 5_000
     limit: int | None = None
-    split: Literal["validation", "calibration"] = "validation"
+    split: Literal["validation", "calibration", "test"] = "validation"
     draws: int = 64
     seed: int = 0
     json: bool = False
@@ -57,7 +58,7 @@ def evaluate(arguments: list[str]) -> int:
             seed=flags.seed,
         )
     except DataMissing as error:
-        raise Stop(EXIT_MISSING, str(error)) from error
+        raise data_missing(error) from error
     except ValueError as error:
         raise Stop(EXIT_USAGE, str(error)) from error
     if flags.json:
@@ -68,7 +69,8 @@ def evaluate(arguments: list[str]) -> int:
     return 0
 
 
-def metrics_table(metrics: dict) -> str:
+def metrics_table(metrics: dict[str, Any]) -> str:
+    """The metrics as lines for people, each number with its unit and error."""
     names = {
         "elbo": "ELBO",
         "rate": "rate (KL)",
@@ -77,11 +79,43 @@ def metrics_table(metrics: dict) -> str:
         "log_evidence": "log p(x), exact",
     }
     lines = [
-        f"  {text:<44} {metrics[name]:>10.3f} ± {metrics[f'{name}_se']:.3f} nats"
+        _line(text, f"{metrics[name]:.3f} ± {metrics[f'{name}_se']:.3f} nats")
         for name, text in names.items()
         if name in metrics
     ]
     if metrics["bits_per_dim"] is not None:
-        lines.append(f"  {'bits per dimension':<44} {metrics['bits_per_dim']:>10.4f}")
-    lines.append(f"  {'active latent dimensions':<44} {metrics['active_units']:>10}")
+        lines.append(_line("bits per dimension", f"{metrics['bits_per_dim']:.4f}"))
+    lines.append(_line("active latent dimensions", str(metrics["active_units"])))
+    if "mutual_information" in metrics:
+        lines += _aggregate_lines(metrics)
+    if "mutual_information_gap" in metrics:
+        gaps = ", ".join(f"{name} {gap:.2f}" for name, gap in metrics["factor_gaps"].items())
+        value = f"{metrics['mutual_information_gap']:.3f} of 1 ({gaps})"
+        lines.append(_line("mutual information gap (MIG)", value))
     return "\n".join(lines)
+
+
+def _aggregate_lines(metrics: dict[str, Any]) -> list[str]:
+    se, count = metrics["surgery_se"], f"log {metrics['images']:,}"
+    error = f" ± {se:.3f}" if se else ""
+    lines = [
+        _line(text, f"{metrics[name]:.3f}{error} nats{end}")
+        for name, text, end in (
+            (
+                "mutual_information",
+                "mutual information of image and z",
+                f", at most {count} = {metrics['log_images']:.3f}",
+            ),
+            ("aggregate_kl", "KL of the aggregate q(z) to the prior", ""),
+            ("total_correlation", "total correlation of the aggregate q(z)", ""),
+        )
+    ]
+    if metrics["pinned"]:
+        lines.append(f"  (The rate exceeds {count}, so these three say more about the number of")
+        lines.append("  images than about the model; with more images the first would be larger.)")
+    return lines
+
+
+def _line(text: str, value: str) -> str:
+    number, _, rest = value.partition(" ")
+    return f"  {text:<44} {number:>10} {rest}".rstrip()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 import tyro
 
 if TYPE_CHECKING:
+    from vae.data.datasets import DataMissing
     from vae.model.checkpoint import Checkpoint
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "EXIT_USAGE",
     "EXIT_WRITE",
     "Stop",
+    "data_missing",
     "open_checkpoint",
     "parse",
     "unwritable",
@@ -68,6 +70,13 @@ def unwritable(path: Path, error: OSError, advice: str = "") -> Stop:
     return Stop(
         EXIT_WRITE if refused else EXIT_IO, f"cannot write {str(path)!r}: {reason}.{advice}"
     )
+
+
+def data_missing(error: DataMissing) -> Stop:
+    """The end of a program whose data aren't there, or for which there is no room."""
+    from vae.data.cache import CacheUnwritable
+
+    return Stop(EXIT_IO if isinstance(error, CacheUnwritable) else EXIT_MISSING, str(error))
 
 
 def open_checkpoint(name: str) -> Checkpoint:

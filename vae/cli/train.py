@@ -16,10 +16,10 @@ import tyro
 from vae.cli.evaluate import metrics_table
 from vae.cli.program import (
     EXIT_DIVERGED,
-    EXIT_MISSING,
     EXIT_USAGE,
     EXIT_WRITE,
     Stop,
+    data_missing,
     parse,
     unwritable,
 )
@@ -213,7 +213,7 @@ def _opened(config: TrainConfig) -> tuple[Any, TrainConfig]:
         data = open_data(config.data, config.image_size, config.image_channels)
         config.model(data.spec)
     except DataMissing as error:
-        raise Stop(EXIT_MISSING, str(error)) from error
+        raise data_missing(error) from error
     except ValueError as error:
         raise Stop(EXIT_USAGE, str(error)) from error
     return data, config.resolved(data.spec)

@@ -3,23 +3,46 @@ r"""Data sets with fixed splits, opened by name.
 Every data set has three disjoint splits, fixed once and recorded by index in the checkpoint:
 *train* fits the weights, *validation* chooses between them, and *calibration* is touched by
 nothing but percentiles, p-values and thresholds, which is what makes those valid.
+
+The published sets (``mnist`` and the like) bring *test* images of their own, and open in two ways:
+
+- ``mnist`` cuts validation and calibration out of the training part. Hyper-parameters are chosen
+  here; the test images are in no split.
+- ``mnist:full`` is for the final model: all of the training part trains, and validation and
+  calibration are test images. They are reported on and calibrated with, but choose nothing
+  (``validation_chooses`` is false, so training keeps its last weights), because a figure on images
+  that chose the weights would be no test figure.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import NamedTuple
+from hashlib import sha256
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from vae.data import sprites
 from vae.data.spec import ImageSpec
 
-__all__ = ["DATASETS", "DataMissing", "ImageData", "Splits", "open_data", "shuffled"]
+__all__ = [
+    "DATASETS",
+    "PUBLISHED",
+    "DataMissing",
+    "ImageData",
+    "Splits",
+    "held_out_sizes",
+    "label_text",
+    "open_data",
+    "shuffled",
+    "split_indices",
+]
 
-DATASETS: tuple[str, ...] = ("digits", "sprites", "folder:PATH")
+# Sets that are downloaded; each also opens as NAME:full.
+PUBLISHED: tuple[str, ...] = ("mnist", "fashion_mnist", "kmnist", "cifar10", "svhn", "celeba")
+DATASETS: tuple[str, ...] = ("digits", "sprites", *PUBLISHED, "folder:PATH")
 
 
 class DataMissing(ValueError):
@@ -46,6 +69,12 @@ class ImageData:
         labels_of: Maps indices :math:`(N,)` to class labels ``int64`` :math:`(N,)`.
         label_names: The names of the classes; empty where the data have no labels.
         embeds: Whether licence and size allow the images to travel inside a checkpoint.
+        test: Indices of the set's own test images, ``int64`` :math:`(N,)`; empty where it has
+            none. Never among the training images.
+        validation_chooses: Whether validation may choose between weights; not where its images
+            are test images.
+        digest: What identifies the decoded images, whatever files they came from; empty where
+            they are drawn or installed with the program.
     """
 
     name: str
@@ -55,19 +84,35 @@ class ImageData:
     labels_of: Callable[[np.ndarray], np.ndarray]
     label_names: tuple[str, ...]
     embeds: bool = False
+    test: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    validation_chooses: bool = True
+    digest: str = ""
+
+    def facts(self) -> dict[str, Any]:
+        """What a checkpoint records of its data, as JSON values."""
+        parts = self.splits._asdict() | ({"test": self.test} if len(self.test) else {})
+        return {
+            "name": self.name,
+            "label_names": list(self.label_names),
+            "splits": {
+                name: {"images": len(indices), "sha256": sha256(indices.tobytes()).hexdigest()}
+                for name, indices in parts.items()
+            },
+            **({"digest": self.digest} if self.digest else {}),
+        }
 
 
 def open_data(name: str, image_size: int = 64, channels: int = 3) -> ImageData:
     """Opens a data set by name.
 
     Args:
-        name: One of ``digits``, ``sprites`` or ``folder:PATH``.
-        image_size: The side in pixels that images of a folder are brought to.
-        channels: 1 (grey) or 3 (colour), for images of a folder.
+        name: One of ``DATASETS``; a published set also with ``:full``, see above.
+        image_size: The side in pixels that images of a folder, and faces, are brought to.
+        channels: 1 (grey) or 3 (colour), for images of a folder and faces.
 
     Raises:
         ValueError: If the name is unknown; the message lists the valid ones.
-        DataMissing: If the folder isn't there or holds too few images.
+        DataMissing: If the files aren't there, are damaged, or are too few.
     """
     if name == "digits":
         return _digits()
@@ -78,7 +123,14 @@ def open_data(name: str, image_size: int = 64, channels: int = 3) -> ImageData:
         from vae.data.folder import open_folder
 
         return open_folder(name.removeprefix("folder:"), image_size, channels)
-    raise ValueError(f"Unknown data set {name!r}. Choose one of: {', '.join(DATASETS)}.")
+    if name.removesuffix(":full") in PUBLISHED:
+        from vae.data.published import open_published
+
+        return open_published(name, image_size, channels)
+    raise ValueError(
+        f"Unknown data set {name!r}. Choose one of: {', '.join(DATASETS)} "
+        "(and a downloaded one with :full to train on all its training images)."
+    )
 
 
 def shuffled(count: int, seed: int) -> np.ndarray:
@@ -92,6 +144,14 @@ def shuffled(count: int, seed: int) -> np.ndarray:
         v = (v ^ (v >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         v = v ^ (v >> np.uint64(31))
     return np.argsort(v, kind="stable").astype(np.int64)
+
+
+def held_out_sizes(count: int) -> tuple[int, int]:
+    """How many of so many images validate and calibrate.
+
+    999 calibration images resolve p-values to 0.001; a small set gives a quarter of itself.
+    """
+    return min(1_000, count // 10), min(999, count // 4)
 
 
 def split_indices(order: np.ndarray, validation: int, calibration: int) -> Splits:

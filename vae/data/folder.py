@@ -1,33 +1,33 @@
 r"""A folder of images as a data set: decoded once into a memory-mapped cache.
 
-Sub-folders name the classes. The first use decodes every file through the same path as an upload
-and writes one ``uint8`` array to the cache, so that later uses start at once and a set larger
-than memory still trains. The cache is keyed by the files' names, sizes and times.
+Labels come from ``labels.csv`` in the folder (columns ``file`` and ``label``), else from the names
+of its sub-folders. The first use decodes every file through the same path as an upload; later uses
+start at once (see :mod:`vae.data.cache`).
 """
 
 from __future__ import annotations
 
-import json
+import csv
 import os
+import stat
 import sys
-from hashlib import sha256
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
-from vae.data.datasets import DataMissing, ImageData, shuffled, split_indices
-from vae.data.images import ImageRefused, Limits, preprocess, read_image
+from vae.data.cache import cached, key_of
+from vae.data.datasets import DataMissing, ImageData, held_out_sizes, shuffled, split_indices
+from vae.data.decoding import Decoder
 from vae.data.spec import ImageSpec
 
-__all__ = ["SUFFIXES", "find_images", "open_folder"]
+__all__ = ["LABELS", "SUFFIXES", "find_images", "open_folder"]
 
 # Inside a folder only these are taken for images.
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+LABELS = "labels.csv"
 
 _FEWEST = 50
-# A camera's own files may be large; a visitor's upload may not.
-_LIMITS = Limits(bytes=64 * 2**20, side=16_384, pixels=64_000_000)
 
 
 def find_images(folder: Path) -> list[Path]:
@@ -44,80 +44,108 @@ def open_folder(folder: str, image_size: int, channels: int) -> ImageData:
     """Opens a folder of images as a data set.
 
     Args:
-        folder: The folder; its sub-folders, if it has any with images, name the classes.
+        folder: The folder.
         image_size: The side in pixels that every image is brought to.
         channels: 1 (grey) or 3 (colour).
 
     Raises:
-        DataMissing: If the folder isn't there or holds too few usable images.
+        DataMissing: If the folder isn't there, holds too few usable images, or its labels cannot
+            be read.
+        CacheUnwritable: If there is no room for the decoded images.
     """
     root = Path(folder).expanduser()
     if not root.is_dir():
         raise DataMissing(f"There is no folder {folder!r}; give folder:PATH an existing one.")
-    files = find_images(root)
+    files = _listing(root)
     if len(files) < _FEWEST:
         raise DataMissing(
             f"{folder!r} holds {len(files)} images, and training, validation and calibration "
             f"together need at least {_FEWEST}."
         )
     spec = ImageSpec(channels=channels, height=image_size, width=image_size)
-    levels, kept = _cached(root, files, spec)
+    names = [name for name, _, _ in files]
+    decode = Decoder([str(root / name) for name in names], spec)
+    decoded = cached(
+        key_of(spec, "folder", files),
+        spec,
+        f"the folder {root.name!r}",
+        len(files),
+        lambda: decode,
+        lambda: {"names": [names[i] for i in decode.kept]},
+    )
+    kept = decoded.facts["names"]
     if len(kept) < _FEWEST:
         raise DataMissing(
             f"Only {len(kept)} of the {len(files)} images in {folder!r} can be read, and at least "
             f"{_FEWEST} are needed."
         )
-    classes = [parts[0] if len(parts := Path(name).parts) > 1 else "" for name in kept]
-    label_names = tuple(sorted(set(classes) - {""}))
-    number = {name: i for i, name in enumerate(label_names)}
-    labels = np.array([number.get(name, -1) for name in classes], dtype=np.int64)
-    # 999 calibration images resolve p-values to 0.001; a small folder gives a quarter of itself.
-    calibration = min(999, len(kept) // 4)
+    labels, label_names = _labels(root, kept)
     return ImageData(
         name=f"folder:{root.resolve()}",
         spec=spec,
-        splits=split_indices(
-            shuffled(len(kept), seed=0), min(1_000, len(kept) // 10), calibration
-        ),
-        read=lambda indices: np.asarray(levels[indices]),
+        splits=split_indices(shuffled(len(kept), seed=0), *held_out_sizes(len(kept))),
+        read=lambda indices: np.asarray(decoded.levels[indices]),
         labels_of=lambda indices: labels[indices],
         label_names=label_names,
+        digest=decoded.digest,
     )
 
 
-def _cached(root: Path, files: list[Path], spec: ImageSpec) -> tuple[np.ndarray, list[str]]:
-    digest = sha256(repr(spec).encode())
-    for file in files:
-        status = file.stat()
-        digest.update(f"{file.relative_to(root)}|{status.st_size}|{status.st_mtime_ns}\n".encode())
-    home = os.environ.get("ELBOSCOPE_CACHE") or Path.home() / ".cache" / "elboscope"
-    cache = Path(home) / digest.hexdigest()[:32]
-    names = cache / "names.json"
-    if not names.exists():
-        _fill(cache, root, files, spec)
-    return np.load(cache / "levels.npy", mmap_mode="r"), json.loads(names.read_text())
+def _listing(root: Path) -> list[tuple[str, int, int]]:
+    """Name below the folder, size and time of change of every image file, in order of names."""
+    found = []
+    for inner, _, names in os.walk(root):
+        below = os.path.relpath(inner, root)
+        for name in names:
+            if not name.lower().endswith(SUFFIXES):
+                continue
+            try:
+                status = os.stat(os.path.join(inner, name))
+            except OSError:  # a link that leads nowhere
+                continue
+            if stat.S_ISREG(status.st_mode):
+                full = name if below == "." else os.path.join(below, name)
+                found.append((full, status.st_size, status.st_mtime_ns))
+    # By the parts of the path, so that a folder's files stay together.
+    return sorted(found, key=lambda one: one[0].split(os.sep))
 
 
-def _fill(cache: Path, root: Path, files: list[Path], spec: ImageSpec) -> None:
-    cache.mkdir(parents=True, exist_ok=True)
-    partial = cache / f"levels.{os.getpid()}.npy"
-    kept: list[str] = []
-    out = np.lib.format.open_memmap(partial, "w+", np.uint8, (len(files), *spec.shape))
-    refused = []
-    for file in tqdm(files, desc="decoding", unit="image", file=sys.stderr):
-        try:
-            out[len(kept)] = preprocess(read_image(file.read_bytes(), _LIMITS), spec).levels
-            kept.append(str(file.relative_to(root)))
-        except (ImageRefused, OSError) as error:
-            refused.append(f"{file.relative_to(root)}: {error}")
-    out.flush()
-    del out
-    partial.replace(cache / "levels.npy")
-    for line in refused[:5]:
-        print(f"left out {line}", file=sys.stderr)
-    if len(refused) > 5:
-        print(f"left out {len(refused) - 5} more", file=sys.stderr)
-    # Written last: a cache without its list of names is filled anew.
-    temporary = cache / f"names.{os.getpid()}.json"
-    temporary.write_text(json.dumps(kept))
-    temporary.replace(cache / "names.json")
+def _labels(root: Path, names: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The class of each image, -1 for none, with shape (N,), and the names of the classes."""
+    if (root / LABELS).is_file():
+        given = _read_labels(root / LABELS)
+        texts = [given.get(name.replace(os.sep, "/"), "") for name in names]
+        if not any(texts):
+            raise DataMissing(
+                f"No file that {str(root / LABELS)!r} names is an image in that folder; its "
+                "column 'file' takes paths below the folder, such as cats/1.png."
+            )
+        if unlabelled := texts.count(""):
+            print(f"{LABELS} has no label for {unlabelled} of the images", file=sys.stderr)
+    else:
+        texts = [parts[0] if len(parts := name.split(os.sep)) > 1 else "" for name in names]
+    distinct = set(texts) - {""}
+    numeric = all(text.isdecimal() for text in distinct)
+    label_names = tuple(sorted(distinct, key=(lambda text: (int(text), text)) if numeric else str))
+    number = {text: i for i, text in enumerate(label_names)}
+    return np.array([number.get(text, -1) for text in texts], dtype=np.int64), label_names
+
+
+def _read_labels(path: Path) -> dict[str, str]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, skipinitialspace=True)
+            if missing := {"file", "label"} - set(reader.fieldnames or ()):
+                raise DataMissing(
+                    f"{str(path)!r} lacks the column {sorted(missing)[0]!r}: its first line has "
+                    "to be file,label."
+                )
+            return {
+                row["file"].strip().replace("\\", "/").removeprefix("./"): (
+                    row["label"] or ""
+                ).strip()
+                for row in reader
+                if row["file"]
+            }
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataMissing(f"{str(path)!r} cannot be read as CSV in UTF-8: {error}.") from error

@@ -22,7 +22,7 @@ __all__ = ["ACTIVE_VARIANCE", "active_units", "aggregate_log_density", "batch_mo
 ACTIVE_VARIANCE = 0.01
 
 # Bounds the memory of one step, in pairs of a code and a component.
-_PAIRS_AT_ONCE = 2**22
+_PAIRS_AT_ONCE = 2**20
 
 
 def active_units(mu: Tensor) -> Tensor:
@@ -57,7 +57,11 @@ def batch_moment_kl(mu: Tensor, variance: Tensor) -> Tensor:
 
 
 def aggregate_log_density(
-    mu: Tensor, sigma: Tensor, z: Tensor, owners: Tensor | None = None
+    mu: Tensor,
+    sigma: Tensor,
+    z: Tensor,
+    owners: Tensor | None = None,
+    leave_owner_out: bool = False,
 ) -> Tensor:
     r"""The log-density of the aggregate posterior, every component of it.
 
@@ -69,6 +73,8 @@ def aggregate_log_density(
         z: The codes, with shape :math:`(M, D)`.
         owners: For codes drawn from a component, its number, with shape :math:`(M,)`. Its share
             is then computed without cancellation, so that :math:`\bar q \ge q_n / N` holds there.
+        leave_owner_out: Whether each code's own component is left out: the density that the
+            N - 1 others give to it.
 
     Returns:
         Nats, with shape :math:`(M,)`.
@@ -84,6 +90,8 @@ def aggregate_log_density(
         exponents = torch.cat((some.square(), some), -1) @ factors + constants
         if owners is not None:
             own = owners[rows]
-            exponents[torch.arange(len(rows)), own] = log_density(mu[own], sigma[own], some)
+            exponents[torch.arange(len(rows)), own] = (
+                -math.inf if leave_owner_out else log_density(mu[own], sigma[own], some)
+            )
         parts.append(torch.logsumexp(exponents, -1))
-    return torch.cat(parts) - math.log(len(mu))
+    return torch.cat(parts) - math.log(len(mu) - leave_owner_out)

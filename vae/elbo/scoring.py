@@ -23,7 +23,12 @@ from vae.elbo.evidence import (
     node_log_likelihoods,
 )
 from vae.elbo.rows import ScoreRow
-from vae.elbo.terms import Terms, log_density, pixel_log_likelihood, standard_normal_kl
+from vae.elbo.terms import (
+    Terms,
+    log_density,
+    pixel_log_likelihood,
+    standard_normal_kl,
+)
 from vae.elbo.tiles import decode_means, decoder_rows, encode_tiled, map_tiles, row_sums
 from vae.model.checkpoint import Checkpoint
 from vae.model.config import ModelConfig
@@ -49,8 +54,9 @@ __all__ = [
 
 DRAWS = 64
 
-# Bounds the memory of one step, in codes; it never changes a number.
+# Bound the memory of one step, in codes and in their coordinates; they never change a number.
 _CODES_AT_ONCE = 200_000
+_COORDINATES_AT_ONCE = 2**18
 
 
 class SampleScores(NamedTuple):
@@ -292,7 +298,8 @@ def sample_scores(
     quadrature = model.config.latent_dim <= 2
     most = draws if quadrature else max(draws, calibrated_draws)
     expectations, errors, calibrated, bounds, bound_errors, evidences = [], [], [], [], [], []
-    for part in _parts(len(x), max(most, importance_samples, 144)):
+    dims = model.config.latent_dim
+    for part in _parts(len(x), max(most, 144), dims):
         nodes, weights = posterior_nodes(
             model.config, levels[part], mu[part], sigma[part], most, seed
         )
@@ -308,15 +315,16 @@ def sample_scores(
             expectations.append(mean)
             errors.append(torch.sqrt(squares / (max(1, draws - 1) * draws)))
             calibrated.append(row_sums(known) / known.shape[1])
-        if importance_samples:
+        if evidence and quadrature:
+            evidences.append(torch.stack(exact_evidence(model, x[part], mu[part])))
+    if importance_samples:
+        for part in _parts(len(x), importance_samples, dims):
             _, log_weights = importance_log_weights(
                 model, levels[part], x[part], mu[part], sigma[part], importance_samples, seed
             )
             bound = importance_bound(log_weights)
             bounds.append(bound.value)
             bound_errors.append(bound.standard_error)
-        if evidence and quadrature:
-            evidences.append(torch.stack(exact_evidence(model, x[part], mu[part])))
     empty = torch.full((len(x),), math.nan, dtype=torch.float64)
     exact = torch.cat(evidences, 1) if evidences else (empty, empty)
     terms = Terms(torch.cat(expectations), kl)
@@ -406,13 +414,14 @@ def importance_log_weights(
     e = torch.from_numpy(image_normals(levels, seed, "importance", shape))
     z = mu[:, None] + sigma[:, None] * e
     log_prior = log_density(torch.zeros(1), torch.ones(1), z)
-    log_posterior = log_density(mu[:, None], sigma[:, None], z)
+    # log N(z; mu, sigma^2) at z = mu + sigma e.
+    log_posterior = log_density(torch.zeros(1), torch.ones(1), e) - sigma.log().sum(-1)[:, None]
     return z, node_log_likelihoods(model, x, z) + log_prior - log_posterior
 
 
-def _parts(count: int, codes: int) -> Iterator[slice]:
-    """Slices of a batch that keep the codes of one step within bounds."""
-    size = max(1, _CODES_AT_ONCE // codes)
+def _parts(count: int, codes: int, dims: int) -> Iterator[slice]:
+    """Slices of a batch that keep the codes of one step within bounds, ``codes`` an image."""
+    size = max(1, min(_CODES_AT_ONCE, _COORDINATES_AT_ONCE // dims) // codes)
     for start in range(0, count, size):
         yield slice(start, start + size)
 

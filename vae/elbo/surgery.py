@@ -39,8 +39,9 @@ _REACH = 8.5
 _FINENESS = 2
 _MOST_NODES = 2**22
 _MOST_MARGINAL_NODES = 2**16
-_NODES_AT_ONCE = 2**22
+_NODES_AT_ONCE = 2**18
 _MOST_PAIRS = 2**26
+_COORDINATES_AT_ONCE = 2**19
 
 
 class Surgery(NamedTuple):
@@ -229,14 +230,20 @@ def _by_draws(
     count, dims = mu.shape
     generator = torch.Generator().manual_seed(seed)
     e = torch.randn(count, draws, dims, generator=generator, dtype=torch.float64)
-    z = (mu[:, None] + sigma[:, None] * e).reshape(-1, dims)
-    owners = torch.arange(count).repeat_interleave(draws)
-    log_aggregate = aggregate_log_density(mu, sigma, z, owners)
-    log_q = log_density(mu[owners], sigma[owners], z)
-    ratio = (log_q - log_aggregate).reshape(count, draws)
-    direct = log_aggregate - log_density(torch.zeros(1), torch.ones(1), z)
+    ratios, directs = [], []
+    # A block of images at a time, since each draw has D coordinates.
+    for rows in torch.arange(count).split(max(1, _COORDINATES_AT_ONCE // (draws * dims))):
+        z = mu[rows, None] + sigma[rows, None] * e[rows]
+        log_q = log_density(mu[rows, None], sigma[rows, None], z)
+        log_prior = log_density(torch.zeros(1), torch.ones(1), z)
+        owners = rows.repeat_interleave(draws)
+        log_aggregate = aggregate_log_density(mu, sigma, z.flatten(0, 1), owners)
+        log_aggregate = log_aggregate.reshape(log_q.shape)
+        ratios.append(log_q - log_aggregate)
+        directs.append(log_aggregate - log_prior)
+    ratio, direct = torch.cat(ratios), torch.cat(directs)
     # The residual is the mean over draws of log q_n / p less its closed form, the KL.
-    total = (log_q - log_aggregate + direct).reshape(count, draws)
+    total = ratio + direct
     error = ratio.std(-1) / math.sqrt(draws)
     residual_error = (total.std(-1) / math.sqrt(draws)).square().sum().sqrt() / count
     return ratio.mean(-1), error, direct.mean(), residual_error

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from vae.data.datasets import DataMissing, open_data
+from vae.data.datasets import DataMissing, ImageData, open_data
 from vae.model.checkpoint import Checkpoint
 
-__all__ = ["originals"]
+__all__ = ["originals", "own_data"]
 
 
 def originals(checkpoint: Checkpoint, rows: np.ndarray) -> np.ndarray:
     r"""Reads reference images by their position in the reference set.
+
+    Images that were decoded on this machine are found by their content, so that a folder may have
+    been moved, or be gone, since.
 
     Args:
         checkpoint: The checkpoint.
@@ -26,12 +29,29 @@ def originals(checkpoint: Checkpoint, rows: np.ndarray) -> np.ndarray:
     reference = checkpoint.reference
     if reference.levels is not None:
         return reference.levels[rows]
-    image = checkpoint.config.image
-    data = open_data(checkpoint.manifest["data"]["name"], image.height, image.channels)
-    indices = reference.indices[rows]
-    known = checkpoint.manifest["data"]["splits"]
-    if known["train"]["images"] != len(data.splits.train) or data.spec != image:
+    if digest := checkpoint.manifest["data"].get("digest"):
+        # Imported here: most checkpoints have their images inside or draw them.
+        from vae.data.cache import find
+
+        decoded = find(digest, checkpoint.config.image)
+        if decoded is not None:
+            return np.asarray(decoded.levels[reference.indices[rows]])
+    return own_data(checkpoint).read(reference.indices[rows])
+
+
+def own_data(checkpoint: Checkpoint) -> ImageData:
+    """Opens the data set that a checkpoint was trained on, if it still is the one.
+
+    Raises:
+        DataMissing: If it isn't there or has changed.
+    """
+    image, entry = checkpoint.config.image, checkpoint.manifest["data"]
+    data = open_data(entry["name"], image.height, image.channels)
+    same = entry["splits"]["train"]["images"] == len(data.splits.train) and data.spec == image
+    # Checkpoints of older versions recorded no digest.
+    if not same or entry.get("digest", data.digest) != data.digest:
         raise DataMissing(
-            f"The data set {data.name!r} has changed since {checkpoint.name!r} was trained on it."
+            f"The images of {data.name!r} are no longer those that {checkpoint.name!r} was "
+            "trained on: restore them, or train the model anew."
         )
-    return data.read(indices)
+    return data

@@ -6,7 +6,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -63,14 +62,7 @@ def commit(
         "command": command,
         "card": {"title": config.title or path.name, "description": config.description},
         "config": asdict(config),
-        "data": {
-            "name": data.name,
-            "label_names": list(data.label_names),
-            "splits": {
-                name: {"images": len(indices), "sha256": sha256(indices.tobytes()).hexdigest()}
-                for name, indices in data.splits._asdict().items()
-            },
-        },
+        "data": data.facts(),
         "metrics": metrics,
         "training": {
             "seconds": round(fitted.seconds, 1),

@@ -105,7 +105,7 @@ def fit(
         step_of = DistributedDataParallel(step_of)
     validation = data.read(data.splits.validation[: config.validation_images])
     # A contrast's point is where it ends, and test images choose nothing.
-    chooses = config.objective != "batch_moment_kl" and getattr(data, "validation_chooses", True)
+    chooses = config.objective != "batch_moment_kl" and data.validation_chooses
 
     watch.start(
         state, state.batches.size, {"device": device_name(device), "arithmetic": speed.name}

@@ -31,6 +31,7 @@ __all__ = [
     "Table",
     "checkpoint",
     "current",
+    "decode",
     "draws_of",
     "entries",
     "images",
@@ -113,7 +114,9 @@ def table(model: Checkpoint) -> Table:
     return _table(model, model.weights_sha256)
 
 
-@st.cache_data(max_entries=8, show_spinner=False)
+# Shared rather than copied for every run, since a million samples are a hundred megabytes; so
+# nobody writes into it.
+@st.cache_resource(max_entries=8, show_spinner=False)
 def _table(_model: Checkpoint, key: str) -> Table:
     reference = _model.reference
     kl_per_dim = reference_kl_per_dim(reference)
@@ -283,3 +286,13 @@ def prior_samples(model: Checkpoint, count: int, seed: int) -> np.ndarray:
 @st.cache_data(max_entries=64, show_spinner=False)
 def _prior_samples(_model: Checkpoint, key: str, count: int, seed: int) -> np.ndarray:
     return traversals.prior_samples(_model.model, count, seed)
+
+
+def decode(model: Checkpoint, codes: np.ndarray) -> np.ndarray:
+    """What the decoder makes of codes (N, D), in [0, 1], (N, C, H, W)."""
+    return _decode(model, model.weights_sha256, codes)
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def _decode(_model: Checkpoint, key: str, codes: np.ndarray) -> np.ndarray:
+    return decode_means(_model.model, torch.from_numpy(codes)).numpy()

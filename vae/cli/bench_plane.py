@@ -1,0 +1,299 @@
+"""``python -m vae bench plane``: what a hand feels on the latent map, in Chromium."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from vae.cli.program import EXIT_MISSING, EXIT_USAGE, Stop, open_checkpoint, parse
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+__all__ = ["TEXT", "bench_plane"]
+
+TEXT = "Frames while hovering, panning and zooming the latent map, its loading and its memory."
+
+_FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync")
+_STARTS_WITHIN, _OPENS_WITHIN = 120, 180
+_MOVES = 240
+_MOST_POINTS = 2_000_000
+
+# Components live in shadow roots, which a plain query doesn't enter.
+_PLANE = """[...document.querySelectorAll('*')]
+  .map(one => one.shadowRoot?.querySelector('.elb-plane')?.plane).find(Boolean)"""
+
+_READY = (
+    f"({_PLANE})?.find('stage').dataset.ready === 'true' && ({_PLANE}).marksCost !== undefined"
+)
+
+# Notes the time of every frame of the display, and how long the plane's own drawing took.
+_RECORD = f"""() => {{
+  const plane = {_PLANE};
+  window.benchTicks = [];
+  const tick = time => {{
+    window.benchTicks?.push([time, plane.cost]);
+    if (window.benchTicks) requestAnimationFrame(tick);
+  }};
+  requestAnimationFrame(tick);
+}}"""
+
+
+@dataclass(frozen=True)
+class _Arguments:
+    """What to measure.
+
+    Args:
+        checkpoint: The model that is opened, and after which the made-up samples are.
+        points: Sizes of made-up reference sets, each opened after the model itself.
+        port: The port of the server that is started for it.
+        json: Print one JSON document instead of a table.
+    """
+
+    checkpoint: str = "digits-2d"
+    points: tuple[int, ...] = (10_000, 70_000)
+    port: int = 8595
+    json: bool = False
+
+
+class Measure(NamedTuple):
+    """One figure and what it must reach.
+
+    Attributes:
+        name: What was measured.
+        value: In the unit.
+        unit: The unit.
+        bar: At most this much; none where the figure is for information.
+    """
+
+    name: str
+    value: float
+    unit: str
+    bar: float | None = None
+
+
+def bench_plane(arguments: list[str]) -> int:
+    """Runs the command; returns its exit code."""
+    flags = parse(_Arguments, "bench plane", TEXT, arguments)
+    if not all(1 <= points <= _MOST_POINTS for points in flags.points):
+        raise Stop(EXIT_USAGE, f"--points must lie in 1..{_MOST_POINTS}.")
+    if not 1 <= flags.port <= 65_535:
+        raise Stop(EXIT_USAGE, f"--port must lie in 1..65535, not {flags.port}.")
+    try:
+        from playwright.sync_api import Error, sync_playwright
+    except ImportError as error:
+        raise Stop(
+            EXIT_MISSING, "playwright is not installed: pip install -r requirements-dev.txt."
+        ) from error
+    source = open_checkpoint(flags.checkpoint)
+    measures: list[Measure] = []
+    with tempfile.TemporaryDirectory(prefix="elboscope-bench-") as folder:
+        names = _models(Path(folder), source, flags)
+        with _server(flags.port, Path(folder)) as (address, pid), sync_playwright() as playwright:
+            chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+            try:
+                browser = playwright.chromium.launch(executable_path=chromium, args=list(_FLAGS))
+            except Error as error:
+                raise Stop(EXIT_MISSING, "Chromium does not start; install it first.") from error
+            # The server's own start, its imports, is not what is measured.
+            _open(browser, f"{address}/latent_map?model={names[0]}").context.close()
+            for name in names:
+                measures += _figures(browser, address, name, pid)
+            browser.close()
+    if flags.json:
+        print(json.dumps([one._asdict() for one in measures], indent=1))
+    else:
+        print("\n".join(_line(one) for one in measures))
+    return 0
+
+
+def _models(folder: Path, source: object, flags: _Arguments) -> list[str]:
+    """Makes a folder of the model itself and of its crowds."""
+    from vae.explore.synthetic import write_crowd
+    from vae.model.registry import default_root, find
+
+    given = Path(flags.checkpoint)
+    path = given if given.is_dir() else find(flags.checkpoint, default_root()).path
+    shutil.copytree(path, folder / source.name)
+    names = [source.name]
+    for points in flags.points:
+        names.append(f"{source.name}-{points}")
+        write_crowd(folder / names[-1], source, points)
+    return names
+
+
+def _figures(browser: Browser, address: str, name: str, pid: int) -> list[Measure]:
+    """Opens one model's map and moves about on it."""
+    measures = []
+    for turn, bar in (("first", None), ("again", 2_000)):
+        began = time.perf_counter()
+        page = _open(browser, f"{address}/latent_map?model={name}")
+        took = 1_000 * (time.perf_counter() - began)
+        measures.append(Measure(f"{name}: {turn} opening, to the drawn map", took, "ms", bar))
+        if turn == "first":
+            page.context.close()
+    memory = _resident(pid)
+    if memory is not None:
+        measures.append(Measure(f"{name}: memory of the server", memory, "MB"))
+    heap = page.evaluate("() => performance.memory?.usedJSHeapSize")
+    if heap:
+        measures.append(Measure(f"{name}: memory of the page's script", heap / 2**20, "MB"))
+    calls: list[int] = []
+    # The socket is open already; only what passes from now on counts.
+    session = page.context.new_cdp_session(page)
+    session.send("Network.enable")
+    for event in ("Network.webSocketFrameSent", "Network.webSocketFrameReceived"):
+        session.on(event, lambda frame: calls.append(1))
+    box = page.locator(".elb-plane .above").bounding_box()
+    gestures = {"hover": False, "pan": True}
+    for gesture, pressed in gestures.items():
+        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        page.mouse.move(x, y)
+        if pressed:
+            page.mouse.down()
+        page.wait_for_timeout(400)
+        calls.clear()
+        page.evaluate(_RECORD)
+        for step in range(_MOVES):
+            swing = (abs(step % 80 - 40) - 20) / 20
+            page.mouse.move(x + 0.35 * swing * box["width"], y + 0.2 * swing * box["height"])
+        ticks = page.evaluate(
+            "() => { const all = window.benchTicks; window.benchTicks = null; return all }"
+        )
+        heard = len(calls)
+        if pressed:
+            page.mouse.up()
+        times = [tick for tick, _ in ticks]
+        gaps = [after - before for before, after in zip(times, times[1:], strict=False)]
+        drawing = statistics.median(cost for _, cost in ticks)
+        measures += [
+            Measure(f"{name}: {gesture}, median frame", statistics.median(gaps), "ms", 17),
+            Measure(f"{name}: {gesture}, 95th percentile", _percentile(gaps, 0.95), "ms", 34),
+            Measure(f"{name}: {gesture}, the plane's own part of it, median", drawing, "ms"),
+            Measure(f"{name}: {gesture}, messages to or from the server", heard, "", 0),
+        ]
+        page.wait_for_timeout(400)
+    measures.append(Measure(f"{name}: change of screen, warm", _switch(page), "ms", 500))
+    marks = page.evaluate(f"() => {{ const plane = {_PLANE}; return plane.marksCost }}")
+    measures.append(Measure(f"{name}: all marks drawn anew", marks, "ms"))
+    page.context.close()
+    return measures
+
+
+def _switch(page: Page, turns: int = 5) -> float:
+    """From the click on another screen's link back to the map, the median of some turns."""
+    times = []
+    for _ in range(turns):
+        page.get_by_role("link", name="Traversals", exact=True).click()
+        page.get_by_role("heading", name="Traversals").wait_for()
+        _settle(page)
+        page.evaluate(
+            f"""() => {{
+              window.benchWait = undefined;
+              document.addEventListener('click', () => {{
+                const start = performance.now();
+                const look = () => {_READY}
+                  ? requestAnimationFrame(() => window.benchWait = performance.now() - start)
+                  : requestAnimationFrame(look);
+                look();
+              }}, {{once: true, capture: true}});
+            }}"""
+        )
+        page.get_by_role("link", name="Latent map", exact=True).click()
+        page.wait_for_function("() => window.benchWait !== undefined")
+        times.append(page.evaluate("() => window.benchWait"))
+        _settle(page)
+    return statistics.median(times)
+
+
+def _settle(page: Page) -> None:
+    page.wait_for_function(
+        "() => document.querySelector('[data-testid=stApp]')"
+        "?.getAttribute('data-test-script-state') === 'notRunning'"
+    )
+    page.wait_for_timeout(200)
+
+
+def _line(one: Measure) -> str:
+    value = f"{one.name:<62} {one.value:>8.1f} {one.unit:<3}"
+    if one.bar is None:
+        return value
+    return f"{value} at most {one.bar:>5g}   {'reached' if one.value <= one.bar else 'MISSED'}"
+
+
+def _open(browser: Browser, url: str) -> Page:
+    context = browser.new_context(viewport={"width": 1440, "height": 1000})
+    page = context.new_page()
+    page.goto(url)
+    page.locator(".elb-plane .stage[data-ready=true]").wait_for(timeout=1_000 * _OPENS_WITHIN)
+    page.wait_for_function(f"() => {_PLANE}?.marksCost !== undefined")
+    return page
+
+
+def _resident(pid: int) -> float | None:
+    """The memory of a process in MB; none where the system has no such file."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS"))
+
+
+def _percentile(values: Sequence[float], share: float) -> float:
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+@contextmanager
+def _server(port: int, checkpoints: Path) -> Iterator[tuple[str, int]]:
+    """Runs the app for as long as it is measured; yields its address and its process."""
+    from vae.ui.serve import free_port
+
+    chosen = free_port(port)
+    if chosen is None:
+        raise Stop(EXIT_USAGE, f"port {port} and those after it are in use.")
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-m", "streamlit", "run", str(root / "app.py")]
+    process = subprocess.Popen(
+        [*command, "--server.port", str(chosen), "--server.headless", "true"],
+        cwd=root,
+        env={**os.environ, "ELBOSCOPE_CHECKPOINTS": str(checkpoints)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    address = f"http://localhost:{chosen}"
+    try:
+        deadline = time.monotonic() + _STARTS_WITHIN
+        while not _answers(address):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise Stop(
+                    EXIT_MISSING, "the app's server did not start; try `python -m vae app`."
+                )
+            time.sleep(0.2)
+        yield address, process.pid
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGTERM)
+        process.wait(timeout=30)
+
+
+def _answers(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{address}/_stcore/health", timeout=1):
+            return True
+    except OSError:
+        return False

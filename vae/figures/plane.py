@@ -1,0 +1,302 @@
+"""What the plane is sent: points, colours, decoded places and fields, packed as bytes.
+
+Each part travels on its own, so that a new colour or a new selection moves kilobytes even where
+there are a million points. A part is a header in JSON and typed arrays; ``web/plane/store.js``
+reads the same form.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cache
+from hashlib import sha256
+from typing import NamedTuple
+
+import numpy as np
+from plotly.colors import sample_colorscale, unlabel_rgb
+
+from vae.figures import palette
+
+__all__ = [
+    "Fact",
+    "Slot",
+    "arrows_slot",
+    "cluster_labels",
+    "colour_slot",
+    "field_slot",
+    "group_slot",
+    "points_slot",
+    "prior_rings",
+    "sheet_slot",
+    "single_colour_slot",
+    "thumbnails_slot",
+]
+
+_KINDS = {"f4": np.dtype("<f4"), "u4": np.dtype("<u4"), "u1": np.dtype("u1")}
+_NONE = (124, 135, 152)
+
+
+class Slot(NamedTuple):
+    """One part of what a plane shows.
+
+    Attributes:
+        name: Which part: points, colour, coarse, fine, thumbnails, field, arrows or group.
+        version: Changes with the content.
+        data: The packed bytes.
+    """
+
+    name: str
+    version: str
+    data: bytes
+
+
+class Fact(NamedTuple):
+    """A number of each sample, for the words beside the plane.
+
+    Attributes:
+        name: What it is.
+        values: With shape (N,).
+        unit: Its unit.
+        digits: Decimals to show.
+    """
+
+    name: str
+    values: np.ndarray
+    unit: str = "nats"
+    digits: int = 2
+
+
+def points_slot(
+    plane: str,
+    places: np.ndarray,
+    spread: np.ndarray | None = None,
+    labels: np.ndarray | None = None,
+    label_names: Sequence[str] = (),
+    facts: Sequence[Fact] = (),
+) -> Slot:
+    r"""The points, and what is said of each.
+
+    Args:
+        plane: The plane's key.
+        places: Where they lie, with shape :math:`(N, 2)`.
+        spread: Each one's standard deviations across and up, and where its axes are not the
+            plane's their correlation: shape :math:`(N, 2)` or :math:`(N, 3)`.
+        labels: Class numbers, -1 where there are none, with shape :math:`(N,)`.
+        label_names: The classes' names, at most 254.
+        facts: Numbers of each point.
+    """
+    places = np.asarray(places)
+    empty = np.zeros((0, 3))
+    spread = empty if spread is None else np.asarray(spread)
+    named = labels is not None and 0 < len(label_names) < 255
+    arrays = {
+        "x": places[:, 0],
+        "y": places[:, 1],
+        "sd_x": spread[:, 0],
+        "sd_y": spread[:, 1],
+        "rho": spread[:, 2] if spread.shape[1] == 3 else empty[:, 0],
+        "labels": np.where(labels < 0, 255, labels).astype(np.uint8)
+        if named
+        else np.zeros(0, np.uint8),
+        **{f"fact_{k}": fact.values for k, fact in enumerate(facts)},
+    }
+    said = [{"name": fact.name, "unit": fact.unit, "digits": fact.digits} for fact in facts]
+    return _pack(plane, "points", arrays, facts=said, names=list(label_names) if named else [])
+
+
+def colour_slot(
+    plane: str,
+    values: np.ndarray,
+    title: str,
+    unit: str = "",
+    class_names: Sequence[str] = (),
+    digits: int = 1,
+) -> Slot:
+    r"""The points' colours.
+
+    Args:
+        plane: The plane's key.
+        values: Class numbers (with ``class_names``; -1 for none) or numbers, shape :math:`(N,)`.
+            Numbers may be NaN, which shows as grey.
+        title: What the colour shows.
+        unit: Its unit.
+        class_names: Names of the classes; empty where ``values`` is a quantity.
+        digits: Decimals of the scale.
+    """
+    if class_names:
+        # Beyond ten classes colours and shapes repeat; the labels on the plane still tell.
+        names = [*class_names[:254], "unlabelled"]
+        codes = np.where((values < 0) | (values >= 254), len(names) - 1, values)
+        colours = [_rgb(palette.CLASSES[k % len(palette.CLASSES)]) for k in range(len(names))]
+        colours[-1] = _NONE
+        if (codes != len(names) - 1).all():
+            names.pop()
+        return _pack(
+            plane, "colour", {"codes": codes.astype(np.uint8), "values": np.zeros(0)},
+            title=title, unit=unit, names=names, palette=colours,
+        )  # fmt: skip
+    finite = np.isfinite(values)
+    shown = values[finite]
+    # A few far values would leave one colour to all the others.
+    low, high = np.percentile(shown, (1, 99)) if len(shown) else (0.0, 1.0)
+    clipped = bool(len(shown) and (shown.min() < low or shown.max() > high))
+    share = (np.where(finite, values, low) - low) / max(high - low, 1e-12)
+    codes = np.where(finite, np.rint(np.clip(share, 0, 1) * 254), 255)
+    return _pack(
+        plane, "colour", {"codes": codes.astype(np.uint8), "values": values},
+        title=title, unit=unit, names=[], palette=[*_scale(), _NONE], digits=digits,
+        low=float(low), high=float(high), clipped=clipped,
+    )  # fmt: skip
+
+
+def single_colour_slot(plane: str, count: int, colour: str) -> Slot:
+    """One colour, such as a quantity's own, for all of ``count`` points."""
+    return _pack(
+        plane, "colour", {"codes": np.zeros(count, np.uint8), "values": np.zeros(0)},
+        title="", unit="", names=[], palette=[_rgb(colour)], digits=0,
+    )  # fmt: skip
+
+
+def sheet_slot(plane: str, name: str, frames: np.ndarray, window: Sequence[float]) -> Slot:
+    r"""A decoded lattice.
+
+    Args:
+        plane: The plane's key.
+        name: ``coarse``, for everywhere, or ``fine``, for the window shown.
+        frames: 8-bit pixels, with shape :math:`(S, S, C, H, W)`, rows from top to bottom.
+        window: Left, bottom, right, top.
+    """
+    side, _, channels, height, width = frames.shape
+    return _pack(
+        plane, name, {"pixels": frames.reshape(-1)}, window=list(window), side=side,
+        count=side * side, channels=channels, height=height, width=width,
+    )  # fmt: skip
+
+
+def thumbnails_slot(
+    plane: str, rows: np.ndarray, images: np.ndarray, window: Sequence[float]
+) -> Slot:
+    r"""Images of some samples, to be shown in place of their dots.
+
+    Args:
+        plane: The plane's key.
+        rows: The samples' numbers, with shape :math:`(K,)`.
+        images: In [0, 1], with shape :math:`(K, C, H, W)`.
+        window: Left, bottom, right, top of the part whose samples these are.
+    """
+    pixels = np.rint(np.clip(images, 0, 1) * 255).astype(np.uint8)
+    count, channels, height, width = pixels.shape
+    return _pack(
+        plane, "thumbnails", {"rows": rows.astype(np.uint32), "pixels": pixels.reshape(-1)},
+        window=list(window), count=count, channels=channels, height=height, width=width,
+    )  # fmt: skip
+
+
+def field_slot(
+    plane: str,
+    log_ratio: np.ndarray,
+    log_aggregate: np.ndarray,
+    threshold: float | None,
+    window: Sequence[float],
+) -> Slot:
+    r"""The aggregate posterior over the plane, and the prior's holes.
+
+    Args:
+        plane: The plane's key.
+        log_ratio: :math:`\log \bar q / p` in nats, with shape :math:`(S, S)`, rows from the top.
+        log_aggregate: :math:`\log \bar q`, likewise.
+        threshold: Where :math:`\log \bar q` lies below it is a hole; none for no holes.
+        window: Left, bottom, right, top.
+    """
+    density = np.exp(0.5 * (log_aggregate - log_aggregate.max()))
+    log_prior = log_aggregate - log_ratio
+    # A hole matters as much as the prior does: it shows as dense as the prior is there.
+    weight = np.exp(0.25 * (log_prior - log_prior.max()))
+    holes = weight * (log_aggregate < threshold) if threshold is not None else 0 * weight
+    return _pack(
+        plane, "field", {"values": log_ratio.ravel(), "density": density.ravel(),
+                         "holes": holes.ravel()},
+        window=list(window), side=len(log_ratio), title="log q\u0304(z)/p(z)",
+    )  # fmt: skip
+
+
+def arrows_slot(plane: str, starts: np.ndarray, ends: np.ndarray) -> Slot:
+    r"""Arrows on the plane, from and to places of shape :math:`(K, 2)`."""
+    return _pack(plane, "arrows", {"ends": np.concatenate((starts, ends), -1).ravel()})
+
+
+def group_slot(plane: str, members: np.ndarray) -> Slot:
+    r"""Which points belong to the group, with shape :math:`(N,)`."""
+    return _pack(plane, "group", {"members": members.astype(np.uint8)})
+
+
+def cluster_labels(
+    places: np.ndarray, labels: np.ndarray, names: Sequence[str], most: int = 30
+) -> list[dict]:
+    """Each class's name at its middle, so that colour is never the only sign.
+
+    A class that is not by far the commonest around its own middle has no cluster to name there.
+    """
+    found = []
+    for label in range(min(len(names), most)):
+        rows = labels == label
+        if not rows.any():
+            continue
+        middle = np.median(places[rows], axis=0)
+        distance = np.linalg.norm(places - middle, axis=1)
+        count = min(31, np.count_nonzero(rows))
+        near = labels[np.argpartition(distance, count - 1)[:count]]
+        if np.count_nonzero(near == label) > 0.6 * count:
+            found.append({"text": names[label], "at": middle.tolist()})
+    return found
+
+
+def prior_rings() -> list[dict]:
+    """The standard normal's 1, 2 and 3 standard deviations, as lines."""
+    turn = np.linspace(0, 2 * np.pi, 97) - 0.75 * np.pi
+    return [
+        {
+            "points": np.column_stack((radius * np.cos(turn), radius * np.sin(turn))).tolist(),
+            "colour": palette.PRIOR,
+            "dash": True,
+            "width": 1.2,
+            "label": f"prior {radius} sd",
+        }
+        for radius in (1, 2, 3)
+    ]
+
+
+def _pack(plane: str, name: str, arrays: Mapping[str, np.ndarray], **facts: object) -> Slot:
+    parts, listed, at = [], [], 0
+    for key, values in arrays.items():
+        values = np.asarray(values)
+        kind = {np.dtype("u1"): "u1", np.dtype("u4"): "u4"}.get(values.dtype, "f4")
+        data = np.ascontiguousarray(values, dtype=_KINDS[kind]).tobytes()
+        listed.append({"name": key, "kind": kind, "start": at, "count": values.size})
+        parts.append(data + bytes(-len(data) % 8))
+        at += len(parts[-1])
+    head = {"plane": plane, "slot": name, "arrays": listed, **facts}
+    digest = sha256(json.dumps(head, allow_nan=False).encode())
+    for part in parts:
+        digest.update(part)
+    head["version"] = digest.hexdigest()[:16]
+    # The header's own length moves the arrays; blanks keep that length fixed while it is found.
+    room = len(json.dumps(head)) + 16 * len(listed)
+    room += -(room + 4) % 8
+    for entry in listed:
+        entry["start"] += 4 + room
+    text = json.dumps(head, allow_nan=False).encode()
+    data = len(text).to_bytes(4, "little") + text.ljust(room) + b"".join(parts)
+    return Slot(name, head["version"], data)
+
+
+@cache
+def _scale() -> list[tuple[int, int, int]]:
+    shares = np.linspace(0, 1, 255).tolist()
+    colours = sample_colorscale(palette.SEQUENTIAL, shares)
+    return [tuple(round(part) for part in unlabel_rgb(colour)) for colour in colours]
+
+
+def _rgb(colour: str) -> tuple[int, int, int]:
+    return tuple(int(colour[k : k + 2], 16) for k in (1, 3, 5))

@@ -1,0 +1,343 @@
+"""What the latent map is made of: its settings, the plane's parts, cached, and its sections."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from threading import Lock
+from typing import NamedTuple
+
+import numpy as np
+import streamlit as st
+import torch
+
+from vae.elbo.aggregate import aggregate_log_density
+from vae.elbo.holes import Holes, holes
+from vae.explore import lattice as lattices
+from vae.explore.lattice import Plane, Window
+from vae.explore.projection import TSNE_MOST, Principal, principal_axes, tsne
+from vae.explore.round_trip import round_trip
+from vae.figures import plane as parts
+from vae.figures.plane import Fact, Slot
+from vae.model.checkpoint import Checkpoint
+from vae.ui import access
+
+__all__ = [
+    "COMPONENTS",
+    "Scene",
+    "arrows",
+    "colour",
+    "components",
+    "field",
+    "fine",
+    "group",
+    "hole_examples",
+    "hole_share",
+    "labels",
+    "lattice",
+    "log_ratio",
+    "notice",
+    "points",
+    "principal",
+    "set_group",
+    "thumbnails",
+    "tsne_places",
+    "unchecked",
+]
+
+# Images whose Gaussians stand for all of them where there are more: the aggregate posterior costs
+# one evaluation for each pair of an image and a place.
+COMPONENTS = 3_000
+_FIELD_SIDE, _ARROWS_SIDE = 61, 17
+_MOST_PICTURES = 400
+
+
+class Scene(NamedTuple):
+    r"""Where the points lie, and what lies under them.
+
+    Attributes:
+        kind: The view: dimensions, PCA or t-SNE.
+        geometry: Identifies what the places are of.
+        places: Where the points lie, NaN for those that are left out, with shape :math:`(N, 2)`.
+        spread: Standard deviations, and for PCA their correlation, or none.
+        plane: The plane through the latent space, or none for t-SNE.
+        dims: The two dimensions, or none where the axes are no dimensions.
+        home: The window shown first.
+    """
+
+    kind: str
+    geometry: str
+    places: np.ndarray
+    spread: np.ndarray | None
+    plane: Plane | None
+    dims: tuple[int, int] | None
+    home: Window
+
+
+def unchecked(key: str, options: Sequence[str], what: str) -> None:
+    """Names a value in the link that isn't among the options, before its widget drops it."""
+    asked = st.query_params.get(key)
+    if asked is not None and asked not in options:
+        shown = ", ".join(options[:12])
+        notice(
+            f"The link names a {what} “{asked[:20]}” that this model doesn't have, so the default "
+            f"is shown. There are: {shown}."
+        )
+    # A value that another model left behind must not meet options that lack it.
+    if key in st.session_state and st.session_state[key] not in options:
+        del st.session_state[key]
+
+
+def notice(sentence: str) -> None:
+    """A sentence that stays until a setting of the map changes."""
+    notices = st.session_state.setdefault("map_notices", [])
+    if sentence not in notices:
+        notices.append(sentence)
+
+
+# -- groups ---------------------------------------------------------------------------------------
+
+
+def set_group(model: Checkpoint, rows: np.ndarray) -> None:
+    """Keeps a group of samples through colours, views and screens; none forgets it."""
+    st.session_state["group"] = (model.weights_sha256, rows) if len(rows) else None
+
+
+def group(model: Checkpoint) -> np.ndarray | None:
+    """The samples that were circled on this model's map, by their numbers."""
+    kept = st.session_state.get("group")
+    return kept[1] if kept and kept[0] == model.weights_sha256 else None
+
+
+# -- parts of the plane ---------------------------------------------------------------------------
+
+
+def points(key: str, model: Checkpoint, scene: Scene, facts: Sequence[Fact]) -> Slot:
+    """The points of a scene."""
+    return _points(model, model.weights_sha256, key, scene.geometry, scene, facts)
+
+
+@st.cache_resource(max_entries=4, show_spinner=False)
+def _points(
+    _model: Checkpoint, sha: str, key: str, geometry: str, _scene: Scene, _facts: Sequence[Fact]
+) -> Slot:
+    return parts.points_slot(
+        key, _scene.places, _scene.spread, _model.reference.labels, _model.label_names, _facts
+    )
+
+
+def colour(
+    key: str,
+    model: Checkpoint,
+    title: str,
+    values: np.ndarray,
+    unit: str,
+    class_names: Sequence[str],
+    digits: int,
+) -> Slot:
+    """The points' colours by one of their quantities."""
+    return _colour(model.weights_sha256, key, title, values, unit, tuple(class_names), digits)
+
+
+@st.cache_resource(max_entries=8, show_spinner=False)
+def _colour(
+    sha: str,
+    key: str,
+    title: str,
+    _values: np.ndarray,
+    unit: str,
+    class_names: tuple[str, ...],
+    digits: int,
+) -> Slot:
+    return parts.colour_slot(key, _values, title, unit, class_names, digits)
+
+
+def lattice(key: str, model: Checkpoint, scene: Scene, name: str, window: Window) -> Slot:
+    """The decoded lattice over a window."""
+    return _lattice(model, model.weights_sha256, key, name, *scene.plane, tuple(window))
+
+
+@st.cache_resource(max_entries=12, show_spinner=False)
+def _lattice(
+    _model: Checkpoint, sha: str, key: str, name: str,
+    origin: np.ndarray, across: np.ndarray, up: np.ndarray, window: tuple[float, ...],
+) -> Slot:  # fmt: skip
+    frames = lattices.decode_lattice(
+        _model.model,
+        Plane(origin, across, up),
+        Window(*window),
+        lattices.lattice_side(_model.config),
+    )
+    return parts.sheet_slot(key, name, frames, window)
+
+
+def labels(model: Checkpoint, scene: Scene) -> list[dict]:
+    """The classes' names where their clusters are."""
+    return _labels(model, model.weights_sha256, scene.geometry, scene)
+
+
+@st.cache_resource(max_entries=16, show_spinner=False)
+def _labels(_model: Checkpoint, sha: str, geometry: str, _scene: Scene) -> list[dict]:
+    return parts.cluster_labels(_scene.places, _model.reference.labels, _model.label_names)
+
+
+def thumbnails(key: str, model: Checkpoint, scene: Scene, window: Window) -> Slot | None:
+    """Images of the samples in a window; none where they are too many to be seen."""
+    x, y = scene.places.T
+    rows = np.flatnonzero(
+        (x >= window.left) & (x <= window.right) & (y >= window.bottom) & (y <= window.top)
+    )
+    if not 0 < len(rows) <= _MOST_PICTURES:
+        return None
+    found = access.images(model, rows)
+    images = access.reconstructions(model, rows) if found is None else found
+    return parts.thumbnails_slot(key, rows, images, window)
+
+
+def components(model: Checkpoint) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """The Gaussians that make up the aggregate: all, or where there are many a random part."""
+    table = access.table(model)
+    rows = np.arange(len(table.mu))
+    if len(rows) > COMPONENTS:
+        rows = np.sort(np.random.default_rng(0).choice(len(rows), COMPONENTS, replace=False))
+    return torch.from_numpy(table.mu[rows]), torch.from_numpy(table.sigma[rows]), len(rows)
+
+
+def field(
+    key: str, model: Checkpoint, dims: tuple[int, int], window: Window, with_holes: bool
+) -> Slot:
+    """The aggregate posterior of two dimensions over a window, against the prior."""
+    return _field(model, model.weights_sha256, key, dims, tuple(window), with_holes)
+
+
+@st.cache_resource(max_entries=12, show_spinner=False)
+def _field(
+    _model: Checkpoint, sha: str, key: str, dims: tuple[int, int], window: tuple[float, ...],
+    with_holes: bool,
+) -> Slot:  # fmt: skip
+    mu, sigma, _ = components(_model)
+    # Of two dimensions of a diagonal Gaussian the marginal is had by leaving out the others.
+    mu, sigma = mu[:, dims], sigma[:, dims]
+    z = torch.from_numpy(lattices.places(Window(*window), _FIELD_SIDE).reshape(-1, 2))
+    aggregate = aggregate_log_density(mu, sigma, z)
+    ratio = aggregate - aggregate_log_density(torch.zeros(1, 2), torch.ones(1, 2), z)
+    threshold = hole_share(_model, dims).threshold if with_holes else None
+    square = (_FIELD_SIDE, _FIELD_SIDE)
+    return parts.field_slot(
+        key, ratio.numpy().reshape(square), aggregate.numpy().reshape(square), threshold, window
+    )
+
+
+def hole_share(model: Checkpoint, dims: tuple[int, ...]) -> Holes:
+    """How much of the prior falls where no data lie, in some of the dimensions."""
+    return _hole_share(model, model.weights_sha256, dims)
+
+
+@st.cache_data(max_entries=32, show_spinner=False)
+def _hole_share(_model: Checkpoint, sha: str, dims: tuple[int, ...]) -> Holes:
+    mu, sigma, _ = components(_model)
+    return holes(mu[:, dims], sigma[:, dims])
+
+
+@st.cache_data(max_entries=8, show_spinner=False)
+def hole_examples(
+    _model: Checkpoint, sha: str, count: int, threshold: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Codes drawn from the prior, ``count`` of those in holes and of those outside, or fewer."""
+    mu, sigma, _ = components(_model)
+    codes = torch.randn(400, mu.shape[1], generator=torch.Generator().manual_seed(1)).double()
+    below = (aggregate_log_density(mu, sigma, codes) < threshold).numpy()
+    return codes.numpy()[below][:count], codes.numpy()[~below][:count]
+
+
+def log_ratio(model: Checkpoint) -> np.ndarray:
+    r"""Each sample's :math:`\log \bar q(\mu) / p(\mu)` in nats, with shape :math:`(N,)`."""
+    return _log_ratio(model, model.weights_sha256)
+
+
+@st.cache_resource(max_entries=4, show_spinner="Comparing codes with the prior")
+def _log_ratio(_model: Checkpoint, sha: str) -> np.ndarray:
+    mu, sigma, _ = components(_model)
+    z = torch.from_numpy(access.table(_model).mu)
+    zero = torch.zeros(1, z.shape[1])
+    prior = aggregate_log_density(zero, torch.ones_like(zero), z)
+    return (aggregate_log_density(mu, sigma, z) - prior).numpy()
+
+
+def arrows(key: str, model: Checkpoint, scene: Scene) -> tuple[Slot, float]:
+    """The round trips of a grid of places, and their median length in the whole latent space."""
+    return _arrows(model, model.weights_sha256, key, *scene.plane, tuple(scene.home))
+
+
+@st.cache_resource(max_entries=8, show_spinner=False)
+def _arrows(
+    _model: Checkpoint, sha: str, key: str,
+    origin: np.ndarray, across: np.ndarray, up: np.ndarray, home: tuple[float, ...],
+) -> tuple[Slot, float]:  # fmt: skip
+    plane = Plane(origin, across, up)
+    starts = lattices.places(Window(*home), _ARROWS_SIDE).reshape(-1, 2)
+    # Beyond the prior's third standard deviation nobody draws a code.
+    starts = starts[np.linalg.norm(starts, axis=1) <= 3]
+    codes = plane.codes(starts)
+    ends = round_trip(_model.model, codes)
+    length = np.linalg.norm(ends - codes, axis=1)
+    return parts.arrows_slot(key, starts, plane.project(ends)), float(np.median(length))
+
+
+# -- projections ----------------------------------------------------------------------------------
+
+
+def principal(model: Checkpoint) -> Principal:
+    """The two directions in which codes vary most."""
+    return _principal(model, model.weights_sha256)
+
+
+@st.cache_data(max_entries=8, show_spinner=False)
+def _principal(_model: Checkpoint, sha: str) -> Principal:
+    return principal_axes(_model.reference.mu)
+
+
+def tsne_places(
+    model: Checkpoint, sample: int, report: Callable[[int, int], None]
+) -> tuple[np.ndarray, int]:
+    """Places of codes by t-SNE, computed once a model, and how many codes have one.
+
+    Args:
+        model: The model.
+        sample: The chosen sample, which is among the codes where only some are taken.
+        report: Called with the steps done and the steps in all.
+
+    Returns:
+        Places with shape (N, 2), NaN where a code was left out, and their number.
+    """
+    mu = model.reference.mu
+    rows = np.arange(len(mu))
+    if len(mu) > TSNE_MOST:
+        some = np.random.default_rng(0).choice(len(mu), TSNE_MOST, replace=False)
+        # One that was left out takes the place of one that was not.
+        rows = some if sample in some else np.append(some[:-1], sample)
+    kept = _tsne_kept(model.weights_sha256)
+    with _tsne_turn():
+        if "places" not in kept or np.isnan(kept["places"][sample]).any():
+            places = np.full((len(mu), 2), np.nan)
+            places[rows] = tsne(mu[rows], report=report)
+            kept["places"] = places
+    return kept["places"], len(rows)
+
+
+@st.cache_resource(max_entries=8, show_spinner=False)
+def _tsne_kept(sha: str) -> dict[str, np.ndarray]:
+    return {}
+
+
+@st.cache_resource(show_spinner=False)
+def _tsne_turn() -> Lock:
+    return Lock()
+
+
+def fine(kept: object, scene: Scene) -> Window | None:
+    """The window that the view has come to rest on, a little widened; none at first."""
+    if not isinstance(kept, tuple) or kept[0] != scene.geometry:
+        return None
+    left, bottom, right, top = kept[1]
+    x, y = 0.12 * (right - left), 0.12 * (top - bottom)
+    return Window(left - x, bottom - y, right + x, top + y)
