@@ -16,6 +16,7 @@ import tyro
 from vae.cli.evaluate import metrics_table
 from vae.cli.program import (
     EXIT_DIVERGED,
+    EXIT_MISSING,
     EXIT_USAGE,
     EXIT_WRITE,
     Stop,
