@@ -169,9 +169,10 @@ def test_validation_looks_at_so_many_images() -> None:
 def test_test_images_choose_nothing() -> None:
     data = few_digits()
     data = replace(data, splits=data.splits._replace(train=data.splits.train[:4]))
-    config = replace(QUICK, batch_size=4, steps=80, evaluate_every=8, learning_rate=0.02, ema=0.0)
+    config = replace(
+        QUICK, warmup_steps=2, steps=80, evaluate_every=8, learning_rate=0.02, ema=0.0
+    )
     # Learnt by heart: what is best on validation comes early, and the end is kept all the same.
-    elbos = [one["validation"]["elbo"] for one in fit(config, data, progress=False).history]
-    fitted = fit(config, replace(data, validation_chooses=False), progress=False)
-    assert fitted.best_step == 80 and fitted.model is not None
-    assert len(elbos) == 10
+    assert fit(config, data, progress=False).best_step < 80
+    kept = fit(config, replace(data, validation_chooses=False), progress=False)
+    assert kept.best_step == 80
