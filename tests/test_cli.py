@@ -92,7 +92,16 @@ def test_no_command_is_a_wrong_command(run) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [("train",), ("evaluate",), ("score",), ("app",), ("data",), ("bench", "bound")]
+    "command",
+    [
+        ("train",),
+        ("evaluate",),
+        ("score",),
+        ("app",),
+        ("data",),
+        ("bench", "bound"),
+        ("bench", "train"),
+    ],
 )
 def test_each_command_explains_itself(run, command: tuple[str, ...]) -> None:
     outcome = run(*command, "--help")
@@ -136,7 +145,7 @@ def test_a_wrong_flag_names_the_valid(run, arguments: tuple[str, ...], named: st
         (("train", "--beta", "2", "--out", "x"), "--objective beta"),
         (("train", "--data", "mnist5", "--out", "x"), "digits, sprites, mnist, "),
         (("train", "--likelihood", "bernoulli", "--out", "x"), "binarize"),
-        (("train", "--network", "conv", "--out", "x"), "fewer channels"),
+        (("train", "--network", "conv", "--channels", *"8888", "--out", "x"), "fewer channels"),
         (("evaluate", "digits-2d", "--limit", "1"), "--limit must be at least 2"),
         (("evaluate", "digits-10d", "--draws", "0"), "draws must lie in 1..100000"),
         (("score", "digits-2d"), "at least one image file or folder"),
@@ -145,8 +154,15 @@ def test_a_wrong_flag_names_the_valid(run, arguments: tuple[str, ...], named: st
         (("score", "digits-2d", "IMAGES", "--max-megabytes", "inf"), "--max-megabytes must lie"),
         (("score", "digits-2d", "IMAGES", "--max-megabytes", "nan"), "--max-megabytes must lie"),
         (("score", "digits-2d", "IMAGES", "--max-megabytes", "0"), "--max-megabytes must lie"),
+        (("train", "--save-minutes", "-1", "--out", "x"), "--save-minutes must be at least 0"),
+        (("train", "--tensorboard", "y", "--out", "x"), "pip install tensorboard"),
+        (
+            ("train", "--network", "conv", "--channels", "8", "--blocks", "3", "--out", "x"),
+            "--network resnet",
+        ),
+        (("bench", "train", "--turns", "2"), "at least 3 turns"),
         (("data", "imagenet"), "mnist, fashion_mnist"),
-        (("bench", "speed"), "choose one of: bound"),
+        (("bench", "speed"), "choose one of: train, bound"),
         (("bench", "bound", "--turns", "0"), "must be at least 1"),
         (("app", "--port", "70000"), "--port must lie in 1..65535"),
     ],
@@ -238,14 +254,55 @@ def test_a_disk_fault_is_its_own_code(run, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("vae.model.checkpoint._write_file", full)
     outcome = run("train", *QUICK, "--quiet", "--out", tmp_path / "mine")
     assert outcome.code == 74 and "No space left on device" in outcome.sentence()
-    assert not list(tmp_path.iterdir())
+    assert "--resume" in outcome.sentence()
+    # No checkpoint, and no work lost: the run stays in its folder.
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == [".run"]
+    assert list(tmp_path.iterdir()) == [tmp_path / "mine"]
 
 
 def test_divergence_is_its_own_code(run, tmp_path: Path) -> None:
     flags = ("--learning-rate", "1e12", "--clip", "1e12", "--warmup-steps", "0", "--quiet")
     outcome = run("train", *QUICK, *flags, "--out", tmp_path / "mine")
     assert outcome.code == 3 and "lower --learning-rate" in outcome.sentence()
-    assert not list(tmp_path.iterdir())
+    # Only what happened is kept, and it stands in nobody's way.
+    names = {path.name for path in (tmp_path / "mine/.run").iterdir()}
+    assert names == {"history.jsonl", "lock", "status.json"}
+    assert run("train", *QUICK, "--quiet", "--out", tmp_path / "mine").code == 0
+
+
+def test_widths_left_out_are_recorded_as_chosen(run, tmp_path: Path) -> None:
+    flags = [word for word in QUICK if word not in ("--hidden", "8")]
+    outcome = run(
+        "train", *flags, "--network", "resnet", "--quiet", "--out", tmp_path / "mine"
+    )  # fmt: skip
+    assert outcome.code == 0
+    manifest = load(tmp_path / "mine").manifest
+    assert manifest["model"]["channels"] == manifest["config"]["channels"] == [32]
+    assert manifest["model"]["hidden"] == manifest["config"]["hidden"] == [256]
+    assert manifest["training"]["arithmetic"] == "float32"
+
+
+def test_curves_for_tensorboard(run, tmp_path: Path, monkeypatch) -> None:
+    drawn = []
+
+    class Writer:
+        def __init__(self, folder: str) -> None:
+            assert folder == str(tmp_path / "curves")
+
+        def add_scalar(self, name: str, value: float, step: int) -> None:
+            drawn.append((name, step, value))
+
+        def flush(self) -> None:
+            pass
+
+    module = type(sys)("torch.utils.tensorboard")
+    module.SummaryWriter = Writer
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
+    flags = ("--quiet", "--tensorboard", tmp_path / "curves", "--out", tmp_path / "mine")
+    assert run("train", *QUICK, *flags).code == 0
+    history = load(tmp_path / "mine").history[-1]
+    assert ("elbo/validation", 20, history["validation"]["elbo"]) in drawn
+    assert len(drawn) == 6
 
 
 def test_evaluating_is_one_document(run, trained: Path) -> None:

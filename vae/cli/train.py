@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from vae.cli.evaluate import metrics_table
 from vae.cli.program import (
     EXIT_DIVERGED,
+    EXIT_MISSING,
     EXIT_USAGE,
+    EXIT_WRITE,
     Stop,
     data_missing,
     parse,
@@ -22,6 +27,8 @@ from vae.cli.program import (
 
 if TYPE_CHECKING:
     from vae.training.config import TrainConfig
+    from vae.training.processes import Processes
+    from vae.training.run_folder import RunFolder
 
 __all__ = ["TEXT", "train"]
 
@@ -33,38 +40,102 @@ class _Arguments:
     """Where the checkpoint goes.
 
     Args:
-        out: The directory to make, for example checkpoints/my-model.
-        overwrite: Replace a checkpoint that stands there.
+        out: The directory to make, for example checkpoints/my-model. While training, everything
+            lies in its folder .run.
+        overwrite: Replace a checkpoint, or an unfinished run, that stands there.
+        resume: Go on with the unfinished run that stands there; no other flag is needed.
+        save_minutes: The minutes between two savings of the run, and so what a crash can cost.
+        tensorboard: A folder for TensorBoard's files (needs the tensorboard package).
         quiet: Draw no progress bar.
     """
 
     out: Path
     overwrite: bool = False
+    resume: bool = False
+    save_minutes: float = 1.0
+    tensorboard: Path | None = None
     quiet: bool = False
 
 
 def train(arguments: list[str]) -> int:
     """Runs the command; returns its exit code."""
-    from vae.data.datasets import DataMissing, open_data
-    from vae.model.checkpoint import check_target
+    from vae.training.devices import choose_device
+    from vae.training.processes import joined
+
+    config, to = _parsed(arguments)
+    if not 0 <= to.save_minutes < 1e6:
+        raise Stop(EXIT_USAGE, f"--save-minutes must be at least 0, not {to.save_minutes}.")
+    try:
+        device = choose_device(config.device)
+    except ValueError as error:
+        raise Stop(EXIT_USAGE, str(error)) from error
+    with joined(device.type) as processes:
+        command = ["python"] if processes.count == 1 else _torchrun(processes)
+        command = shlex.join([*command, "-m", "vae", "train", *arguments])
+        return _train(config, to, command, processes)
+
+
+def _torchrun(processes: Processes) -> list[str]:
+    return ["torchrun", "--nproc-per-node", str(processes.count)]
+
+
+def _train(config: TrainConfig, to: _Arguments, command: str, processes: Processes) -> int:
     from vae.training.commit import commit
+    from vae.training.fit import fit
+    from vae.training.stopping import StopSignals
+    from vae.training.watch import Watch
+
+    with _place(to, processes) as folder, StopSignals() as signals, _sentences(to, folder):
+        saved = None
+        if to.resume:
+            # Only the leading process needs to see the folder.
+            state, best = (folder.read(f"{name}.safetensors") for name in ("state", "best"))
+            saved = processes.from_leader(state), processes.from_leader(best)
+            command = (folder.status() or {}).get("command") or command
+        with processes.leader_first():
+            data, config = _opened(config)
+        if not processes.leads:
+            silent = Watch(progress=False, signals=signals)
+            fit(config, data, watch=silent, processes=processes, saved=saved)
+            return 0
+        watch = Watch(
+            folder,
+            progress=not to.quiet,
+            signals=signals,
+            command=command,
+            save_seconds=60 * to.save_minutes,
+            tensorboard=to.tensorboard,
+        )
+        fitted = fit(config, data, watch=watch, processes=processes, saved=saved)
+        # From here on all is saved, and an interruption needn't wait.
+        signals.at_once = True
+        watch.close(phase="reference", message="Computing the reference statistics.")
+        overwrite = to.overwrite or to.resume
+        metrics = commit(to.out, config, data, fitted, command, overwrite, not to.quiet)
+    print(f"{to.out}: best step {fitted.best_step}, {fitted.seconds:.0f} s on {fitted.device}")
+    print(metrics_table(metrics))
+    return 0
+
+
+def _parsed(arguments: list[str]) -> tuple[TrainConfig, _Arguments]:
+    """The run and where it goes; a resumed run's own config is what its flags depart from."""
     from vae.training.config import TrainConfig
-    from vae.training.fit import Diverged, fit
     from vae.training.presets import DEFAULT_PRESET, PRESETS
 
-    command = shlex.join(["python", "-m", "vae", "train", *arguments])
-    preset = DEFAULT_PRESET
+    preset = None
     if arguments and not arguments[0].startswith("-"):
         preset, arguments = arguments[0], arguments[1:]
-    if preset not in PRESETS:
-        raise Stop(
-            EXIT_USAGE, f"there is no preset {preset!r}; choose one of: {', '.join(PRESETS)}."
-        )
+        if preset not in PRESETS:
+            raise Stop(
+                EXIT_USAGE, f"there is no preset {preset!r}; choose one of: {', '.join(PRESETS)}."
+            )
+    begun = None if preset else _begun(arguments)
+    default = begun or PRESETS[preset or DEFAULT_PRESET]
     # The preset is the default from which the flags depart, so that --help shows its values.
     both = dataclasses.make_dataclass(
         "Train",
         [
-            ("run", Annotated[TrainConfig, tyro.conf.arg(name="")], PRESETS[preset]),
+            ("run", Annotated[TrainConfig, tyro.conf.arg(name="")], default),
             ("to", Annotated[_Arguments, tyro.conf.arg(name="")]),
         ],
         kw_only=True,
@@ -72,11 +143,73 @@ def train(arguments: list[str]) -> int:
     )
     note = f" A preset may come first: {', '.join(PRESETS)} (default {DEFAULT_PRESET})."
     parsed = parse(both, "train", TEXT + note, arguments)
-    config, to = _own_words(parsed.run, PRESETS[preset]), parsed.to
+    return (parsed.run if begun else _own_words(parsed.run, default)), parsed.to
+
+
+def _begun(arguments: list[str]) -> TrainConfig | None:
+    """The config of the run that is to be resumed, where the arguments ask for that."""
+    from vae.model.checkpoint import recover
+    from vae.training.run_folder import RunFolder
+    from vae.training.state import config_of
+
+    peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    peek.add_argument("--out", type=Path, default=None)
+    peek.add_argument("--resume", action="store_true")
     try:
-        check_target(to.out, to.overwrite)
+        known, _ = peek.parse_known_args(arguments)
+    except argparse.ArgumentError:
+        return None  # the parser proper says what is wrong
+    if not known.resume or known.out is None:
+        return None
+    folder = RunFolder(known.out)
+    recover(folder.out)
+    data = folder.read("state.safetensors")
+    if data is None:
+        raise Stop(EXIT_MISSING, f"{str(known.out)!r} holds no unfinished run to resume.")
+    try:
+        return config_of(data)
+    except ValueError as error:
+        raise Stop(EXIT_MISSING, _damaged(known.out, error)) from error
+
+
+@contextmanager
+def _place(to: _Arguments, processes: Processes) -> Iterator[RunFolder]:
+    """The run's folder, held by this process if it leads; removed again where nothing began."""
+    from vae.model.checkpoint import check_target, recover
+    from vae.training.run_folder import RunFolder
+
+    folder = RunFolder(to.out)
+    if not processes.leads:
+        yield folder
+        return
+    try:
+        recover(folder.out)
+        check_target(to.out, to.overwrite or to.resume)
+        with folder.locked():
+            folder.tidy()
+            if to.resume and not folder.holds_state:
+                raise Stop(EXIT_MISSING, f"{str(to.out)!r} holds no unfinished run to resume.")
+            if not to.resume:
+                if folder.holds_state and not to.overwrite:
+                    raise Stop(
+                        EXIT_WRITE,
+                        f"an unfinished run stands in {str(to.out)!r}; pass --resume to go on "
+                        "with it, or --overwrite to start anew.",
+                    )
+                folder.clear()
+            try:
+                yield folder
+            finally:
+                if not folder.status() and not folder.holds_state:
+                    folder.remove()
     except OSError as error:
         raise unwritable(to.out, error) from error
+
+
+def _opened(config: TrainConfig) -> tuple[Any, TrainConfig]:
+    """The data, and the config with the widths that suit them."""
+    from vae.data.datasets import DataMissing, open_data
+
     try:
         data = open_data(config.data, config.image_size, config.image_channels)
         config.model(data.spec)
@@ -84,18 +217,41 @@ def train(arguments: list[str]) -> int:
         raise data_missing(error) from error
     except ValueError as error:
         raise Stop(EXIT_USAGE, str(error)) from error
+    return data, config.resolved(data.spec)
+
+
+@contextmanager
+def _sentences(to: _Arguments, folder: RunFolder) -> Iterator[None]:
+    """Turns what can end a run into one sentence and an exit code."""
+    import torch
+
+    from vae.training.fit import Diverged
+    from vae.training.packing import Damaged
+    from vae.training.stopping import Interrupted
+
+    go_on = shlex.join(["python", "-m", "vae", "train", "--resume", "--out", str(to.out)])
     try:
-        fitted = fit(config, data, progress=not to.quiet)
-        metrics = commit(to.out, config, data, fitted, command, to.overwrite, not to.quiet)
+        yield
+    except Interrupted as error:
+        sentence = f"stopped at step {error.step} and saved; go on with `{go_on}`."
+        raise Stop(128 + error.signal if error.signal else 0, sentence) from error
     except Diverged as error:
         raise Stop(EXIT_DIVERGED, str(error)) from error
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise Stop(EXIT_USAGE, "out of memory; give a smaller --batch-size.") from error
+    except Damaged as error:
+        raise Stop(EXIT_MISSING, _damaged(to.out, error)) from error
     except ValueError as error:
         raise Stop(EXIT_USAGE, str(error)) from error
     except OSError as error:
-        raise unwritable(to.out, error, " Free some space and train again.") from error
-    print(f"{to.out}: best step {fitted.best_step}, {fitted.seconds:.0f} s on {fitted.device}")
-    print(metrics_table(metrics))
-    return 0
+        advice = " Make room and train again."
+        if folder.holds_state:
+            advice = f" Make room, then go on with `{go_on}`."
+        raise unwritable(to.out, error, advice) from error
+
+
+def _damaged(out: Path, error: ValueError) -> str:
+    return f"the run saved in {str(out)!r} can't be resumed: {error}; start anew with --overwrite."
 
 
 def _own_words(config: TrainConfig, preset: TrainConfig) -> TrainConfig:

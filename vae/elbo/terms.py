@@ -142,7 +142,9 @@ def sampled_terms(
     Returns:
         The terms, the posterior :math:`q(z \mid x)` and the likelihood :math:`p(x \mid z)`.
     """
-    posterior = model.encode(x + encoder_noise)
+    # Adding nothing would still copy the images.
+    silent = isinstance(encoder_noise, float) and encoder_noise == 0
+    posterior = model.encode(x if silent else x + encoder_noise)
     likelihood = model.decode(posterior.mean + posterior.stddev * noise)
     # One type for the whole step: training needs speed, scoring sums in float64.
     terms = Terms(log_likelihood(likelihood, x, dtype=x.dtype), kl_per_dim(posterior))

@@ -196,7 +196,8 @@ def check_target(path: str | Path, overwrite: bool = False) -> Path:
         OSError: If nothing can be written there.
     """
     path = Path(os.path.abspath(path))
-    if os.path.lexists(path):
+    # A run under way keeps its files in the place of the checkpoint that it will become.
+    if os.path.lexists(path) and not _holds_only_a_run(path):
         if not overwrite:
             raise FileExistsError(
                 f"{path} exists already; choose another name or pass --overwrite."
@@ -383,6 +384,10 @@ def recover(path: Path) -> None:
         # Another process may be quicker, or this one may not write; the next reader tries again.
         with suppress(OSError):
             previous.rename(path)
+
+
+def _holds_only_a_run(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink() and os.listdir(path) == [".run"]
 
 
 def _identity(path: Path) -> int | None:

@@ -8,9 +8,20 @@ from typing import Any, Literal, get_args
 
 from vae.data.spec import ImageSpec
 
-__all__ = ["Activation", "Binarize", "LikelihoodName", "ModelConfig", "Network"]
+__all__ = [
+    "Activation",
+    "Binarize",
+    "Centering",
+    "Initialization",
+    "LikelihoodName",
+    "ModelConfig",
+    "Network",
+    "Sigma",
+    "Spread",
+    "default_widths",
+]
 
-Network = Literal["mlp", "conv"]
+Network = Literal["mlp", "conv", "resnet"]
 Activation = Literal["gelu", "silu", "tanh", "relu"]
 Binarize = Literal["none", "threshold", "dynamic"]
 LikelihoodName = Literal[
@@ -18,6 +29,12 @@ LikelihoodName = Literal[
 ]
 Spread = Literal["shared", "pixel"]
 Sigma = Literal["fixed", "learned", "optimal"]
+Initialization = Literal["default", "xavier"]
+Centering = Literal["half", "mean"]
+
+# Fields that came after the first checkpoints. At these values they are left out of a stored
+# description, so that a model that doesn't use them is described by the same bytes as ever.
+_LATER: dict[str, Any] = {"blocks": 2, "initialization": "default", "centering": "half"}
 
 
 @dataclass(frozen=True)
@@ -27,9 +44,10 @@ class ModelConfig:
     Args:
         image: The shape and levels of the data.
         latent_dim: The number :math:`D` of latent dimensions.
-        network: ``mlp`` (fully connected) or ``conv`` (strided convolutions).
+        network: ``mlp`` (fully connected), ``conv`` (strided convolutions) or ``resnet``
+            (residual blocks with group normalisation between them).
         hidden: Widths of the fully connected layers of the encoder; the decoder mirrors them.
-        channels: Widths of the convolutions, for ``conv``; each halves the image.
+        channels: Widths of the convolutions, for ``conv`` and ``resnet``; each halves the image.
         activation: The non-linearity; smooth ones let quadrature converge fast.
         sigma_floor: No posterior standard deviation lies below this.
         likelihood: The family of :math:`p(x \mid z)`.
@@ -39,6 +57,11 @@ class ModelConfig:
         gaussian_sigma: Whether the sigma of ``gaussian`` is ``fixed``, ``learned`` as one
             shared parameter, or ``optimal`` (Rybkin et al. 2021); frozen after training.
         sigma: The fixed or initial sigma of ``gaussian``.
+        blocks: The number of residual blocks at each width, for ``resnet``.
+        initialization: How weights begin: torch's ``default``, or ``xavier`` (Glorot & Bengio
+            2010, uniform, biases 0), which suits tanh.
+        centering: What is taken off an image before it is encoded: one ``half``, or the ``mean``
+            image of the training data, which is then part of the weights.
 
     Raises:
         ValueError: If a field is outside its range; the message names the valid ones.
@@ -56,6 +79,9 @@ class ModelConfig:
     spread: Spread = "shared"
     gaussian_sigma: Sigma = "learned"
     sigma: float = 0.1
+    blocks: int = 2
+    initialization: Initialization = "default"
+    centering: Centering = "half"
 
     def __post_init__(self) -> None:
         choices = {
@@ -65,6 +91,8 @@ class ModelConfig:
             "binarize": Binarize,
             "spread": Spread,
             "gaussian_sigma": Sigma,
+            "initialization": Initialization,
+            "centering": Centering,
         }
         for name, literal in choices.items():
             if getattr(self, name) not in get_args(literal):
@@ -81,11 +109,12 @@ class ModelConfig:
             raise ValueError(f"sigma_floor must lie in [1e-6, 1), not {self.sigma_floor!r}.")
         if not 1e-3 <= self.sigma <= 10:
             raise ValueError(f"sigma must lie in [0.001, 10], not {self.sigma!r}.")
-        if self.network == "conv" and not self.channels:
-            raise ValueError("network 'conv' needs at least one width in channels.")
-        if self.network == "conv" and min(self.image.height, self.image.width) < 2 ** len(
-            self.channels
-        ):
+        if not 1 <= self.blocks <= 16:
+            raise ValueError(f"blocks must lie in 1..16, not {self.blocks!r}.")
+        convolves = self.network != "mlp"
+        if convolves and not self.channels:
+            raise ValueError(f"network {self.network!r} needs at least one width in channels.")
+        if convolves and min(self.image.height, self.image.width) < 2 ** len(self.channels):
             raise ValueError(
                 f"{len(self.channels)} halvings are too many for {self.image.height}x"
                 f"{self.image.width} pixels; give fewer channels."
@@ -109,7 +138,12 @@ class ModelConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """The config as plain JSON values."""
-        return asdict(self)
+        values = asdict(self)
+        return {
+            name: value
+            for name, value in values.items()
+            if name not in _LATER or value != _LATER[name]
+        }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
@@ -127,9 +161,33 @@ class ModelConfig:
             }
             config = cls(**{**values, **tuples, "image": ImageSpec(**values["image"])})
             sizes = (*config.image.shape, config.image.levels, config.latent_dim)
-            for size in (*sizes, *config.hidden, *config.channels):
+            for size in (*sizes, *config.hidden, *config.channels, config.blocks):
                 if type(size) is not int:
                     raise TypeError(f"{size!r} should be a whole number")
             return config
         except (TypeError, KeyError) as error:
             raise ValueError(f"the model config is incomplete or malformed: {error}.") from error
+
+
+def default_widths(network: Network, image: ImageSpec) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Widths that suit a network for images of a size.
+
+    Convolutions halve an image until its shorter side has 4 to 7 pixels.
+
+    Args:
+        network: The kind of network.
+        image: The images.
+
+    Returns:
+        The widths of the fully connected layers, and those of the convolutions.
+    """
+    if network == "mlp":
+        width = 256 if image.pixels <= 256 else 512 if image.pixels <= 4_096 else 1_024
+        # The convolutions' are of no effect here; they are what they have always been.
+        return (width, width), ModelConfig.channels
+    halvings = min(8, max(1, (min(image.height, image.width) // 4).bit_length() - 1))
+    if network == "resnet":
+        return (256,), (32, 64, 128, 128, 256, 256, 256, 256)[:halvings]
+    widths = (32, 32, 64, 64, 128, 128, 256, 256)
+    # Few halvings leave a large map, which deserves the later widths.
+    return (256,), widths[4 - halvings : 4] if halvings < 4 else widths[:halvings]

@@ -193,10 +193,11 @@ class Likelihood(nn.Module, ABC):
         return Independent(self.pixel(raw), 3, validate_args=False)
 
     @torch.no_grad()
-    def adapt_(self, likelihood: Distribution, x: Tensor) -> None:
-        """Refits constants that have a closed-form optimum; training calls it each step.
+    def adapt_(self, squared_error: Tensor) -> None:
+        r"""Refits constants that have a closed-form optimum; training calls it each step.
 
-        It is given the distribution and not its mean, which can be costly and is seldom needed.
+        Args:
+            squared_error: The mean over a batch's pixels of :math:`(x - \hat x)^2`, a scalar.
         """
 
 
@@ -250,12 +251,11 @@ class _Gaussian(Likelihood):
         return mean
 
     @torch.no_grad()
-    def adapt_(self, likelihood: Distribution, x: Tensor) -> None:
+    def adapt_(self, squared_error: Tensor) -> None:
         # The sigma that maximises the likelihood is the root mean squared error; an average over
         # batches keeps it a constant of the model rather than a function of one batch.
         if self.mode == "optimal":
-            error = (x - likelihood.mean).square().mean().sqrt().clamp_min(self.floor).log()
-            self.log_sigma.lerp_(error, 0.01)
+            self.log_sigma.lerp_(squared_error.sqrt().clamp_min(self.floor).log(), 0.01)
 
 
 class _DiscretizedLogistic(Likelihood):

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from typing import Literal, get_args
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
 
 from vae.data.spec import ImageSpec
 from vae.model.config import (
     Activation,
     Binarize,
+    Centering,
+    Initialization,
     LikelihoodName,
     ModelConfig,
     Network,
     Sigma,
     Spread,
+    default_widths,
 )
+from vae.training.checks import check
 
 __all__ = ["Objective", "TrainConfig"]
 
-Objective = Literal["elbo", "beta", "batch_moment_kl"]
+Objective = Literal["elbo", "beta", "capacity", "free_bits", "iwae", "beta_tc", "batch_moment_kl"]
 
 
 @dataclass(frozen=True)
@@ -30,10 +34,14 @@ class TrainConfig:
         data: The data set: digits, sprites or folder:PATH.
         image_size: The side in pixels that images of a folder are brought to.
         image_channels: 1 (grey) or 3 (colour), for images of a folder.
-        network: Fully connected (mlp) or convolutional (conv).
-        hidden: Widths of the fully connected layers.
-        channels: Widths of the convolutions, each of which halves the image.
+        network: Fully connected (mlp), convolutional (conv) or residual (resnet).
+        hidden: Widths of the fully connected layers; left out, they suit the image's size.
+        channels: Widths of the convolutions, each of which halves the image; left out, they suit
+            the image's size.
+        blocks: Residual blocks at each width of a resnet.
         activation: The non-linearity.
+        initialization: How weights begin: torch's default, or xavier, which suits tanh.
+        centering: What is taken off the encoder's input: one half, or the mean training image.
         latent_dim: The number of latent dimensions.
         sigma_floor: No posterior standard deviation lies below this.
         likelihood: The family of p(x|z).
@@ -41,34 +49,67 @@ class TrainConfig:
         spread: One scale for all pixels of the discretised logistic, or one for each.
         gaussian_sigma: How the sigma of the Gaussian likelihood is found.
         sigma: The fixed or initial sigma of the Gaussian likelihood.
-        objective: What is maximised: the elbo; beta, which weights its KL; or batch_moment_kl,
-            the mistaken reading that penalises the batch's moments (a contrast for teaching).
-        beta: The weight of the KL under objective beta.
+        objective: What is maximised. For each image by itself: the elbo; beta, which weights its
+            KL; capacity, which holds its KL at a value; free_bits, which charges each dimension a
+            minimum; iwae, the importance-weighted bound. Over a whole batch: beta_tc, which
+            weights the total correlation; and batch_moment_kl, the mistaken reading that
+            penalises the batch's moments (a contrast for teaching).
+        beta: The weight of the KL under objective beta, of the total correlation under beta_tc.
+        beta_schedule: How beta is reached: at once (constant), once (warm_up), or again and again
+            (cyclical).
+        beta_steps: The steps of the warm-up, or of one cycle (half of it rising).
+        capacity: The KL of an image in nats at which objective capacity holds it in the end.
+        capacity_weight: The weight of the distance to the capacity.
+        capacity_steps: The steps in which the capacity rises from 0.
+        free_nats: The least that objective free_bits charges a dimension, in nats.
+        free_bits_over: Where that minimum holds: for each sample, or, as published, for the mean
+            of the minibatch.
+        iwae_samples: The k of objective iwae.
+        tc_estimator: How beta_tc estimates the aggregate posterior from a batch: weighted, as
+            published, or stratified, which is unbiased.
         moment_weight: The weight of the penalty under objective batch_moment_kl.
         input_noise: Standard deviation of noise on what the encoder sees, in training only.
         steps: The number of optimiser steps.
-        batch_size: The number of images a step.
-        learning_rate: The peak learning rate; it warms up and follows a cosine to zero.
+        max_minutes: End after so many minutes of training if the steps haven't; 0 sets no limit.
+            The learning rate then follows whichever of the two is further on.
+        batch_size: The number of images a step, over all processes.
+        learning_rate: The peak learning rate.
         warmup_steps: The steps until the peak.
+        schedule: The learning rate after the warm-up: a cosine to zero, constant, or constant
+            until the last quarter and then linear to zero.
         weight_decay: The decoupled weight decay of AdamW.
         ema: The decay of the averaged weights, which are the ones evaluated and kept.
         clip: The largest norm of the gradient.
         evaluate_every: The steps between evaluations on the validation split.
+        validation_images: The most validation images that such an evaluation looks at.
+        patience: End when so many evaluations in a row brought nothing better; 0 never does.
         draws: Draws for the reference ELBOs where the latent space has more than 2 dimensions.
         importance_samples: The k of the importance-weighted bound of the reference images.
         seed: The seed of everything random.
         device: Where to train: auto takes a GPU if there is one.
+        precision: The arithmetic of the network. auto is float32 for runs of at most 10,000
+            steps, so that the same seed gives the same weights; for longer ones with a Bernoulli
+            likelihood it times bfloat16 too, and takes it if it pays.
+        compile: Whether torch.compile translates the step. auto is off where auto precision is
+            float32 unasked; for runs longer than five minutes it is tried, and taken if it pays.
+        data_memory: Training images of more than so many GB are read from disk batch by batch.
         title: The model's name for people.
         description: What the model is for, in a sentence.
+
+    Raises:
+        ValueError: If a field is out of range or has no effect; the message says what is valid.
     """
 
     data: str = "digits"
     image_size: int = 64
     image_channels: Literal[1, 3] = 3
     network: Network = "mlp"
-    hidden: tuple[int, ...] = (256, 256)
-    channels: tuple[int, ...] = (32, 32, 64, 64)
+    hidden: tuple[int, ...] | None = None
+    channels: tuple[int, ...] | None = None
+    blocks: int = 2
     activation: Activation = "gelu"
+    initialization: Initialization = "default"
+    centering: Centering = "half"
     latent_dim: int = 2
     sigma_floor: float = 1e-3
     likelihood: LikelihoodName = "discretized_logistic"
@@ -78,46 +119,49 @@ class TrainConfig:
     sigma: float = 0.1
     objective: Objective = "elbo"
     beta: float = 1.0
+    beta_schedule: Literal["constant", "warm_up", "cyclical"] = "constant"
+    beta_steps: int = 1_000
+    capacity: float = 25.0
+    capacity_weight: float = 100.0
+    capacity_steps: int = 1_000
+    free_nats: float = 0.5
+    free_bits_over: Literal["sample", "minibatch"] = "sample"
+    iwae_samples: int = 5
+    tc_estimator: Literal["weighted", "stratified"] = "weighted"
     moment_weight: float = 4.0
     input_noise: float = 0.0
     steps: int = 2_000
+    max_minutes: float = 0.0
     batch_size: int = 128
     learning_rate: float = 2e-3
     warmup_steps: int = 100
+    schedule: Literal["cosine", "constant", "constant_then_linear"] = "cosine"
     weight_decay: float = 1e-4
     ema: float = 0.995
     clip: float = 10.0
     evaluate_every: int = 200
+    validation_images: int = 1_000
+    patience: int = 0
     draws: int = 64
     importance_samples: int = 1_000
     seed: int = 0
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    compile: Literal["auto", "on", "off"] = "auto"
+    data_memory: float = 4.0
     title: str = ""
     description: str = ""
 
     def __post_init__(self) -> None:
-        positive = ("steps", "batch_size", "evaluate_every", "draws", "image_size")
-        for name in positive:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)!r}.")
-        for name in ("learning_rate", "clip"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(
-                    f"{name} must be above 0 and finite, not {getattr(self, name)!r}."
-                )
-        rest = ("beta", "moment_weight", "input_noise", "weight_decay", "warmup_steps")
-        for name in (*rest, "importance_samples"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(
-                    f"{name} must be at least 0 and finite, not {getattr(self, name)!r}."
-                )
-        if self.objective not in get_args(Objective):
-            valid = ", ".join(get_args(Objective))
-            raise ValueError(f"objective must be one of {valid}, not {self.objective!r}.")
-        if not 0 <= self.ema < 1:
-            raise ValueError(f"ema must lie in [0, 1), not {self.ema!r}.")
-        if self.beta != 1 and self.objective != "beta":
-            raise ValueError(f"beta={self.beta} takes effect only with --objective beta.")
+        check(self)
+
+    def widths(self, image: ImageSpec) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """``hidden`` and ``channels``, chosen by the image's size where they were left out."""
+        hidden, channels = default_widths(self.network, image)
+        return (
+            hidden if self.hidden is None else tuple(self.hidden),
+            channels if self.channels is None else tuple(self.channels),
+        )
 
     def model(self, image: ImageSpec) -> ModelConfig:
         """The model's part of this config, for images of a given kind.
@@ -125,17 +169,33 @@ class TrainConfig:
         Raises:
             ValueError: If the model's fields don't fit each other or the images.
         """
-        return ModelConfig(
-            image=image,
-            latent_dim=self.latent_dim,
-            network=self.network,
-            hidden=tuple(self.hidden),
-            channels=tuple(self.channels),
-            activation=self.activation,
-            sigma_floor=self.sigma_floor,
-            likelihood=self.likelihood,
-            binarize=self.binarize,
-            spread=self.spread,
-            gaussian_sigma=self.gaussian_sigma,
-            sigma=self.sigma,
+        own = {field.name for field in fields(self)}
+        shared = {
+            field.name: getattr(self, field.name)
+            for field in fields(ModelConfig)
+            if field.name in own
+        }
+        hidden, channels = self.widths(image)
+        return ModelConfig(**{**shared, "image": image, "hidden": hidden, "channels": channels})
+
+    def resolved(self, image: ImageSpec) -> TrainConfig:
+        """This config with the widths written out that suit images of a kind."""
+        hidden, channels = self.widths(image)
+        return replace(self, hidden=hidden, channels=None if self.network == "mlp" else channels)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
+        """Rebuilds a config from JSON values.
+
+        Raises:
+            ValueError: If a field is unknown or out of range.
+        """
+        known = {field.name for field in fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise ValueError(f"unknown fields in the run's config: {', '.join(unknown[:5])}.")
+        return cls(
+            **{
+                name: tuple(value) if isinstance(value, list) else value
+                for name, value in values.items()
+            }
         )

@@ -1,31 +1,40 @@
 r"""Fits a VAE: one loop, read top to bottom.
 
-The data lie in memory as integer levels and are indexed, so that the loop is limited by
-arithmetic. Averaged weights (EMA) are what is evaluated and kept. The same seed on the same
-machine gives the same weights, bit for bit.
+Averaged weights (EMA) are what is evaluated and kept. In float32 on a CPU the same seed gives the
+same weights, bit for bit, also when the run was interrupted and resumed. Nothing in a step waits
+for a number from the device.
 """
 
 from __future__ import annotations
 
+import json
 import math
-import sys
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from tqdm import tqdm
+from torch.nn.parallel import DistributedDataParallel
 
 from vae.data.datasets import ImageData
-from vae.elbo.scoring import sample_scores
-from vae.elbo.terms import sampled_terms
 from vae.model.vae import VAE
 from vae.training.config import TrainConfig
-from vae.training.objectives import per_sample_loss
+from vae.training.devices import choose_device, device_name
+from vae.training.loss import BatchLoss, TrainingLoss
+from vae.training.processes import ALONE, Processes
+from vae.training.schedules import kl_setting, learning_rate
+from vae.training.speed import Speed, choose_speed
+from vae.training.state import RunState
+from vae.training.stopping import Interrupted
+from vae.training.validation import validate
+from vae.training.watch import Watch
 
-__all__ = ["Diverged", "Fitted", "choose_device", "fit"]
+__all__ = ["Diverged", "Fitted", "fit", "train_step"]
+
+# Several processes agree on how far they are, and whether to end, once in so many steps; a GPU is
+# asked as seldom whether its numbers are still finite.
+_AGREE_EVERY = 10
 
 
 class Diverged(RuntimeError):
@@ -39,43 +48,40 @@ class Fitted(NamedTuple):
         model: The model with the averaged weights of the best evaluation, on the CPU.
         history: One mapping for each evaluation.
         best_step: The step of the kept weights.
+        steps: The number of steps taken.
         seconds: The wall time of the loop.
         device: The device it ran on.
+        speed: The arithmetic, in words.
+        processes: The number of processes that shared each batch.
     """
 
     model: VAE
     history: list[dict[str, Any]]
     best_step: int
+    steps: int
     seconds: float
     device: str
+    speed: str
+    processes: int
 
 
-def choose_device(name: str) -> torch.device:
-    """Resolves ``auto`` to a GPU if there is one, else the CPU.
-
-    Raises:
-        ValueError: If the named device isn't there.
-    """
-    available = {
-        "cpu": True,
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-    }
-    if name == "auto":
-        name = next(choice for choice in ("cuda", "mps", "cpu") if available[choice])
-    if not available[name]:
-        usable = ", ".join(choice for choice, there in available.items() if there)
-        raise ValueError(f"device {name!r} is not available here; choose one of: {usable}.")
-    return torch.device(name)
-
-
-def fit(config: TrainConfig, data: ImageData, progress: bool = True) -> Fitted:
+def fit(
+    config: TrainConfig,
+    data: ImageData,
+    progress: bool = True,
+    watch: Watch | None = None,
+    processes: Processes = ALONE,
+    saved: tuple[bytes, bytes | None] | None = None,
+) -> Fitted:
     """Trains a VAE.
 
     Args:
         config: The run.
         data: The data set; only its train and validation splits are read.
-        progress: Whether to draw a progress bar on standard error.
+        progress: Whether to draw a progress bar on standard error, where no watch is given.
+        watch: Shows, records and saves the run.
+        processes: Those that share each batch.
+        saved: The state and the best weights, as saved, of a run to resume.
 
     Returns:
         The best model on the validation split by the ELBO, whatever the objective; except under
@@ -83,133 +89,184 @@ def fit(config: TrainConfig, data: ImageData, progress: bool = True) -> Fitted:
 
     Raises:
         Diverged: If the loss stops being finite.
+        Interrupted: If the run was asked to end; its state is saved.
+        Changed: If the saved run isn't this one.
+        OSError: If the disk refuses what must be saved.
     """
+    watch = watch or Watch(progress=progress)
     device = choose_device(config.device)
-    with torch.random.fork_rng():
-        torch.manual_seed(config.seed)
-        model = VAE(config.model(data.spec))
-    generator = torch.Generator().manual_seed(config.seed)
-    levels = torch.from_numpy(data.read(data.splits.train))
-    validation = data.read(data.splits.validation)
-    steps = data.spec.levels - 1
-    mean = levels.to(torch.float64).mean(0).to(torch.float32) / steps
-    model.decoder.start_at_(mean)
-    model.to(device).train()
-    levels = levels.to(device)
+    state = RunState(config, data, device, processes)
+    if saved is not None:
+        state.load(*saved)
+    loss_of = TrainingLoss(state.model, config, len(data.splits.train), processes)
+    speed = _speed(state, loss_of, watch, processes)
+    step_of = speed.ready(loss_of)
+    if processes.count > 1:
+        step_of = DistributedDataParallel(step_of)
+    validation = data.read(data.splits.validation[: config.validation_images])
+    # A contrast's point is where it ends, and test images choose nothing.
+    chooses = config.objective != "batch_moment_kl" and data.validation_chooses
 
-    optimizer = torch.optim.AdamW(
-        model.parameters(),
-        lr=config.learning_rate,
-        weight_decay=config.weight_decay,
-        fused=device.type != "mps",
+    watch.start(
+        state, state.batches.size, {"device": device_name(device), "arithmetic": speed.name}
     )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, config))
-    averaged = AveragedModel(
-        model, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True
-    )
+    watch.say(_opening(state, speed, processes))
+    start = time.perf_counter() - state.seconds
+    limit = 60 * config.max_minutes or math.inf
+    time_share = state.seconds / limit
+    verdict = processes.largest(processes.leads and _is_stale(state))
+    try:
+        while state.step < config.steps and time_share < 1 and not verdict:
+            train_step(state, step_of, speed, processes, time_share)
+            state.seconds = time.perf_counter() - start
 
-    history: list[dict[str, Any]] = []
-    best: dict[str, Tensor] = {}
-    best_elbo, best_step = -math.inf, 0
-    order = torch.empty(0, dtype=torch.long)
-    running = torch.zeros(3, device=device)
-    start = time.perf_counter()
-    bar = tqdm(range(1, config.steps + 1), disable=not progress, file=sys.stderr, unit="step")
-    for step in bar:
-        if len(order) < min(config.batch_size, len(levels)):
-            order = torch.randperm(len(levels), generator=generator)
-        batch, order = order[: config.batch_size], order[config.batch_size :]
-        x = levels[batch.to(device)].to(torch.float32) / steps
-        if config.binarize == "threshold":
-            x = (x >= 0.5).to(x.dtype)
-        elif config.binarize == "dynamic":
-            x = (torch.rand(x.shape, generator=generator).to(device) < x).to(x.dtype)
-
-        noise = torch.randn((len(x), config.latent_dim), generator=generator).to(device)
-        blur: Tensor | float = 0.0
-        if config.input_noise:
-            blur = config.input_noise * torch.randn(x.shape, generator=generator).to(device)
-        terms, posterior, likelihood = sampled_terms(model, x, noise, blur)
-        # The only mean over the batch in the project: each image's own loss, then their average.
-        loss = per_sample_loss(config, terms, posterior).mean()
-
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
-        if not torch.isfinite(norm):
-            bar.close()
-            raise Diverged(
-                f"The loss is no longer finite at step {step}; lower --learning-rate or raise "
-                "--warmup-steps."
-            )
-        optimizer.step()
-        schedule.step()
-        model.decoder.likelihood.adapt_(likelihood, x)
-        averaged.update_parameters(model)
-        with torch.no_grad():
-            parts = (terms.elbo, terms.kl, -terms.expected_log_likelihood)
-            running += torch.stack([part.mean() for part in parts])
-
-        if step % config.evaluate_every == 0 or step == config.steps:
-            since = step - (history[-1]["step"] if history else 0)
-            record = _evaluate(averaged.module, validation, config, device)
-            if not math.isfinite(record["elbo"]):
-                bar.close()
-                raise Diverged(
-                    f"The validation ELBO is no longer finite at step {step}; lower "
-                    "--learning-rate."
-                )
-            train = dict(
-                zip(("elbo", "rate", "distortion"), (running / since).tolist(), strict=True)
-            )
-            running.zero_()
-            record = {
-                "step": step,
-                "seconds": round(time.perf_counter() - start, 3),
-                "learning_rate": schedule.get_last_lr()[0],
-                "train": train,
-                "validation": record,
-            }
-            history.append(record)
-            bar.set_postfix_str(
-                f"validation ELBO {record['validation']['elbo']:.2f} nats, "
-                f"rate {record['validation']['rate']:.2f}"
-            )
-            if record["validation"]["elbo"] > best_elbo or config.objective == "batch_moment_kl":
-                best_elbo, best_step = record["validation"]["elbo"], step
-                state = averaged.module.state_dict()
-                best = {name: value.detach().cpu().clone() for name, value in state.items()}
-
-    model.cpu().load_state_dict(best)
+            evaluates = state.step % config.evaluate_every == 0
+            if evaluates:
+                _evaluate(state, validation, chooses, watch, processes)
+            if processes.leads:
+                watch.look(state)
+            if processes.count == 1 or state.step % _AGREE_EVERY == 0:
+                time_share = processes.largest(state.seconds / limit)
+                verdict = processes.largest(watch.verdict)
+            if config.patience and evaluates:
+                verdict = verdict or processes.largest(processes.leads and _is_stale(state))
+        interrupted = verdict >= 2
+        if not interrupted and (not state.history or state.history[-1]["step"] < state.step):
+            _evaluate(state, validation, chooses, watch, processes)
+        if processes.leads:
+            watch.save(state)
+        if interrupted:
+            raise Interrupted(state.step, int(verdict) - 2)
+    except Diverged as error:
+        watch.close(state, "diverged", str(error), {"last_losses": state.last_losses()})
+        raise
+    except Interrupted as error:
+        watch.close(state, "interrupted", str(error))
+        raise
+    except BaseException as error:
+        watch.close(state, "failed", str(error) or type(error).__name__)
+        raise
+    watch.close(state)
+    model = state.model.cpu()
+    if processes.leads:
+        model.load_state_dict(state.best)
     return Fitted(
         model=model.eval().requires_grad_(False),
-        history=history,
-        best_step=best_step,
-        seconds=time.perf_counter() - start,
-        device=_device_name(device),
+        history=state.history,
+        best_step=state.best_step,
+        steps=state.step,
+        seconds=state.seconds,
+        device=device_name(device),
+        speed=speed.name,
+        processes=processes.count,
     )
 
 
-def _rate(step: int, config: TrainConfig) -> float:
-    """The share of the peak learning rate: linear warm-up, then a cosine to zero."""
-    warm = min(1.0, (step + 1) / max(1, config.warmup_steps))
-    return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, step / config.steps)))
+def train_step(
+    state: RunState,
+    step_of: Callable[..., BatchLoss],
+    speed: Speed,
+    processes: Processes = ALONE,
+    time_share: float = 0.0,
+) -> None:
+    """Takes one step: a batch, its loss, the gradient, the weights and their average.
+
+    Args:
+        state: The run, which is changed.
+        step_of: Maps a batch to the losses of its images.
+        speed: The arithmetic of the forward pass.
+        processes: Those that share the batch.
+        time_share: The share in [0, 1] of the run's minutes that is over.
+
+    Raises:
+        Diverged: If the gradient is no longer finite; the weights are not touched by it.
+    """
+    config, optimizer = state.config, state.optimizer
+    done = max(state.step / config.steps, time_share)
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(state.step, done, config)
+    setting = kl_setting(state.step, config)
+    if setting is not None:
+        setting = torch.tensor(setting, device=state.device)
+
+    batch = state.batches.draw()
+    with speed.autocast(state.device):
+        outcome = step_of(*batch, setting)
+    # The only mean over the batch in the project: each image's own loss, then their average.
+    # Shares are equal, so the mean over processes is that over images too.
+    loss = outcome.loss.mean()
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    norm = torch.nn.utils.clip_grad_norm_(state.parameters, config.clip)
+    state.step += 1
+    state.note(outcome, loss)
+    state.finite &= torch.isfinite(norm)
+    # Asking a GPU would make it wait; what it learns too late is never saved.
+    if (state.device.type == "cpu" or state.step % _AGREE_EVERY == 0) and not state.finite:
+        raise Diverged(
+            f"The loss is no longer finite at step {state.step}; lower --learning-rate or raise "
+            "--warmup-steps."
+        )
+    optimizer.step()
+    state.model.decoder.likelihood.adapt_(processes.mean(outcome.squared_error))
+    state.averaged.update_parameters(state.model)
+
+
+def _speed(state: RunState, loss_of: TrainingLoss, watch: Watch, processes: Processes) -> Speed:
+    """The arithmetic: that of the run being resumed, or what the leading process finds best."""
+    if not state.speed:
+        found = None
+        if processes.leads:
+            found = json.dumps(choose_speed(state, loss_of, watch.say)._asdict()).encode()
+        state.speed = json.loads(processes.from_leader(found))
+    return Speed(**state.speed)
 
 
 def _evaluate(
-    model: VAE, levels: np.ndarray, config: TrainConfig, device: torch.device
-) -> dict[str, Any]:
-    model.eval()
-    # Scores are a CPU matter: one place computes them, and validation is small.
-    scored = sample_scores(model.cpu(), levels, draws=min(8, config.draws), seed=config.seed)
-    model.to(device)
-    return {
-        "elbo": float(scored.terms.elbo.mean()),
-        "rate": float(scored.terms.kl.mean()),
-        "distortion": float(-scored.terms.expected_log_likelihood.mean()),
-        "kl_per_dim": scored.terms.kl_per_dim.mean(0).tolist(),
-    }
+    state: RunState,
+    levels: np.ndarray,
+    chooses: bool,
+    watch: Watch,
+    processes: Processes,
+) -> None:
+    """Evaluates the averaged weights, adds the record to the history, and keeps the best."""
+    state.join_averages(processes)
+    means = state.averages()
+    state.reset_averages()
+    if not processes.leads:
+        state.history.append({"step": state.step})
+        return
+    found = validate(state.averaged.module, levels, state.config, state.device)
+    if not math.isfinite(found["elbo"]):
+        raise Diverged(
+            f"The validation ELBO is no longer finite at step {state.step}; lower --learning-rate."
+        )
+    state.history.append(
+        {
+            "step": state.step,
+            "seconds": round(state.seconds, 3),
+            "learning_rate": state.optimizer.param_groups[0]["lr"],
+            "train": {"elbo": means.elbo, "rate": means.rate, "distortion": means.distortion},
+            "validation": found,
+        }
+    )
+    if found["elbo"] > state.best_elbo or not chooses:
+        state.keep_as_best(found["elbo"])
+    watch.evaluated(state)
 
 
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+def _is_stale(state: RunState) -> bool:
+    """Whether so many evaluations in a row brought nothing better that the run may end."""
+    since = [record for record in state.history if record["step"] > state.best_step]
+    return 0 < state.config.patience <= len(since)
+
+
+def _opening(state: RunState, speed: Speed, processes: Processes) -> str:
+    place = device_name(state.device)
+    if state.device.type == "cpu":
+        threads = torch.get_num_threads()
+        place = f"{place}, {threads} {'thread' if threads == 1 else 'threads'}"
+    if processes.count > 1:
+        place = f"{processes.count} processes, each on {place}"
+    begun = f", resumed at step {state.step}" if state.step else ""
+    return f"Training on {place}, {speed.name}{begun}"

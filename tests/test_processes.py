@@ -1,0 +1,121 @@
+"""Several processes under torchrun: the result of one, and only the leading one writes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import few_digits
+
+from vae.model.checkpoint import load
+from vae.training.config import TrainConfig
+from vae.training.fit import fit
+from vae.training.packing import pack, unpack
+from vae.training.processes import ALONE, joined
+
+ROOT = Path(__file__).parents[1]
+QUICK = TrainConfig(
+    hidden=(16,), latent_dim=3, steps=12, batch_size=32, evaluate_every=6, device="cpu",
+    warmup_steps=2,
+)  # fmt: skip
+# Every objective of whole batches, every kind of noise, and a constant refitted on the batch.
+RUNS = {
+    "elbo": replace(QUICK, input_noise=0.1),
+    "iwae": replace(QUICK, objective="iwae", likelihood="bernoulli", binarize="dynamic"),
+    "beta_tc": replace(QUICK, objective="beta_tc", beta=6.0, tc_estimator="stratified"),
+    "free_bits": replace(QUICK, objective="free_bits", free_bits_over="minibatch"),
+    "batch_moment_kl": replace(QUICK, objective="batch_moment_kl", network="resnet",
+                               channels=(8,), blocks=1),
+    "optimal": replace(QUICK, likelihood="gaussian", gaussian_sigma="optimal",
+                       centering="mean"),
+}  # fmt: skip
+FLAGS = (
+    "--steps", "20", "--hidden", "16", "--latent-dim", "3", "--draws", "2", "--quiet",
+    "--importance-samples", "2", "--batch-size", "32", "--device", "cpu",
+)  # fmt: skip
+
+
+def main(folder: Path) -> None:
+    """What each process runs."""
+    from vae.cli.train import _parsed, _train
+
+    with joined("cpu") as processes:
+        for name, config in RUNS.items():
+            fitted = fit(config, few_digits(), progress=False, processes=processes)
+            if processes.leads:
+                history = {"history": fitted.history, "processes": fitted.processes}
+                (folder / name).write_bytes(pack(fitted.model.state_dict(), history))
+        # A run that one process would finish with a stop is agreed upon by all.
+        config = replace(QUICK, steps=1_000_000, max_minutes=0.02)
+        fitted = fit(config, few_digits(), progress=False, processes=processes)
+        if processes.leads:
+            (folder / "steps.json").write_text(json.dumps(fitted.steps))
+        arguments = _parsed([*FLAGS, "--out", str(folder / "model")])
+        _train(*arguments, "torchrun ...", processes)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("two")
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2",
+         "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", __file__, str(folder)],
+        capture_output=True, text=True, timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1",
+             "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests")))},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4_000:]
+    assert "Warning: " not in done.stderr
+    # One process alone prints the result.
+    assert done.stdout.count("best step") == 1
+    return folder
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_two_processes_find_what_one_finds(folder: Path, name: str) -> None:
+    weights, facts = unpack((folder / name).read_bytes())
+    alone = fit(RUNS[name], few_digits(), progress=False)
+    for key, value in alone.model.state_dict().items():
+        assert torch.allclose(weights[key], value, atol=2e-4), key
+    assert facts["processes"] == 2 and alone.processes == 1
+    for mine, theirs in zip(alone.history, facts["history"], strict=True):
+        for split in ("train", "validation"):
+            for term in ("elbo", "rate", "distortion"):
+                assert theirs[split][term] == pytest.approx(mine[split][term], abs=0.02)
+
+
+def test_two_processes_end_together(folder: Path) -> None:
+    assert 0 < json.loads((folder / "steps.json").read_text()) < 1_000_000
+
+
+def test_the_command_line_under_torchrun(folder: Path, tmp_path: Path) -> None:
+    from vae.cli.main import main as command
+
+    found = load(folder / "model")
+    assert found.manifest["training"]["processes"] == 2
+    assert not (folder / "model" / ".run").exists()
+    assert command(["train", *FLAGS, "--out", str(tmp_path / "model")]) == 0
+    alone = load(tmp_path / "model")
+    assert found.manifest["metrics"]["elbo"] == pytest.approx(
+        alone.manifest["metrics"]["elbo"], abs=1e-2
+    )
+
+
+def test_one_process_needs_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with joined("cpu") as processes:
+        assert processes == ALONE and processes.leads
+    value = torch.rand(4)
+    assert processes.gather(value) is processes.share(value) is processes.mean(value) is value
+    assert processes.largest(3.0) == 3.0 and processes.from_leader(b"x") == b"x"
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main(Path(sys.argv[1]))

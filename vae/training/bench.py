@@ -1,0 +1,251 @@
+r"""How fast the training loop is, against two loops with the same network.
+
+- *bare*: tensors in memory, the same arithmetic, averaged weights and clipping, and nothing else:
+  what a loop could reach.
+- *conventional*: images through torchvision's transforms and a ``DataLoader``, a number read back
+  each step, as is often written. It has neither averaged weights nor clipping.
+
+Loops are run in turns in one process, a chunk of steps each, because a shared machine's speed
+drifts; the ratio of a turn's chunks is what counts, not their seconds. The images are noise, made
+on the spot: arithmetic doesn't care what they show.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vae.data.datasets import ImageData, Splits
+from vae.data.spec import ImageSpec
+from vae.elbo.terms import standard_normal_kl
+from vae.model.vae import VAE
+from vae.training.config import TrainConfig
+from vae.training.devices import choose_device
+from vae.training.fit import train_step
+from vae.training.loss import TrainingLoss
+from vae.training.speed import Speed
+from vae.training.state import RunState
+from vae.training.watch import Watch
+
+__all__ = ["CASES", "Ratio", "compare_loops"]
+
+# Kingma & Welling's network as in many examples, and Burgess et al.'s for 32x32 pixels.
+CASES: dict[str, TrainConfig] = {
+    "mlp": TrainConfig(
+        hidden=(400,), latent_dim=20, activation="relu", likelihood="bernoulli",
+        binarize="threshold", batch_size=128, ema=0.999,
+    ),
+    "conv": TrainConfig(
+        network="conv", channels=(32, 32, 32), hidden=(256, 256), latent_dim=10,
+        activation="relu", likelihood="bernoulli", binarize="threshold", batch_size=64, ema=0.999,
+    ),
+}  # fmt: skip
+_SIDES = {"mlp": 28, "conv": 32}
+
+
+class Ratio(NamedTuple):
+    """One loop against another.
+
+    Attributes:
+        case: The network.
+        loop: The loop.
+        against: The other loop.
+        median: The median ratio of images per second over all turns.
+        low: The lower quartile.
+        high: The upper quartile.
+        images_per_second: The loop's own median, which belongs to this machine at this hour.
+    """
+
+    case: str
+    loop: str
+    against: str
+    median: float
+    low: float
+    high: float
+    images_per_second: float
+
+
+def compare_loops(
+    case: str, turns: int = 15, steps: int = 60, device: str = "auto", fast: bool = True
+) -> list[Ratio]:
+    """Runs the loops in turns.
+
+    Args:
+        case: One of ``CASES``.
+        turns: The number of turns.
+        steps: The steps of a chunk; the conventional loop takes a quarter of them.
+        device: Where to train.
+        fast: Whether to run our loop with bfloat16 and with compilation too.
+
+    Returns:
+        The ratios of our loop to the others.
+
+    Raises:
+        ValueError: If a number is too small.
+    """
+    if turns < 3 or steps < 4:
+        raise ValueError(f"at least 3 turns of 4 steps are needed, not {turns} of {steps}.")
+    config = replace(CASES[case], device=device)
+    place = choose_device(device)
+    data = _noise(_SIDES[case])
+    loops: dict[str, tuple[Callable[[int], None], int]] = {
+        "ours": (_ours(config, data, place, Speed()), steps),
+        "bare": (_bare(config, data, place), steps),
+        "conventional": (_conventional(config, data, place), max(1, steps // 4)),
+    }
+    if fast:
+        for speed in (Speed(bfloat16=True), Speed(bfloat16=True, compiled=True)):
+            loop = _ours(config, data, place, speed)
+            try:
+                loop(3)
+            except Exception:  # a machine without a compiler is compared without one
+                continue
+            loops[f"ours, {speed.name}"] = (loop, steps)
+    rates: dict[str, list[float]] = {name: [] for name in loops}
+    for turn in range(turns + 1):
+        for name, (loop, count) in loops.items():
+            start = time.perf_counter()
+            loop(count)
+            _finish(place)
+            if turn:  # the first turn warms up
+                spent = time.perf_counter() - start
+                rates[name].append(count * config.batch_size / spent)
+    return [
+        _ratio(case, name, other, rates)
+        for name in loops
+        for other in ("bare", "conventional")
+        if name.startswith("ours")
+    ]
+
+
+def _ratio(case: str, loop: str, other: str, rates: dict[str, list[float]]) -> Ratio:
+    quotients = [mine / theirs for mine, theirs in zip(rates[loop], rates[other], strict=True)]
+    low, median, high = statistics.quantiles(quotients, n=4)
+    return Ratio(case, loop, other, median, low, high, statistics.median(rates[loop]))
+
+
+def _noise(side: int) -> ImageData:
+    rng = np.random.default_rng(0)
+    levels = rng.integers(0, 256, (10_000, 1, side, side), dtype=np.uint8)
+    none = np.empty(0, np.int64)
+    return ImageData(
+        name="noise",
+        spec=ImageSpec(1, side, side),
+        splits=Splits(np.arange(len(levels)), none, none),
+        read=lambda indices: levels[indices],
+        labels_of=lambda indices: np.full(len(indices), -1),
+        label_names=(),
+    )
+
+
+def _ours(
+    config: TrainConfig, data: ImageData, device: torch.device, speed: Speed
+) -> Callable[[int], None]:
+    state = RunState(config, data, device)
+    step_of = speed.ready(TrainingLoss(state.model, config, len(data.splits.train)))
+    watch = Watch(progress=False)
+    watch.start(state, config.batch_size, {})
+
+    def run(steps: int) -> None:
+        for _ in range(steps):
+            train_step(state, step_of, speed)
+            watch.look(state)
+
+    return run
+
+
+def _bare(config: TrainConfig, data: ImageData, device: torch.device) -> Callable[[int], None]:
+    model = VAE(config.model(data.spec)).to(device)
+    images = (torch.from_numpy(data.read(data.splits.train)) >= 128).float().to(device)
+    weights = list(model.parameters())
+    average = [weight.detach().clone() for weight in weights]
+    optimizer = torch.optim.AdamW(weights, lr=1e-3, fused=device.type != "mps")
+
+    def run(steps: int) -> None:
+        for _ in range(steps):
+            x = images[torch.randint(len(images), (config.batch_size,), device=device)]
+            mu, sigma, logits = _forward(model, x)
+            loss = _negative_elbo(mu, sigma, logits, x)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(weights, config.clip)
+            optimizer.step()
+            with torch.no_grad():
+                torch._foreach_lerp_(average, weights, 1 - config.ema)
+
+    return run
+
+
+def _conventional(
+    config: TrainConfig, data: ImageData, device: torch.device
+) -> Callable[[int], None]:
+    from PIL import Image
+    from torch.utils.data import DataLoader, Dataset
+    from torchvision import transforms
+
+    class Images(Dataset):
+        def __init__(self) -> None:
+            self.levels = data.read(data.splits.train)[:, 0]
+            self.transform = transforms.Compose(
+                [transforms.ToTensor(), transforms.Lambda(_black_or_white)]
+            )
+
+        def __len__(self) -> int:
+            return len(self.levels)
+
+        def __getitem__(self, index: int) -> tuple[Tensor, int]:
+            return self.transform(Image.fromarray(self.levels[index])), 0
+
+    model = VAE(config.model(data.spec)).to(device)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    loader = DataLoader(Images(), batch_size=config.batch_size, shuffle=True)
+    batches = iter(loader)
+
+    def run(steps: int) -> None:
+        nonlocal batches
+        total = 0.0
+        for _ in range(steps):
+            try:
+                x, _ = next(batches)
+            except StopIteration:
+                batches = iter(loader)
+                x, _ = next(batches)
+            x = x.to(device)
+            mu, sigma, logits = _forward(model, x)
+            optimizer.zero_grad()
+            probabilities = torch.sigmoid(logits)
+            error = F.binary_cross_entropy(probabilities, x, reduction="sum")
+            loss = error + standard_normal_kl(mu, 2 * sigma.log()).sum()
+            loss.backward()
+            total += loss.item()
+            optimizer.step()
+
+    return run
+
+
+def _forward(model: VAE, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    posterior = model.encode(x)
+    mu, sigma = posterior.mean, posterior.stddev
+    return mu, sigma, model.decoder.layers(mu + sigma * torch.randn_like(mu))
+
+
+def _negative_elbo(mu: Tensor, sigma: Tensor, logits: Tensor, x: Tensor) -> Tensor:
+    error = F.binary_cross_entropy_with_logits(logits, x, reduction="sum")
+    return (error + standard_normal_kl(mu, 2 * sigma.log()).sum()) / len(x)
+
+
+def _black_or_white(x: Tensor) -> Tensor:
+    return (x >= 0.5).float()
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

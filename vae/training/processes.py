@@ -1,0 +1,141 @@
+r"""Several processes that train one model, started by ``torchrun``.
+
+Each takes its share of every batch. What belongs to the whole batch is joined with gradients, so
+that the result is that of one process with the same batch, up to the order of sums.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+__all__ = ["ALONE", "Processes", "joined"]
+
+# A million images may have to be decoded while the others wait.
+_PATIENCE = timedelta(hours=4)
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The place of this process among those that share each batch.
+
+    Args:
+        rank: The number of this process; 0 is the one that writes and prints.
+        count: The number of processes.
+        carrier: Where numbers lie that the processes exchange.
+    """
+
+    rank: int = 0
+    count: int = 1
+    carrier: torch.device = torch.device("cpu")
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes and prints."""
+        return self.rank == 0
+
+    def share(self, batch: Tensor) -> Tensor:
+        """This process's rows of a batch whose size the number of processes divides."""
+        if self.count == 1:
+            return batch
+        size = len(batch) // self.count
+        return batch[self.rank * size : (self.rank + 1) * size]
+
+    def gather(self, share: Tensor) -> Tensor:
+        """Joins the shares of a batch in the order of the processes, with gradients."""
+        return share if self.count == 1 else _Gather.apply(share, self)
+
+    def mean(self, value: Tensor) -> Tensor:
+        """The mean of a tensor over the processes, without gradient."""
+        if self.count > 1:
+            value = value.detach().clone()
+            dist.all_reduce(value)
+            value /= self.count
+        return value
+
+    def largest(self, value: float) -> float:
+        """The largest of a number that each process brings."""
+        if self.count == 1:
+            return value
+        shared = torch.tensor(value, dtype=torch.float64, device=self.carrier)
+        dist.all_reduce(shared, op=dist.ReduceOp.MAX)
+        return float(shared)
+
+    def from_leader(self, value: bytes | None) -> bytes | None:
+        """Hands out bytes that only the leading process has."""
+        if self.count == 1:
+            return value
+        size = torch.tensor(-1 if value is None else len(value), device=self.carrier)
+        dist.broadcast(size, 0)
+        if int(size) < 0:
+            return None
+        data = torch.empty(int(size), dtype=torch.uint8, device=self.carrier)
+        if self.leads:
+            data.copy_(torch.frombuffer(bytearray(value), dtype=torch.uint8))
+        dist.broadcast(data, 0)
+        return bytes(data.cpu().numpy())
+
+    @contextmanager
+    def leader_first(self) -> Iterator[None]:
+        """Lets the leading process go first, where the others find what it has made."""
+        if self.count > 1 and not self.leads:
+            dist.barrier()
+        try:
+            yield
+        finally:
+            if self.count > 1 and self.leads:
+                dist.barrier()
+
+
+ALONE = Processes()
+
+
+class _Gather(torch.autograd.Function):
+    """Joins shares; each gets back the sum of all processes' gradients for it.
+
+    With the mean over processes that DistributedDataParallel takes, the sum gives a term that
+    every process adds to its own loss the weight that it has in one process.
+    """
+
+    @staticmethod
+    def forward(context: Any, share: Tensor, processes: Processes) -> Tensor:  # noqa: ANN401
+        context.processes = processes
+        shares = [torch.empty_like(share) for _ in range(processes.count)]
+        dist.all_gather(shares, share.contiguous())
+        return torch.cat(shares)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401
+        gradient = gradient.contiguous().clone()
+        dist.all_reduce(gradient)
+        return context.processes.share(gradient), None
+
+
+@contextmanager
+def joined(device: str) -> Iterator[Processes]:
+    """Joins the processes that ``torchrun`` started; yields one alone where it didn't.
+
+    Args:
+        device: The kind of device that trains, ``cuda`` or another.
+    """
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1:
+        yield ALONE
+        return
+    carrier = torch.device("cpu")
+    if device == "cuda":
+        carrier = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(carrier)
+    dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=_PATIENCE)
+    try:
+        yield Processes(dist.get_rank(), count, carrier)
+    finally:
+        dist.destroy_process_group()
