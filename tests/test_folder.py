@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vae.data import decoding
+from vae.data import parallel
 from vae.data.datasets import DataMissing, open_data
 from vae.data.images import encode_png, preprocess, read_image
 from vae.elbo.files import image_files, score_files, write_rows
@@ -44,7 +44,7 @@ def test_the_second_opening_decodes_nothing(photos, monkeypatch):
     def fail(*_):
         raise AssertionError("decoded again")
 
-    monkeypatch.setattr(decoding, "decode_part", fail)
+    monkeypatch.setattr(parallel, "decode_part", fail)
     again = open_data(f"folder:{photos}", image_size=16, channels=1)
     np.testing.assert_array_equal(again.read(np.arange(60)), before)
 
@@ -67,8 +67,8 @@ def test_an_unreadable_file_is_left_out_and_named(photos, capsys):
 def test_several_processes_decode_as_one_does(photos, monkeypatch):
     (photos / "dogs" / "0.png").write_bytes(b"no image")
     alone = open_data(f"folder:{photos}", image_size=16, channels=3)
-    monkeypatch.setattr(decoding, "_WORTH_PROCESSES", 0)
-    monkeypatch.setattr(decoding, "_PART_BYTES", 7 * 3 * 16 * 16)
+    monkeypatch.setattr(parallel, "_WORTH_PROCESSES", 0)
+    monkeypatch.setattr(parallel, "_PART_BYTES", 7 * 3 * 16 * 16)
     monkeypatch.setattr("joblib.cpu_count", lambda: 2)
     monkeypatch.setenv("ELBOSCOPE_CACHE", os.environ["ELBOSCOPE_CACHE"] + "-2")
     together = open_data(f"folder:{photos}", image_size=16, channels=3)
