@@ -14,14 +14,7 @@ model, sample = access.current()
 table = access.table(model)
 mean_kl, strongest = table.kl_per_dim.mean(0), table.by_kl[0]
 
-widgets.opening(
-    "Traversals",
-    "Move one latent dimension, leave the rest alone, and watch what it draws. "
-    f"<b>{len(speaking_dimensions(model)[0])}</b> of {model.config.latent_dim} dimensions carry "
-    f"information; the strongest, dimension {strongest + 1}, costs "
-    f"<b>{nats(mean_kl[strongest], 2)}</b> nats an image.",
-)
-
+heading = st.container()
 walks = {
     "Dimensions": show_dimensions,
     "Between two images": show_between,
@@ -33,6 +26,17 @@ walks = {
 if model.config.latent_dim != 2:
     del walks["Manifold"]
 walk = links.choice("Walk", list(walks), "walk", label_visibility="collapsed")
+with heading:
+    if walk == "Dimensions":
+        widgets.opening(
+            "Traversals",
+            "Move one latent dimension, leave the rest alone, and watch what it draws. "
+            f"<b>{len(speaking_dimensions(model)[0])}</b> of {model.config.latent_dim} dimensions "
+            f"carry information; the strongest, dimension {strongest + 1}, costs "
+            f"<b>{nats(mean_kl[strongest], 2)}</b> nats an image.",
+        )
+    else:
+        st.title("Traversals", anchor=False)
 
 
 @st.fragment

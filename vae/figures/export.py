@@ -57,9 +57,8 @@ def _page(images: np.ndarray, columns: int) -> np.ndarray:
     """A grid with its pixels enlarged, as 8-bit pixels."""
     count, _, height, width = images.shape
     across, down = min(count, columns), -(-count // columns)
-    enlarge = max(
-        1, min(_CELL // max(height, width), _MOST_SIDE // max(across * width, down * height))
-    )
+    room = _MOST_SIDE // max(across * width, down * height)
+    enlarge = max(1, min(_CELL // max(height, width), room))
     gap = max(1, max(height, width) // _GAP_SHARE)
     pixels = to_bytes(contact_sheet(images, min(count, columns), gap, _GROUND))
     return pixels.repeat(enlarge, 0).repeat(enlarge, 1)
@@ -68,9 +67,7 @@ def _page(images: np.ndarray, columns: int) -> np.ndarray:
 def _encode(pages: Sequence[np.ndarray], kind: str) -> bytes:
     first, *rest = [Image.fromarray(page) for page in pages]
     buffer = io.BytesIO()
-    options: dict[str, object] = {"PNG": {"optimize": True}, "WEBP": {"lossless": True}}.get(
-        kind, {}
-    )
+    options: dict[str, object] = {"lossless": True} if kind == "WEBP" else {"optimize": True}
     if rest:
         options |= {"save_all": True, "append_images": rest, "duration": _FRAME_MS, "loop": 0}
     first.save(buffer, kind, **options)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import streamlit as st
@@ -31,23 +30,20 @@ _LINK = st.components.v2.component(
 )
 
 
-def film(
-    data: dict[str, Any], key: str, on_place: Callable[[int, int], None] | None = None
-) -> None:
+def film(data: dict[str, Any], key: str) -> tuple[int, int] | None:
     """Shows a film, which is scrubbed without the server.
 
     Args:
         data: What :func:`vae.figures.films.film_data` made.
         key: The component's key.
-        on_place: Called with the row and the frame where the hand let go; a rerun follows.
+
+    Returns:
+        The row and the frame where the hand last let go of this very film, which caused a rerun;
+        none so far.
     """
-
-    def chosen() -> None:
-        place = place_of(st.session_state[key].get("place"), data)
-        if place is not None and on_place is not None:
-            on_place(*place)
-
-    _FILM(key=key, data=data, on_place_change=chosen)
+    # Without a callback the state would not be known to Python.
+    shown = _FILM(key=key, data=data, on_place_change=lambda: None)
+    return place_of(shown.place, data)
 
 
 def place_of(sent: object, data: dict[str, Any]) -> tuple[int, int] | None:

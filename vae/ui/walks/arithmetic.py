@@ -13,7 +13,7 @@ from vae.ui import access, links, widgets
 from vae.ui.film import film
 from vae.ui.walks import decoded
 from vae.ui.walks.export import codes_csv, export_film
-from vae.ui.walks.place import choose_place, chosen_place, show_place
+from vae.ui.walks.place import show_place
 from vae.ui.walks.start import choose_start
 from vae.ui.walks.trust import profile_columns, tracks_of
 
@@ -53,11 +53,11 @@ def show_arithmetic(model: Checkpoint, sample: int) -> None:
     count = decoded.frames_in(model, 1)
     amounts = np.linspace(*_AMOUNTS, count)
     codes = shifted(start.code, direction, amounts)[None]
-    found = decoded.profile_of(model, codes)
+    found = decoded.profile_of(model, codes, start.rows)
     widgets.lead(
         f"The mean codes of “{minus}” ({len(groups[minus])} images) and “{plus}” "
-        f"({len(groups[plus])}) lie <b>{nats(float(np.linalg.norm(direction)), 2)}</b> latent units "
-        "apart. The film adds that difference to the start, from −0.5 to 1.5 times."
+        f"({len(groups[plus])}) lie <b>{nats(float(np.linalg.norm(direction)), 2)}</b> latent "
+        "units apart. The film adds that difference to the start, from −0.5 to 1.5 times."
     )
     captions = [f"start + {nats(amount, 2)} × (“{plus}” − “{minus}”)" for amount in amounts]
     full = int(np.abs(amounts - 1).argmin())
@@ -71,16 +71,11 @@ def show_arithmetic(model: Checkpoint, sample: int) -> None:
         hint="Drag the strip, or focus it and use ← → Home End; space plays. The triangle marks "
         "the start.",
     )  # fmt: skip
-    film(
-        data,
-        f"arithmetic-{model.name}",
-        lambda _, frame: choose_place(model, codes[0, frame], f"{start.text}: {captions[frame]}"),
-    )
+    place = film(data, f"arithmetic-{model.name}")
     columns = {"amount": amounts, **profile_columns(found)}
     export_film(model, codes, [row.name], "arithmetic", lambda: codes_csv(codes[0], columns))
-    place = chosen_place(model)
     if place is not None:
-        show_place(model, *place)
+        show_place(model, codes[place], f"{start.text}: {captions[place[1]]}")
 
 
 def _choose_group(label: str, names: list[str], index: int, key: str) -> str:

@@ -14,7 +14,7 @@ from vae.ui import access, links, widgets
 from vae.ui.film import film
 from vae.ui.walks import decoded
 from vae.ui.walks.export import codes_csv, export_film
-from vae.ui.walks.place import choose_place, chosen_place, show_place
+from vae.ui.walks.place import show_place
 from vae.ui.walks.trust import profile_columns, tracks_of
 
 __all__ = ["show_between"]
@@ -43,8 +43,8 @@ def show_between(model: Checkpoint, sample: int) -> None:
     widgets.lead(
         f"From sample {sample} to sample {other}, the straight line gets as far as "
         f"<b>{nats(farthest[0], 2)}</b> latent units from any other held-out code, and the arc "
-        f"<b>{nats(farthest[1], 2)}</b>; between images <b>{nats(float(usual.distance), 2)}</b> is "
-        "usual."
+        f"<b>{nats(farthest[1], 2)}</b>; between neighbours "
+        f"<b>{nats(float(usual.distance), 2)}</b> is usual."
     )
     _show_ends(model, ends)
     captions = [f"{place:.0%} of the way".replace("-", "−") for place in places]
@@ -56,18 +56,12 @@ def show_between(model: Checkpoint, sample: int) -> None:
         hint="Drag a strip, or focus it and use ← → Home End; space plays. Solid: the straight "
         "line. Dashed: the arc.",
     )  # fmt: skip
-    film(
-        data,
-        f"between-{model.name}",
-        lambda row, frame: choose_place(
-            model, codes[row, frame], f"{_WAYS[row]}, {captions[frame]} to sample {other}"
-        ),
-    )
+    place = film(data, f"between-{model.name}")
     st.caption(
         "log p(z): the prior's density. log q̄(z): that of all held-out codes together. Nearest "
-        "data: the distance to the nearest code of another held-out image. Round trip: how far the "
-        "code moves when its image is encoded again. Where the second falls and the others rise, "
-        "the decoder draws what it never saw."
+        "data: the distance to the nearest code of another held-out image. Round trip: how far "
+        "the code moves when its image is encoded again. Where the second falls and the last two "
+        "rise, the decoder draws what it never saw."
     )
     columns = {
         "way": np.repeat(_WAYS, count),
@@ -78,9 +72,10 @@ def show_between(model: Checkpoint, sample: int) -> None:
         model, codes, _WAYS, f"from-{sample}-to-{other}",
         lambda: codes_csv(codes.reshape(-1, codes.shape[-1]), columns),
     )  # fmt: skip
-    place = chosen_place(model)
     if place is not None:
-        show_place(model, *place)
+        way, frame = place
+        text = f"{_WAYS[way]}, {captions[frame]} to sample {other}"
+        show_place(model, codes[way, frame], text)
 
 
 def _other(model: Checkpoint) -> int:
@@ -97,6 +92,5 @@ def _show_ends(model: Checkpoint, ends: tuple[int, int]) -> None:
         for image, sample, word in zip(images, ends, ("From", "To"), strict=True):
             label = label_text(int(model.reference.labels[sample]), model.label_names)
             with st.container(width=132):
-                widgets.picture(
-                    image, f"{word} {sample}: {label}", f"Sample {sample}, {label}", 132
-                )
+                caption = f"{word} {sample}: {label}"
+                widgets.picture(image, caption, f"Sample {sample}, {label}", 132)

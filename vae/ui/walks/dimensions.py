@@ -13,7 +13,7 @@ from vae.ui import access, links
 from vae.ui.film import film
 from vae.ui.walks import decoded
 from vae.ui.walks.export import codes_csv, export_film
-from vae.ui.walks.place import choose_place, chosen_place, show_place
+from vae.ui.walks.place import show_place
 from vae.ui.walks.start import Start, choose_start
 
 __all__ = ["dimension_row", "show_dimensions", "speaking_dimensions"]
@@ -24,8 +24,8 @@ QUIET = 0.05
 _MOST_ROWS = 16
 _QUANTILES, _SPREAD = "prior quantiles", "± k posterior sd"
 _HINT = (
-    "Drag a strip, or focus it and use ← → Home End; space plays. The triangle below a strip marks "
-    "the start."
+    "Drag a strip, or focus it and use ← → Home End; space plays. The triangle at a strip's foot "
+    "marks the start."
 )
 
 
@@ -61,22 +61,15 @@ def show_dimensions(model: Checkpoint, sample: int) -> None:
     if reach == _QUANTILES:
         values = np.tile(prior_quantiles(count), (len(dims), 1))
     else:
-        values = (
-            start.code[dims, None] + np.linspace(-width, width, count) * start.sigma[dims, None]
-        )
+        spread = np.linspace(-width, width, count) * start.sigma[dims, None]
+        values = start.code[dims, None] + spread
     codes = traversal_codes(start.code, dims, values)
     rows = [dimension_row(model, start, d, values[i]) for i, d in enumerate(dims)]
     data = film_data(
         decoded.sheet_of(model, codes), decoded.size_of(model), rows,
         f"What each latent dimension draws, starting from {start.text}", hint=_HINT,
     )  # fmt: skip
-    film(
-        data,
-        f"dimensions-{model.name}",
-        lambda row, frame: choose_place(
-            model, codes[row, frame], f"{start.text}, {rows[row].captions[frame]}"
-        ),
-    )
+    place = film(data, f"dimensions-{model.name}")
     st.caption(_footnote(start, reach, len(dims), len(speaking), model))
     export_film(
         model, codes, [row.name for row in rows], "traversals",
@@ -90,9 +83,9 @@ def show_dimensions(model: Checkpoint, sample: int) -> None:
             },
         ),
     )  # fmt: skip
-    place = chosen_place(model)
     if place is not None:
-        show_place(model, *place)
+        row, frame = place
+        show_place(model, codes[place], f"{start.text}, {rows[row].captions[frame]}")
 
 
 def dimension_row(model: Checkpoint, start: Start, dim: int, values: np.ndarray) -> Row:
@@ -122,8 +115,8 @@ def _choose_dims(model: Checkpoint) -> list[int]:
     wrong = [one for one in asked if one not in known]
     if wrong:
         links.notice(
-            f"The link asks for dimension {links.shown(wrong[0])}, but this model has dimensions 1 "
-            f"to {len(known)}."
+            f"The link asks for dimension {links.shown(wrong[0])}, but this model has dimensions "
+            f"1 to {len(known)}."
         )
     chosen = st.session_state.get("dims")
     if chosen is not None and set(chosen) - set(known):
@@ -140,7 +133,7 @@ def _footnote(start: Start, reach: str, shown: int, speaking: int, model: Checkp
     ends = (
         "Each strip runs from the prior's 1 % quantile to its 99 %."
         if reach == _QUANTILES
-        else "Each strip is centred on the start; sd is that of its own q(z|x), or else the prior's."
+        else "Each strip is centred on the start; sd is its own q(z|x)'s, or else the prior's."
     )
     fewer = (
         f" The strongest {shown} of {speaking} are shown; choose others by number."

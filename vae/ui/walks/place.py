@@ -12,26 +12,7 @@ from vae.ui import access, widgets
 from vae.ui.walks import decoded
 from vae.ui.walks.start import code_text, start_here
 
-__all__ = ["chosen_place", "choose_place", "show_place", "trust_lines"]
-
-_KEY = "place"
-
-
-def choose_place(model: Checkpoint, code: np.ndarray, text: str) -> None:
-    """Remembers a place of a model's latent space for this visit; a callback."""
-    st.session_state[_KEY] = {
-        "weights": model.weights_sha256,
-        "code": [float(value) for value in code],
-        "text": text,
-    }
-
-
-def chosen_place(model: Checkpoint) -> tuple[np.ndarray, str] | None:
-    """The remembered place, if it is of this model."""
-    place = st.session_state.get(_KEY)
-    if place is None or place["weights"] != model.weights_sha256:
-        return None
-    return np.array(place["code"]), place["text"]
+__all__ = ["show_place", "trust_lines"]
 
 
 def show_place(model: Checkpoint, code: np.ndarray, text: str) -> None:
@@ -87,6 +68,6 @@ def trust_lines(model: Checkpoint, code: np.ndarray) -> None:
     )
     st.html(f'<table class="elb-sums">{rows}</table>')
     st.caption(
-        "log q̄(z): density of all held-out codes together. Round trip: how far the code moves when "
-        "its image is encoded again. Usual: the median over held-out images."
+        "log q̄(z): density of all held-out codes together. Round trip: how far the code moves "
+        "when its image is encoded again. Usual: the median over held-out images."
     )

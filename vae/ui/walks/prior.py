@@ -37,9 +37,10 @@ def show_prior(model: Checkpoint, sample: int) -> None:
     codes = prior_codes(model.config.latent_dim, _DRAWS, seed, temperature)
     images, found = decoded.images_of(model, codes), decoded.profile_of(model, codes)
     usual = decoded.typical_of(model)
+    middle = float(np.median(found.distance))
     widgets.lead(
-        f"Nobody's pictures: codes drawn from the prior lie <b>{nats(float(np.median(found.distance)), 2)}"
-        f"</b> latent units from the nearest held-out code in the median; between held-out images "
+        "Nobody's pictures: the codes of half of these draws lie farther than "
+        f"<b>{nats(middle, 2)}</b> latent units from any held-out code; between neighbours there "
         f"<b>{nats(float(usual.distance), 2)}</b> is usual."
     )
     captions = [f"{i + 1}: {nats(away, 2)} away" for i, away in enumerate(found.distance)]
@@ -56,11 +57,14 @@ def show_manifold(model: Checkpoint, sample: int) -> None:
     """The classic grid: what the decoder draws at even quantiles of the prior."""
     side = int(links.number("Images on a side", 5, 31, 17, "side", step=2, width=170))
     codes = manifold_codes(side)
+    widgets.lead(
+        f"The whole plane at a glance: <b>{side * side}</b> places, each of which stands for the "
+        "same share of the prior, decoded."
+    )
     images = decoded.images_of(model, codes.reshape(-1, 2))
     widgets.picture(
-        contact_sheet(images, side),
-        "Across: z1 from the prior's 1 % quantile to its 99 %; up: z2 likewise. Steps are even in "
-        "the prior's mass, so that each image stands for the same share of it.",
+        contact_sheet(images, side, gap=1, ground=0.5),
+        "Across: z1 from the prior's 1 % quantile to its 99 %. Upwards: z2 likewise.",
         f"{side} by {side} decoded images over the two latent dimensions",
         860,
     )

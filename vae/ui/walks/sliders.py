@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import streamlit as st
 
 from vae.figures.frame import nats
@@ -30,7 +29,11 @@ def show_sliders(model: Checkpoint, sample: int) -> None:
     if st.session_state.get("sliders_from") != origin:
         st.session_state["sliders_from"] = origin
         _reset(keys, start)
-    code = np.array([st.session_state.get(key, value) for key, value in zip(keys, start.code)])  # noqa: B905
+    code = start.code.copy()
+    for d, key in enumerate(keys):
+        # Set even if nothing has happened: a slider without a value would start at its left end.
+        code[d] = st.session_state.setdefault(key, float(code[d]))
+    heading = st.container()
     picture, controls = st.columns([1, 1.5], gap="large")
     with controls:
         table = access.table(model)
@@ -46,6 +49,7 @@ def show_sliders(model: Checkpoint, sample: int) -> None:
                 code[d] = st.slider(
                     f"z{d + 1}, KL {nats(mean_kl[d], 2)} nats", -span, span, key=keys[d],
                     step=0.05, format="%.2f",
+                    persist_state="session",
                 )  # fmt: skip
         with st.container(horizontal=True):
             st.button("Back to the start", on_click=_reset, args=(keys, start))
@@ -54,6 +58,12 @@ def show_sliders(model: Checkpoint, sample: int) -> None:
         st.caption(
             f"Starting from {start.text}; sliders by falling mean KL. “Start from here” puts the "
             "code into the link."
+        )
+    with heading:
+        away = decoded.profile_of(model, code[None], start.rows).distance[0]
+        widgets.lead(
+            f"Set all {dims} dimensions by hand; the image follows when you let go. This code "
+            f"lies <b>{nats(away, 2)}</b> latent units from the nearest other held-out code."
         )
     with picture:
         image = decoded.images_of(model, code)

@@ -37,18 +37,22 @@ class Start(NamedTuple):
         code: With shape :math:`(D,)`.
         sigma: The standard deviation of its own Gaussian; 1 where there is no image behind it.
         text: What it is, after "Starting from".
+        rows: The reference image whose code it is, if it is one's: its distance to itself says
+            nothing.
     """
 
     code: np.ndarray
     sigma: np.ndarray
     text: str
+    rows: tuple[int, ...] = ()
 
 
 def choose_start(model: Checkpoint, sample: int) -> Start:
     """Draws the choice and whatever it asks for besides."""
     dims, table = model.config.latent_dim, access.table(model)
     kind = links.choice("Start from", STARTS, "start")
-    ones, usual = np.ones(dims), Start(table.mu[sample], table.sigma[sample], f"sample {sample}")
+    ones = np.ones(dims)
+    usual = Start(table.mu[sample], table.sigma[sample], f"sample {sample}", (sample,))
     if kind == _MEAN:
         return Start(np.zeros(dims), ones, "the prior's mean")
     if kind == _RANDOM:
