@@ -93,6 +93,7 @@ def film_data(
     tracks: Sequence[Track] = (),
     linked: bool = False,
     play: bool = False,
+    commits: bool = True,
 ) -> dict[str, Any]:
     """Describes a film for the browser.
 
@@ -105,6 +106,7 @@ def film_data(
         tracks: Quantities along the film.
         linked: Whether all rows move together, each on a stage of its own.
         play: Whether it starts by itself, where the visitor has nothing against motion.
+        commits: Whether the server hears of the place where the hand lets go.
 
     Returns:
         What the component takes as its data; ``id`` changes with anything else in it.
@@ -121,6 +123,7 @@ def film_data(
         "hint": hint,
         "linked": linked,
         "play": play,
+        "commits": commits,
     }
     # Rows and tracks decide what the browser must build anew rather than fill again.
     shape = [len(rows), linked, [track.values.shape[0] for track in tracks]]

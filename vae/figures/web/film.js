@@ -307,6 +307,7 @@ class Film {
 
   commit() {
     clearTimeout(this.quiet);
+    if (!this.data.commits) return;
     const place = { film: this.data.id, row: this.active, frame: this.at[this.active] };
     this.send(place);
   }

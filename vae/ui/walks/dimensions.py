@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import streamlit as st
 
@@ -16,12 +19,13 @@ from vae.ui.walks.export import codes_csv, export_film
 from vae.ui.walks.place import show_place
 from vae.ui.walks.start import Start, choose_start
 
-__all__ = ["dimension_row", "show_dimensions", "speaking_dimensions"]
+__all__ = ["play_strongest", "show_dimensions", "speaking_dimensions"]
 
 # Below this mean KL a dimension says next to nothing about the image.
 QUIET = 0.05
 # More rows than these are asked for by number.
 _MOST_ROWS = 16
+_PLAYED = 3
 _QUANTILES, _SPREAD = "prior quantiles", "± k posterior sd"
 _HINT = (
     "Drag a strip, or focus it and use ← → Home End; space plays. The triangle at a strip's foot "
@@ -64,11 +68,7 @@ def show_dimensions(model: Checkpoint, sample: int) -> None:
         spread = np.linspace(-width, width, count) * start.sigma[dims, None]
         values = start.code[dims, None] + spread
     codes = traversal_codes(start.code, dims, values)
-    rows = [dimension_row(model, start, d, values[i]) for i, d in enumerate(dims)]
-    data = film_data(
-        decoded.sheet_of(model, codes), decoded.size_of(model), rows,
-        f"What each latent dimension draws, starting from {start.text}", hint=_HINT,
-    )  # fmt: skip
+    data, rows = _film(model, start, dims, codes, hint=_HINT)
     place = film(data, f"dimensions-{model.name}")
     st.caption(_footnote(start, reach, len(dims), len(speaking), model))
     export_film(
@@ -88,7 +88,29 @@ def show_dimensions(model: Checkpoint, sample: int) -> None:
         show_place(model, codes[place], f"{start.text}, {rows[row].captions[frame]}")
 
 
-def dimension_row(model: Checkpoint, start: Start, dim: int, values: np.ndarray) -> Row:
+def play_strongest(model: Checkpoint, sample: int) -> None:
+    """The strongest dimensions from the chosen sample on; the very first one plays by itself."""
+    table = access.table(model)
+    start = Start(table.mu[sample], table.sigma[sample], f"sample {sample}", (sample,))
+    dims = [int(d) for d in table.by_kl[:_PLAYED]]
+    values = prior_quantiles(decoded.frames_in(model, len(dims)))
+    codes = traversal_codes(start.code, dims, values)
+    hint = f"Starting from sample {sample}. Drag a strip, or focus it and use ← →; space plays."
+    data, _ = _film(model, start, dims, codes, hint=hint, play=True, commits=False)
+    film(data, f"strongest-{model.name}")
+
+
+def _film(
+    model: Checkpoint, start: Start, dims: Sequence[int], codes: np.ndarray, **options: Any  # noqa: ANN401
+) -> tuple[dict[str, Any], list[Row]]:
+    """A film of dimensions from their codes (R, F, D), and its rows."""
+    rows = [_row(model, start, d, codes[i, :, d]) for i, d in enumerate(dims)]
+    label = f"What each latent dimension draws, starting from {start.text}"
+    sheet = decoded.sheet_of(model, codes)
+    return film_data(sheet, decoded.size_of(model), rows, label, **options), rows
+
+
+def _row(model: Checkpoint, start: Start, dim: int, values: np.ndarray) -> Row:
     """Describes one dimension's film over its values, shape (F,)."""
     kl = access.table(model).kl_per_dim.mean(0)[dim]
     captions = [
