@@ -101,7 +101,11 @@ def play_strongest(model: Checkpoint, sample: int) -> None:
 
 
 def _film(
-    model: Checkpoint, start: Start, dims: Sequence[int], codes: np.ndarray, **options: Any  # noqa: ANN401
+    model: Checkpoint,
+    start: Start,
+    dims: Sequence[int],
+    codes: np.ndarray,
+    **options: Any,  # noqa: ANN401
 ) -> tuple[dict[str, Any], list[Row]]:
     """A film of dimensions from their codes (R, F, D), and its rows."""
     rows = [_row(model, start, d, codes[i, :, d]) for i, d in enumerate(dims)]
