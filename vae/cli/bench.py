@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from vae.cli import bench_bound, bench_plane
+from vae.cli import bench_bound, bench_film, bench_plane
 from vae.cli.program import EXIT_USAGE, Stop
 
 __all__ = ["TEXT", "bench"]
@@ -13,6 +13,7 @@ TEXT = "Measure speed against plain loops, alternating in one process."
 
 _BENCHMARKS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "bound": (bench_bound.TEXT, bench_bound.bench_bound),
+    "film": (bench_film.TEXT, bench_film.bench_film),
     "plane": (bench_plane.TEXT, bench_plane.bench_plane),
 }
 

@@ -9,10 +9,10 @@ import torch
 
 from vae.elbo.aggregate import aggregate_log_density
 from vae.elbo.terms import log_density
-from vae.elbo.tiles import decode_means, encode_tiled
+from vae.explore.round_trip import round_trip
 from vae.model.vae import LatentModel
 
-__all__ = ["Profile", "nearest_means", "profile", "round_trip", "typical"]
+__all__ = ["Profile", "nearest_means", "profile", "typical"]
 
 
 class Profile(NamedTuple):
@@ -60,30 +60,10 @@ def profile(
     return Profile(
         log_density(zero, zero + 1, z).numpy(),
         aggregate.numpy(),
-        round_trip(model, codes),
+        np.linalg.norm(codes - round_trip(model, codes), axis=-1),
         distance,
         nearest,
     )
-
-
-@torch.inference_mode()
-def round_trip(model: LatentModel, codes: np.ndarray) -> np.ndarray:
-    r"""How far a code moves when its image is encoded again.
-
-    .. math:: \lVert z - \mu(\hat x(z)) \rVert, \quad \hat x(z) = E[x \mid z]
-
-    The mean image is encoded as it is: also by a model of binary pixels, which never saw grey.
-
-    Args:
-        model: The model.
-        codes: The codes, with shape :math:`(M, D)`.
-
-    Returns:
-        Distances in latent units, with shape :math:`(M,)`.
-    """
-    z = torch.from_numpy(np.asarray(codes, dtype=np.float64))
-    mu, _ = encode_tiled(model, decode_means(model, z))
-    return torch.linalg.vector_norm(z - mu, dim=-1).numpy()
 
 
 def nearest_means(

@@ -17,10 +17,11 @@ from vae.ui.walks.place import show_place
 from vae.ui.walks.start import choose_start
 from vae.ui.walks.trust import profile_columns, tracks_of
 
-__all__ = ["GROUPS", "groups_of", "show_arithmetic"]
+__all__ = ["groups_of", "show_arithmetic"]
 
-# Where other screens leave groups of samples: name -> {"weights": sha256, "rows": [...]}.
-GROUPS = "groups"
+# Where the map leaves what was selected on it: the weights' sha256 and positions, or nothing.
+_SELECTED = "group"
+_KEPT = "kept_groups"
 _AMOUNTS = (-0.5, 1.5)
 
 
@@ -28,9 +29,13 @@ def groups_of(model: Checkpoint) -> dict[str, np.ndarray]:
     """Groups of reference images by name: the classes, and what was selected on other screens."""
     labels = model.reference.labels
     groups = {name: np.flatnonzero(labels == i) for i, name in enumerate(model.label_names)}
-    for name, group in st.session_state.get(GROUPS, {}).items():
-        if group["weights"] == model.weights_sha256:
-            groups[name] = np.asarray(group["rows"], dtype=np.int64)
+    found = {
+        **st.session_state.get(_KEPT, {}),
+        "selected on the map": st.session_state.get(_SELECTED),
+    }
+    for name, group in found.items():
+        if group is not None and group[0] == model.weights_sha256:
+            groups[name] = np.asarray(group[1], dtype=np.int64)
     return {name: rows for name, rows in groups.items() if len(rows)}
 
 
@@ -48,6 +53,11 @@ def show_arithmetic(model: Checkpoint, sample: int) -> None:
     with st.container(horizontal=True, vertical_alignment="bottom"):
         minus = _choose_group("Minus the mean of", names, 0, "minus")
         plus = _choose_group("Plus the mean of", names, 1, "plus")
+        if "selected on the map" in names:
+            st.button(
+                "Keep the map's selection", on_click=_keep, key="keep_group",
+                help="As a group of its own, so that another one can be selected.",
+            )  # fmt: skip
     mu = access.table(model).mu
     direction = group_direction(mu, groups[minus], groups[plus])
     count = decoded.frames_in(model, 1)
@@ -76,6 +86,12 @@ def show_arithmetic(model: Checkpoint, sample: int) -> None:
     export_film(model, codes, [row.name], "arithmetic", lambda: codes_csv(codes[0], columns))
     if place is not None:
         show_place(model, codes[place], f"{start.text}: {captions[place[1]]}")
+
+
+def _keep() -> None:
+    """Gives the map's selection a name of its own; a callback."""
+    kept = st.session_state.setdefault(_KEPT, {})
+    kept[f"kept {len(kept) + 1}"] = st.session_state[_SELECTED]
 
 
 def _choose_group(label: str, names: list[str], index: int, key: str) -> str:
