@@ -25,7 +25,6 @@ __all__ = [
     "prior_samples",
     "prior_share",
     "traversal_codes",
-    "traverse",
 ]
 
 
@@ -98,25 +97,6 @@ def prior_codes(dims: int, count: int, seed: int, temperature: float = 1.0) -> n
         The codes, with shape :math:`(N, D)`.
     """
     return temperature * np.random.default_rng(seed).standard_normal((count, dims))
-
-
-def traverse(
-    model: LatentModel, start: np.ndarray, dims: Sequence[int], values: np.ndarray
-) -> np.ndarray:
-    r"""Moves one latent dimension at a time and decodes every place.
-
-    Args:
-        model: The model.
-        start: The code that the other dimensions keep, with shape :math:`(D,)`.
-        dims: The dimensions to move, one row each.
-        values: The values they take: the same for all rows, :math:`(F,)`, or :math:`(R, F)`.
-
-    Returns:
-        Images in [0, 1], with shape :math:`(R, F, C, H, W)`.
-    """
-    codes = traversal_codes(start, dims, values)
-    frames = decode_means(model, torch.from_numpy(codes.reshape(-1, codes.shape[-1])))
-    return frames.numpy().reshape(*codes.shape[:2], *frames.shape[1:])
 
 
 def lattice(model: LatentModel, span: float = 3.0, side: int = 21) -> np.ndarray:

@@ -29,7 +29,10 @@ def choice(label: str, options: Sequence[str], key: str, **widget: Any) -> str: 
     """A choice among a few, the first unless the link names another."""
     asked = st.query_params.get(key)
     if asked is not None and asked not in options:
-        notice(f"The link asks for {key} {shown(asked)}, which there is not; see “{label}”.")
+        notice(
+            f"The link asks for {key} {shown(asked)}, so “{options[0]}” is taken. There are: "
+            f"{', '.join(options)}."
+        )
     # A choice that went away with the model or the settings before.
     if st.session_state.get(key, options[0]) not in options:
         st.session_state[key] = options[0]
