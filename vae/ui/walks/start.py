@@ -125,8 +125,13 @@ def code_text(code: np.ndarray) -> str:
 
 def start_here(code: np.ndarray) -> None:
     """Makes a code the start of every walk; a callback, since it sets widgets."""
+    text = code_text(code)
+    if st.session_state.get("start") != PASTED:
+        # Streamlit 1.67 writes a bound value into the link when its widget changes, not when the
+        # widget first appears, as the code's field is about to.
+        st.query_params["z"] = text
     st.session_state["start"] = PASTED
-    st.session_state["z"] = code_text(code)
+    st.session_state["z"] = text
 
 
 def _uploaded(model: Checkpoint) -> Start | None:
