@@ -60,9 +60,9 @@ def test_the_frames_are_what_the_decoder_draws(model):
         moved = code.copy()
         moved[int(order[row]) - 1] = prior_quantiles(film["frames"])[frame]
         np.testing.assert_array_equal(frame_of(film, row, frame), decoded(model, moved))
-    assert film["rows"][0]["captions"][-1].endswith("2.33, prior quantile 99.0%")
+    assert film["rows"][0]["captions"][-1].endswith("2.33, prior quantile 99.0\u00a0%")
     middle = film["rows"][0]["captions"][film["frames"] // 2]
-    assert middle.endswith("= 0.00, prior quantile 50.0%")
+    assert middle.endswith("= 0.00, prior quantile 50.0\u00a0%")
 
 
 def test_dimensions_stand_in_the_order_of_their_kl():

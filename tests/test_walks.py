@@ -152,8 +152,9 @@ def read_sheet(url):
 @pytest.mark.parametrize("shape", [(1, 1, 8, 8), (26, 1, 8, 8), (30, 3, 5, 9), (7, 1, 40, 10)])
 def test_a_sprite_sheet_holds_every_frame_as_it_is(shape):
     frames = np.random.default_rng(0).random(shape).astype(np.float32)
-    url, columns = sprite_sheet(frames)
-    pixels, (_, _, height, width) = read_sheet(url), shape
+    sheet, (_, _, height, width) = sprite_sheet(frames), shape
+    pixels, columns = read_sheet(sheet.url), sheet.columns
+    assert (sheet.width, sheet.height) == (width, height)
     for i, frame in enumerate(frames):
         top, left = i // columns * height, i % columns * width
         cell = pixels[top : top + height, left : left + width]
@@ -169,7 +170,7 @@ def test_a_films_identity_follows_its_content():
     sheet = sprite_sheet(np.zeros((3, 1, 4, 4), np.float32))
 
     def made(rows, **options):
-        return film_data(sheet, (4, 4), rows, "a film", **options)
+        return film_data(sheet, rows, "a film", **options)
 
     plain = made([row()])
     assert plain == made([row()])
@@ -182,11 +183,14 @@ def test_a_films_identity_follows_its_content():
     shown = made([row()], tracks=[track])["tracks"][0]
     assert shown["range"] == "\N{MINUS SIGN}2.00 to \N{MINUS SIGN}1.00 nats"
     assert shown["shown"][0][1] == "\N{MINUS SIGN}2.00 nats"
+    above = track._replace(usual=0.5)
+    shown = made([row()], tracks=[above])["tracks"][0]
+    assert (shown["high"], shown["usual_text"]) == (0.5, "usual 0.50")
     json.dumps(plain)
 
 
 def test_films_of_large_images_have_fewer_frames():
-    counts = [frame_count(10, side * side) for side in (8, 64, 256, 1024)]
+    counts = [frame_count(10, side, side) for side in (8, 64, 256, 1024)]
     assert counts[:2] == [25, 25]
     assert counts == sorted(counts, reverse=True)
     assert all(count % 2 for count in counts)
@@ -271,3 +275,9 @@ def test_a_table_of_codes_reads_back():
     rows = list(csv.DictReader(io.StringIO(codes_csv(codes, {"frame": [0, 1]}).decode())))
     assert list(rows[0]) == ["frame", "z_1", "z_2"]
     assert float(rows[1]["z_1"]) == 1 / 3
+
+
+def test_a_sheet_of_large_images_is_thinned():
+    sheet = sprite_sheet(np.zeros((7, 1, 1_024, 512), np.float32))
+    assert (sheet.width, sheet.height) == (256, 512)
+    assert max(read_sheet(sheet.url).shape) <= 4_096

@@ -18,13 +18,31 @@ import numpy as np
 from vae.figures.frame import nats
 from vae.figures.pictures import contact_sheet, data_url, to_bytes
 
-__all__ = ["WEB", "Row", "Track", "film_data", "frame_count", "sprite_sheet"]
+__all__ = ["WEB", "Row", "Sheet", "Track", "film_data", "frame_count", "sprite_sheet"]
 
 WEB = Path(__file__).parent / "web"
 
-# A browser's image is at most some 16,000 pixels wide on a desk and 4,096 on an older phone.
+# A phone refuses an image of more than some 16 million pixels.
 _SHEET_PIXELS = 12_000_000
+# A stage is no larger on a fine screen, and a strip is far smaller.
+_LARGEST_SIDE = 512
 _MOST_FRAMES, _FEWEST_FRAMES = 25, 7
+
+
+class Sheet(NamedTuple):
+    """Frames packed into one picture, row after row.
+
+    Attributes:
+        url: The picture, a PNG data URL.
+        columns: Frames in a row of it.
+        width: Of a frame, in pixels.
+        height: Of a frame, in pixels.
+    """
+
+    url: str
+    columns: int
+    width: int
+    height: int
 
 
 class Row(NamedTuple):
@@ -54,6 +72,7 @@ class Track(NamedTuple):
         colour: Of its lines.
         values: One row of F values for each row of the film.
         digits: Decimals shown.
+        usual: What is usual for the codes of data, drawn as a dotted line; none is not drawn.
     """
 
     name: str
@@ -61,31 +80,34 @@ class Track(NamedTuple):
     colour: str
     values: np.ndarray
     digits: int = 2
+    usual: float | None = None
 
 
-def frame_count(rows: int, pixels: int) -> int:
+def frame_count(rows: int, height: int, width: int) -> int:
     """Frames in a row: an odd number, so that one is the middle, and fewer of large images."""
-    fit = _SHEET_PIXELS // max(1, rows * pixels)
+    fit = _SHEET_PIXELS // max(1, rows * height * width)
     return max(_FEWEST_FRAMES, min(_MOST_FRAMES, fit - 1 + fit % 2))
 
 
-def sprite_sheet(frames: np.ndarray) -> tuple[str, int]:
+def sprite_sheet(frames: np.ndarray) -> Sheet:
     r"""Packs frames into one picture, about square.
 
     Args:
         frames: Images in [0, 1], with shape :math:`(N, C, H, W)`.
 
     Returns:
-        A PNG data URL with every pixel as it is, and the number of frames in a row of it.
+        The sheet, with every pixel as it is; of images larger than 512 pixels on a side, every
+        second or third one.
     """
+    every = -(-max(frames.shape[2:]) // _LARGEST_SIDE)
+    frames = frames[:, :, ::every, ::every]
     count, _, height, width = frames.shape
     columns = max(1, min(count, round(math.sqrt(count * height / width))))
-    return data_url(to_bytes(contact_sheet(frames, columns))), columns
+    return Sheet(data_url(to_bytes(contact_sheet(frames, columns))), columns, width, height)
 
 
 def film_data(
-    sheet: tuple[str, int],
-    size: tuple[int, int],
+    sheet: Sheet,
     rows: Sequence[Row],
     label: str,
     *,
@@ -99,7 +121,6 @@ def film_data(
 
     Args:
         sheet: What :func:`sprite_sheet` made of the R × F frames, row after row.
-        size: Width and height of a frame in pixels.
         rows: The rows, all of the same length.
         label: What the film shows, for those who don't see it.
         hint: A line below the rows.
@@ -112,10 +133,10 @@ def film_data(
         What the component takes as its data; ``id`` changes with anything else in it.
     """
     data = {
-        "sheet": sheet[0],
-        "columns": sheet[1],
-        "width": size[0],
-        "height": size[1],
+        "sheet": sheet.url,
+        "columns": sheet.columns,
+        "width": sheet.width,
+        "height": sheet.height,
         "frames": len(rows[0].captions),
         "rows": [row._asdict() for row in rows],
         "tracks": [_track(track) for track in tracks],
@@ -135,7 +156,8 @@ def film_data(
 
 
 def _track(track: Track) -> dict[str, Any]:
-    low, high = float(track.values.min()), float(track.values.max())
+    marks = [*track.values.ravel(), *([] if track.usual is None else [track.usual])]
+    low, high = float(min(marks)), float(max(marks))
 
     def text(value: float) -> str:
         return nats(value, track.digits)
@@ -148,5 +170,7 @@ def _track(track: Track) -> dict[str, Any]:
         "low": low,
         "high": high,
         "range": f"{text(low)} to {text(high)} {track.unit}",
+        "usual": track.usual,
+        "usual_text": "" if track.usual is None else f"usual {text(track.usual)}",
         "alt": f"{track.name} along the film, from {text(low)} to {text(high)} {track.unit}",
     }

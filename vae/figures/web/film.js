@@ -90,6 +90,7 @@ class Film {
     const head = element("div", "head", box);
     const strip = element("div", "strip", box);
     const canvas = element("canvas", "", strip);
+    canvas.ariaHidden = true;
     const mark = element("div", "mark", strip);
     const playhead = element("div", "playhead", strip);
     strip.tabIndex = 0;
@@ -157,17 +158,23 @@ class Film {
     head.replaceChildren();
     element("span", "name", head, track.name);
     element("span", "note", head, track.range);
-    track.values.forEach((values, row) => {
+    if (track.usual_text) element("span", "note", head, track.usual_text);
+    const span = track.high - track.low || 1;
+    const line = (points, colour, dashes) => {
       const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
-      const span = track.high - track.low || 1;
-      const points = values.map((value, i) => [i + 0.5, 1 - (value - track.low) / span]);
-      path.setAttribute("d", `M${points.map((point) => point.join(" ")).join("L")}`);
-      path.setAttribute("stroke", track.colour);
-      if (row) path.setAttribute("stroke-dasharray", "6 4");
+      const places = points.map(([x, value]) => `${x} ${1 - (value - track.low) / span}`);
+      path.setAttribute("d", `M${places.join("L")}`);
+      path.setAttribute("stroke", colour);
+      path.setAttribute("stroke-dasharray", dashes);
       svg.append(path);
-      const line = element("span", "value", head);
-      element("span", row ? "key dashed" : "key", line).style.borderColor = track.colour;
-      element("span", "", line);
+    };
+    const usual = track.usual;
+    if (usual !== null) line([[0, usual], [last, usual]], "currentColor", "1 5");
+    track.values.forEach((values, row) => {
+      line(values.map((value, i) => [i + 0.5, value]), track.colour, row ? "6 4" : "none");
+      const text = element("span", "value", head);
+      element("span", row ? "key dashed" : "key", text).style.borderColor = track.colour;
+      element("span", "", text);
     });
   }
 

@@ -75,11 +75,12 @@ def show_arithmetic(model: Checkpoint, sample: int) -> None:
         f"“{plus}” − “{minus}”", (start.text,), captions, full,
         float(np.interp(0, amounts, np.arange(count)) + 0.5) / count,
     )  # fmt: skip
+    tracks = tracks_of(found, decoded.typical_of(model))
     data = film_data(
-        decoded.sheet_of(model, codes), decoded.size_of(model), [row],
-        f"{start.text}, made less like {minus} and more like {plus}", tracks=tracks_of(found),
+        decoded.sheet_of(model, codes), [row],
+        f"{start.text}, made less like {minus} and more like {plus}", tracks=tracks,
         hint="Drag the strip, or focus it and use ← → Home End; space plays. The triangle marks "
-        "the start.",
+        "the start. Dotted: what is usual for the codes of data.",
     )  # fmt: skip
     place = film(data, f"arithmetic-{model.name}")
     columns = {"amount": amounts, **profile_columns(found)}

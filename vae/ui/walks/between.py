@@ -47,21 +47,22 @@ def show_between(model: Checkpoint, sample: int) -> None:
         f"<b>{nats(float(usual.distance), 2)}</b> is usual."
     )
     _show_ends(model, ends)
-    captions = [f"{place:.0%} of the way".replace("-", "−") for place in places]
+    captions = [f"{nats(100 * place, 0)}\u00a0% of the way" for place in places]
     rows = [Row(way, (), captions, count // 2) for way in _WAYS]
     data = film_data(
-        decoded.sheet_of(model, codes), decoded.size_of(model), rows,
+        decoded.sheet_of(model, codes), rows,
         f"The way from sample {sample} to sample {other}, along a line and along an arc",
-        tracks=tracks_of(found), linked=True,
+        tracks=tracks_of(found, usual), linked=True,
         hint="Drag a strip, or focus it and use ← → Home End; space plays. Solid: the straight "
-        "line. Dashed: the arc.",
+        "line. Dashed: the arc. Dotted: what is usual for the codes of data.",
     )  # fmt: skip
     place = film(data, f"between-{model.name}")
     st.caption(
         "log p(z): the prior's density. log q̄(z): that of all held-out codes together. Nearest "
         "data: the distance to the nearest code of another held-out image. Round trip: how far "
         "the code moves when its image is encoded again. Where the second falls and the last two "
-        "rise, the decoder draws what it never saw."
+        "rise, the decoder draws what it never saw. Usual: the median over held-out codes, at each of "
+        "which its own Gaussian raises log q̄(z)."
     )
     columns = {
         "way": np.repeat(_WAYS, count),

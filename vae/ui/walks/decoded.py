@@ -14,7 +14,7 @@ import torch
 from vae.data.images import Prepared, preprocess, read_image
 from vae.elbo.tiles import decode_means, encode_tiled
 from vae.explore.profile import Profile, profile, typical
-from vae.figures.films import frame_count, sprite_sheet
+from vae.figures.films import Sheet, frame_count, sprite_sheet
 from vae.model.checkpoint import Checkpoint
 from vae.model.vae import observe
 from vae.ui import access
@@ -26,7 +26,6 @@ __all__ = [
     "images_of",
     "profile_of",
     "sheet_of",
-    "size_of",
     "typical_of",
 ]
 
@@ -50,22 +49,16 @@ class Encoded(NamedTuple):
 
 def frames_in(model: Checkpoint, rows: int) -> int:
     """How many frames a film of so many rows has."""
-    image = model.config.image
-    return frame_count(rows, image.height * image.width)
+    return frame_count(rows, model.config.image.height, model.config.image.width)
 
 
-def size_of(model: Checkpoint) -> tuple[int, int]:
-    """Width and height of a frame, in pixels."""
-    return model.config.image.width, model.config.image.height
-
-
-def sheet_of(model: Checkpoint, codes: np.ndarray) -> tuple[str, int]:
+def sheet_of(model: Checkpoint, codes: np.ndarray) -> Sheet:
     """Decodes codes (*, D) into a sprite sheet; see :func:`vae.figures.films.sprite_sheet`."""
     return _sheet(model, model.weights_sha256, codes.reshape(-1, codes.shape[-1]))
 
 
 @st.cache_data(max_entries=64, show_spinner=False)
-def _sheet(_model: Checkpoint, key: str, codes: np.ndarray) -> tuple[str, int]:
+def _sheet(_model: Checkpoint, key: str, codes: np.ndarray) -> Sheet:
     return sprite_sheet(decode_means(_model.model, torch.from_numpy(codes)).numpy())
 
 

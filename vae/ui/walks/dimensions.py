@@ -111,14 +111,14 @@ def _film(
     rows = [_row(model, start, d, codes[i, :, d]) for i, d in enumerate(dims)]
     label = f"What each latent dimension draws, starting from {start.text}"
     sheet = decoded.sheet_of(model, codes)
-    return film_data(sheet, decoded.size_of(model), rows, label, **options), rows
+    return film_data(sheet, rows, label, **options), rows
 
 
 def _row(model: Checkpoint, start: Start, dim: int, values: np.ndarray) -> Row:
     """Describes one dimension's film over its values, shape (F,)."""
     kl = access.table(model).kl_per_dim.mean(0)[dim]
     captions = [
-        f"z{dim + 1} = {nats(value, 2)}, prior quantile {share:.1%}"
+        f"z{dim + 1} = {nats(value, 2)}, prior quantile {100 * share:.1f}\u00a0%"
         for value, share in zip(values, prior_share(values), strict=True)
     ]
     at = int(np.abs(values - start.code[dim]).argmin())

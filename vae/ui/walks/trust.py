@@ -13,15 +13,19 @@ __all__ = ["profile_columns", "tracks_of"]
 _UNITS = "latent units"
 
 
-def tracks_of(found: Profile) -> list[Track]:
-    """A way's profile as tracks of its film; each field has the shape (R, F)."""
+def tracks_of(found: Profile, usual: Profile) -> list[Track]:
+    """A way's profile (R, F) as tracks of its film, beside what is usual for data."""
     data, encoder = palette.CLASSES[5], palette.CLASSES[7]
     return [
-        Track("log p(z)", "nats", palette.PRIOR, found.log_prior),
-        Track("log q̄(z)", "nats", data, found.log_aggregate),
-        Track("Nearest data", _UNITS, data, found.distance),
-        Track("Round trip", _UNITS, encoder, found.round_trip),
+        _track("log p(z)", "nats", palette.PRIOR, found.log_prior, usual.log_prior),
+        _track("log q̄(z)", "nats", data, found.log_aggregate, usual.log_aggregate),
+        _track("Nearest data", _UNITS, data, found.distance, usual.distance),
+        _track("Round trip", _UNITS, encoder, found.round_trip, usual.round_trip),
     ]
+
+
+def _track(name: str, unit: str, colour: str, values: np.ndarray, usual: np.ndarray) -> Track:
+    return Track(name, unit, colour, values, usual=float(usual))
 
 
 def profile_columns(found: Profile) -> dict[str, np.ndarray]:
