@@ -214,7 +214,7 @@ def test_a_bad_code_in_a_link_is_named(server, page):  # noqa: F811
     page.get_by_text("Starting from sample 0.").wait_for()
 
 
-@pytest.mark.parametrize("walk", ["Dimensions", "Between two images", "Sliders", "Manifold"])
+@pytest.mark.parametrize("walk", ["Dimensions", "Between two images", "Sliders"])
 def test_a_phone_shows_every_walk(server, chromium, walk):  # noqa: F811
     context = chromium.new_context(
         viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True

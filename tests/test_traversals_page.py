@@ -146,14 +146,12 @@ def test_a_bad_link_shows_the_default_and_one_sentence(query, sentence):
 
 
 @pytest.mark.parametrize("walk", WALKS)
-def test_every_walk_opens_on_every_model_it_is_for(walk):
-    for folder in sorted((ROOT / "checkpoints").iterdir()):
-        if (folder / "manifest.json").exists():
-            manifest, _ = raw(folder.name)
-            if walk != "Manifold" or manifest["config"]["latent_dim"] == 2:
-                app = opened(model=folder.name, walk=walk)
-                assert "elb-lead" in text_of(app)
-                assert not app.warning
+@pytest.mark.parametrize("model", ["digits-binary-2d", "sprites-10d"])
+def test_every_walk_opens(walk, model):
+    app = opened(model=model, walk=walk)
+    assert "elb-lead" in text_of(app)
+    # The only walk that not every model has.
+    assert bool(app.warning) == (walk == "Manifold" and model == "sprites-10d")
 
 
 def test_the_way_between_two_images_is_measured_right():

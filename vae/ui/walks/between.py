@@ -61,8 +61,8 @@ def show_between(model: Checkpoint, sample: int) -> None:
         "log p(z): the prior's density. log q̄(z): that of all held-out codes together. Nearest "
         "data: the distance to the nearest code of another held-out image. Round trip: how far "
         "the code moves when its image is encoded again. Where the second falls and the last two "
-        "rise, the decoder draws what it never saw. Usual: the median over held-out codes, at each of "
-        "which its own Gaussian raises log q̄(z)."
+        "rise, the decoder draws what it never saw. Usual: the median over held-out "
+        "codes, at each of which its own Gaussian raises log q̄(z)."
     )
     columns = {
         "way": np.repeat(_WAYS, count),
