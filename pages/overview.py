@@ -8,7 +8,8 @@ from vae.figures.pictures import gallery_html
 from vae.model.likelihoods import facts_of
 from vae.ui import access, widgets
 from vae.ui.screens import link
-from vae.ui.walks.dimensions import play_strongest
+from vae.ui.walks.dimensions import strongest_film
+from vae.ui.walks.start import of_sample
 
 model, sample = access.current()
 table, metrics, card = access.table(model), model.manifest["metrics"], model.manifest["card"]
@@ -54,7 +55,7 @@ with st.container(horizontal=True):
     )
 
 st.subheader("What its strongest dimensions draw", anchor=False)
-play_strongest(model, sample)
+strongest_film(model, of_sample(model, sample), 3, play=True)
 
 # Evenly spread from the worst to the best explained, so that the strip is no advertisement.
 rows = np.argsort(table.elbo)[np.linspace(0, len(table.elbo) - 1, 10).round().astype(int)]

@@ -19,13 +19,12 @@ from vae.ui.walks.export import codes_csv, export_film
 from vae.ui.walks.place import show_place
 from vae.ui.walks.start import Start, choose_start
 
-__all__ = ["play_strongest", "show_dimensions", "speaking_dimensions"]
+__all__ = ["strongest_film", "show_dimensions", "speaking_dimensions"]
 
 # Below this mean KL a dimension says next to nothing about the image.
 QUIET = 0.05
 # More rows than these are asked for by number.
 _MOST_ROWS = 16
-_PLAYED = 3
 _QUANTILES, _SPREAD = "prior quantiles", "± k posterior sd"
 _HINT = (
     "Drag a strip, or focus it and use ← → Home End; space plays. The triangle at a strip's foot "
@@ -88,15 +87,13 @@ def show_dimensions(model: Checkpoint, sample: int) -> None:
         show_place(model, codes[place], f"{start.text}, {rows[row].captions[frame]}")
 
 
-def play_strongest(model: Checkpoint, sample: int) -> None:
-    """The strongest dimensions from the chosen sample on; the very first one plays by itself."""
-    table = access.table(model)
-    start = Start(table.mu[sample], table.sigma[sample], f"sample {sample}", (sample,))
-    dims = [int(d) for d in table.by_kl[:_PLAYED]]
+def strongest_film(model: Checkpoint, start: Start, rows: int, play: bool = False) -> None:
+    """A film of the strongest dimensions to look at; the very first one may play by itself."""
+    dims = [int(d) for d in access.table(model).by_kl[:rows]]
     values = prior_quantiles(decoded.frames_in(model, len(dims)))
     codes = traversal_codes(start.code, dims, values)
-    hint = f"Starting from sample {sample}. Drag a strip, or focus it and use ← →; space plays."
-    data, _ = _film(model, start, dims, codes, hint=hint, play=True, commits=False)
+    hint = f"Starting from {start.text}. Drag a strip, or focus it and use ← →; space plays."
+    data, _ = _film(model, start, dims, codes, hint=hint, play=play, commits=False)
     film(data, f"strongest-{model.name}")
 
 

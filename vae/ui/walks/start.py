@@ -15,7 +15,16 @@ from vae.ui import access, links
 from vae.ui.uploads import INVITATION_ONE, admitted
 from vae.ui.walks import decoded
 
-__all__ = ["PASTED", "Start", "choose_start", "code_text", "parse_code", "start_here"]
+__all__ = [
+    "PASTED",
+    "Start",
+    "choose_start",
+    "code_text",
+    "of_sample",
+    "parse_code",
+    "prior_mean",
+    "start_here",
+]
 
 _SAMPLE, _MEAN, _RANDOM, PASTED, _UPLOAD = STARTS = (
     "the chosen sample",
@@ -47,14 +56,25 @@ class Start(NamedTuple):
     rows: tuple[int, ...] = ()
 
 
+def of_sample(model: Checkpoint, sample: int) -> Start:
+    """A reference sample's own code."""
+    table = access.table(model)
+    return Start(table.mu[sample], table.sigma[sample], f"sample {sample}", (sample,))
+
+
+def prior_mean(model: Checkpoint) -> Start:
+    """The middle of the latent space."""
+    dims = model.config.latent_dim
+    return Start(np.zeros(dims), np.ones(dims), "the prior's mean")
+
+
 def choose_start(model: Checkpoint, sample: int) -> Start:
     """Draws the choice and whatever it asks for besides."""
-    dims, table = model.config.latent_dim, access.table(model)
+    dims = model.config.latent_dim
     kind = links.choice("Start from", STARTS, "start")
-    ones = np.ones(dims)
-    usual = Start(table.mu[sample], table.sigma[sample], f"sample {sample}", (sample,))
+    ones, usual = np.ones(dims), of_sample(model, sample)
     if kind == _MEAN:
-        return Start(np.zeros(dims), ones, "the prior's mean")
+        return prior_mean(model)
     if kind == _RANDOM:
         seed = int(links.number("Seed", 0, 9_999, 0, "start_seed", width=130))
         code = np.random.default_rng(seed).standard_normal(dims)
