@@ -8,6 +8,8 @@ from vae.figures.pictures import gallery_html
 from vae.model.likelihoods import facts_of
 from vae.ui import access, widgets
 from vae.ui.screens import link
+from vae.ui.walks.dimensions import strongest_film
+from vae.ui.walks.start import of_sample
 
 model, sample = access.current()
 table, metrics, card = access.table(model), model.manifest["metrics"], model.manifest["card"]
@@ -52,6 +54,9 @@ with st.container(horizontal=True):
         help="Latent dimensions whose mean varies by more than 0.01 over images.",
     )
 
+st.subheader("What its strongest dimensions draw", anchor=False)
+strongest_film(model, of_sample(model, sample), 3, play=True)
+
 # Evenly spread from the worst to the best explained, so that the strip is no advertisement.
 rows = np.argsort(table.elbo)[np.linspace(0, len(table.elbo) - 1, 10).round().astype(int)]
 originals, decoded = access.images(model, rows), access.reconstructions(model, rows)
@@ -68,6 +73,7 @@ st.html(gallery_html(drawn, [""] * 10, ["An image drawn from the prior"] * 10, 1
 st.subheader("Where to go next", anchor=False)
 with st.container(horizontal=True):
     link("latent_map", "See all codes on a map", "scatter_plot")
+    link("traversals", "Walk through what it learned", "slow_motion_video")
     link("sample_elbo", "Take one image's ELBO apart", "receipt_long")
     link("score_images", "Score your own image", "upload")
 

@@ -104,9 +104,9 @@ def test_main_flow(server, page, tmp_path):
     assert "sample=17" in page.url
 
     page.get_by_role("link", name="Traversals", exact=True).click()
-    page.locator(".elb-film img").first.wait_for()
-    assert page.locator(".elb-film tbody tr").count() == 2
-    assert page.locator(".elb-film tbody img").count() == 22
+    page.locator(".film[data-film] .strip").first.wait_for()
+    page.get_by_text("Starting from sample 17.").wait_for()
+    assert page.locator(".film .strip").count() == 2
 
     page.get_by_role("link", name="Score images", exact=True).click()
     page.get_by_text("Download this sample as PNG").wait_for()

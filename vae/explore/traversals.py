@@ -16,7 +16,16 @@ import torch
 from vae.elbo.tiles import decode_means
 from vae.model.vae import LatentModel
 
-__all__ = ["lattice", "posterior_draws", "prior_quantiles", "prior_samples", "traverse"]
+__all__ = [
+    "lattice",
+    "manifold_codes",
+    "posterior_draws",
+    "prior_codes",
+    "prior_quantiles",
+    "prior_samples",
+    "prior_share",
+    "traversal_codes",
+]
 
 
 def prior_quantiles(count: int, outer: float = 0.01) -> np.ndarray:
@@ -33,26 +42,61 @@ def prior_quantiles(count: int, outer: float = 0.01) -> np.ndarray:
     return np.array([NormalDist().inv_cdf(share) for share in shares])
 
 
-def traverse(
-    model: LatentModel, start: np.ndarray, dims: Sequence[int], values: np.ndarray
-) -> np.ndarray:
-    r"""Moves one latent dimension at a time and decodes every place.
+def prior_share(values: np.ndarray) -> np.ndarray:
+    r"""The share of the prior below latent values, in [0, 1], with the shape of ``values``."""
+    return np.vectorize(NormalDist().cdf, otypes=[np.float64])(values)
+
+
+def traversal_codes(start: np.ndarray, dims: Sequence[int], values: np.ndarray) -> np.ndarray:
+    r"""Moves one latent dimension at a time.
 
     Args:
-        model: The model.
         start: The code that the other dimensions keep, with shape :math:`(D,)`.
         dims: The dimensions to move, one row each.
         values: The values they take: the same for all rows, :math:`(F,)`, or :math:`(R, F)`.
 
     Returns:
-        Images in [0, 1], with shape :math:`(R, F, C, H, W)`.
+        The codes, with shape :math:`(R, F, D)`.
     """
     values = np.broadcast_to(values, (len(dims), np.shape(values)[-1]))
     codes = np.tile(np.asarray(start, dtype=np.float64), (*values.shape, 1))
     for row, dim in enumerate(dims):
         codes[row, :, dim] = values[row]
-    frames = decode_means(model, torch.from_numpy(codes.reshape(-1, codes.shape[-1])))
-    return frames.numpy().reshape(*values.shape, *frames.shape[1:])
+    return codes
+
+
+def manifold_codes(side: int, outer: float = 0.01) -> np.ndarray:
+    r"""The classic grid over a two-dimensional latent space, even in the prior's quantiles.
+
+    Args:
+        side: The number :math:`S` of places along each axis.
+        outer: The share of the prior beyond each end.
+
+    Returns:
+        Codes, with shape :math:`(S, S, 2)`; the first axis is :math:`z_2` from top to bottom
+        (falling), the second :math:`z_1` from left to right.
+
+    References:
+        | Auto-Encoding Variational Bayes (Kingma & Welling, 2014), figure 4.
+    """
+    places = prior_quantiles(side, outer)
+    z2, z1 = np.meshgrid(places[::-1], places, indexing="ij")
+    return np.stack((z1, z2), -1)
+
+
+def prior_codes(dims: int, count: int, seed: int, temperature: float = 1.0) -> np.ndarray:
+    r"""Draws codes from the prior, scaled by a temperature: :math:`z = T \epsilon`.
+
+    Args:
+        dims: The number of latent dimensions D.
+        count: The number of draws N.
+        seed: Their seed.
+        temperature: :math:`T \ge 0`; 1 is the prior itself, less keeps to its middle.
+
+    Returns:
+        The codes, with shape :math:`(N, D)`.
+    """
+    return temperature * np.random.default_rng(seed).standard_normal((count, dims))
 
 
 def lattice(model: LatentModel, span: float = 3.0, side: int = 21) -> np.ndarray:

@@ -10,7 +10,7 @@ from html import escape
 import numpy as np
 from PIL import Image
 
-__all__ = ["contact_sheet", "data_url", "figure_html", "film_html", "gallery_html", "to_bytes"]
+__all__ = ["contact_sheet", "data_url", "figure_html", "gallery_html", "to_bytes"]
 
 
 def to_bytes(image: np.ndarray) -> np.ndarray:
@@ -94,32 +94,3 @@ def gallery_html(
     ]
     style = f"grid-template-columns:repeat({columns},minmax(0,1fr));max-width:{columns * 7}rem"
     return f'<div class="elb-gallery" style="{style}">{"".join(cells)}</div>'
-
-
-def film_html(
-    frames: np.ndarray,
-    heads: Sequence[str],
-    row_names: Sequence[str],
-    row_notes: Sequence[Sequence[str]],
-) -> str:
-    r"""Rows of frames under common column heads.
-
-    Args:
-        frames: Images in [0, 1], with shape :math:`(R, F, C, H, W)`.
-        heads: A head for each of the F columns.
-        row_names: A name for each row.
-        row_notes: Notes for each row, one a line below its name.
-    """
-    head = "".join(f"<th scope='col'>{escape(text)}</th>" for text in heads)
-    body = []
-    for strip, name, notes in zip(frames, row_names, row_notes, strict=True):
-        cells = "".join(
-            f'<td><img src="{data_url(to_bytes(image))}" alt="{escape(f"{name}, {place}")}"></td>'
-            for image, place in zip(strip, heads, strict=True)
-        )
-        lines = "".join(f"<span>{escape(note)}</span>" for note in notes)
-        body.append(f"<tr><th scope='row'><b>{escape(name)}</b>{lines}</th>{cells}</tr>")
-    return (
-        '<div class="elb-scroll"><table class="elb-film"><thead><tr><th></th>'
-        f"{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
-    )

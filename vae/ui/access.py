@@ -22,7 +22,6 @@ from vae.elbo.files import ScoredImage, score_bytes
 from vae.elbo.scoring import Receipt, calibration_of, sample_receipt
 from vae.elbo.tiles import decode_means
 from vae.explore import traversals
-from vae.explore.traversals import prior_quantiles
 from vae.model.checkpoint import Checkpoint, load
 from vae.model.originals import originals
 from vae.model.registry import Entry, default_root, scan
@@ -39,7 +38,6 @@ __all__ = [
     "levels_at",
     "levels_of",
     "posterior_draws",
-    "prior_quantiles",
     "prior_samples",
     "receipt",
     "receipt_of",
@@ -47,7 +45,6 @@ __all__ = [
     "sample_png",
     "scored",
     "table",
-    "traverse",
 ]
 
 
@@ -248,20 +245,6 @@ def lattice(model: Checkpoint, span: float, side: int) -> np.ndarray:
 @st.cache_data(max_entries=16, show_spinner=False)
 def _lattice(_model: Checkpoint, key: str, span: float, side: int) -> np.ndarray:
     return traversals.lattice(_model.model, span, side)
-
-
-def traverse(
-    model: Checkpoint, start: np.ndarray, dims: tuple[int, ...], values: np.ndarray
-) -> np.ndarray:
-    """Decoded traversals; see :func:`vae.explore.traversals.traverse`."""
-    return _traverse(model, model.weights_sha256, start, dims, values)
-
-
-@st.cache_data(max_entries=64, show_spinner=False)
-def _traverse(
-    _model: Checkpoint, key: str, start: np.ndarray, dims: tuple[int, ...], values: np.ndarray
-) -> np.ndarray:
-    return traversals.traverse(_model.model, start, dims, values)
 
 
 def posterior_draws(model: Checkpoint, sample: int, count: int, seed: int) -> np.ndarray:

@@ -12,10 +12,12 @@ import streamlit as st
 from vae.elbo.losses import refitted_gaussian
 from vae.figures.compare import ModelPoint, codes, model_difference, rate_distortion
 from vae.figures.frame import nats
-from vae.figures.pictures import film_html, gallery_html
+from vae.figures.pictures import gallery_html
 from vae.model.checkpoint import Checkpoint
 from vae.model.likelihoods import facts_of
 from vae.ui import access, widgets
+from vae.ui.walks.dimensions import strongest_film
+from vae.ui.walks.start import prior_mean
 
 __all__ = ["comparable", "ladder_of", "ladder_slider", "plane", "table_of_models", "two_models"]
 
@@ -138,11 +140,7 @@ def ladder_slider(model: Checkpoint, ladder: dict[float, str]) -> None:
         decoded = access.reconstructions(other, rows)
         st.html(gallery_html(decoded, [""] * 10, ["A reconstruction"] * 10, 10))
         st.markdown(f"**Its strongest dimension, z{first + 1}, from the prior mean**")
-        values = access.prior_quantiles(10)
-        frames = access.traverse(other, np.zeros(other.config.latent_dim), (first,), values)
-        heads = [f"{share:.0%}" for share in np.linspace(0.01, 0.99, 10)]
-        note = f"KL {nats(table.kl_per_dim[:, first].mean(), 2)} nats"
-        st.html(film_html(frames, heads, [f"dimension {first + 1}"], [(note,)]))
+        strongest_film(other, prior_mean(other), 1)
 
 
 def two_models(model: Checkpoint, sample: int, names: Sequence[str]) -> None:

@@ -30,15 +30,6 @@ STYLE = f"""<style>
   border: 1px solid {palette.HAIRLINE}; }}
 .elb-thumbs span {{ font-size: .875rem; opacity: .8; line-height: 1.3;
   font-variant-numeric: tabular-nums; }}
-.elb-scroll {{ overflow-x: auto; }}
-.elb-film {{ border-collapse: separate; border-spacing: 3px; width: 100%; min-width: 46rem;
-  table-layout: fixed; }}
-.elb-film th {{ font-weight: 400; font-size: .8125rem; text-align: center; padding: .15rem 0;
-  font-variant-numeric: tabular-nums; opacity: .85; line-height: 1.35; }}
-.elb-film th:first-child {{ width: 7.5rem; text-align: left; }}
-.elb-film tbody th span {{ display: block; }}
-.elb-film td {{ padding: 0; }}
-.elb-film img {{ width: 100%; display: block; image-rendering: pixelated; }}
 .elb-line {{ margin: 0; font-variant-numeric: tabular-nums; }}
 .elb-line small {{ opacity: .75; }}
 .elb-sums {{ border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100%;

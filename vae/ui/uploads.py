@@ -9,13 +9,17 @@ from streamlit.runtime.uploaded_file_manager import UploadedFile
 
 from vae.data.images import Limits
 
-__all__ = ["INVITATION", "MOST_BYTES", "MOST_FILES", "admitted", "display_name"]
+__all__ = ["INVITATION", "INVITATION_ONE", "MOST_BYTES", "MOST_FILES", "admitted", "display_name"]
 
 MOST_FILES = 64
 MOST_BYTES = 32 * 2**20
 INVITATION = (
     f"Drop images here: PNG, JPEG, WebP, BMP or GIF, up to {Limits().bytes // 2**20} MB each, "
     f"{MOST_FILES} files and {MOST_BYTES // 2**20} MB together"
+)
+
+INVITATION_ONE = (
+    f"Drop an image here: PNG, JPEG, WebP, BMP or GIF, up to {Limits().bytes // 2**20} MB"
 )
 
 
