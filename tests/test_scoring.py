@@ -17,11 +17,11 @@ import torch
 
 import vae
 from vae.data.spec import ImageSpec
+from vae.elbo.calibration_sets import calibration_of
 from vae.elbo.rows import FORMATS, ScoreRow, refused_row, to_csv, to_json, to_json_lines
 from vae.elbo.scoring import (
     SampleScores,
     bits_per_dim,
-    calibration_of,
     sample_receipt,
     sample_scores,
     score_levels,

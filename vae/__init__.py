@@ -27,6 +27,8 @@ _HOMES = {
     "SampleScores": "vae.elbo.scoring",
     "TrainConfig": "vae.training.config",
     "VAE": "vae.model.vae",
+    "calibration_of": "vae.elbo.calibration_sets",
+    "calibrations": "vae.elbo.calibration_sets",
     "evaluate": "vae.elbo.evaluation",
     "load": "vae.model.checkpoint",
     "open_data": "vae.data.datasets",

@@ -91,6 +91,7 @@ def score_bytes(
     importance_samples: int = 0,
     seed: int = 0,
     evidence: bool = True,
+    calibration: str | None = None,
 ) -> list[ScoredImage]:
     """Scores the bytes of image files; a refused one is a row that says why.
 
@@ -103,6 +104,7 @@ def score_bytes(
         importance_samples: The k of the importance-weighted bound; 0 leaves it out.
         seed: The seed.
         evidence: Whether to compute the exact evidence where it exists.
+        calibration: The named calibration set; the model's own when not given.
 
     Returns:
         One row for each file, in order, with the image as it was prepared.
@@ -128,6 +130,7 @@ def score_bytes(
             importance_samples=importance_samples,
             seed=seed,
             evidence=evidence,
+            calibration=calibration,
         )
         rows |= dict(zip(prepared, scored, strict=True))
     return [ScoredImage(rows[i], prepared.get(i)) for i in range(len(named))]

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vae.elbo.calibration import Calibration
+from vae.elbo.calibration_sets import calibration_of
 from vae.elbo.evidence import (
     exact_evidence,
     hermite_nodes,
@@ -36,7 +36,6 @@ __all__ = [
     "Receipt",
     "SampleScores",
     "bits_per_dim",
-    "calibration_of",
     "check_counts",
     "draws_used",
     "importance_log_weights",
@@ -129,6 +128,7 @@ def score(
     importance_samples: int = 0,
     seed: int = 0,
     evidence: bool = True,
+    calibration: str | None = None,
 ) -> list[ScoreRow]:
     r"""Scores images: ELBO, its two terms, and its place among the calibration set.
 
@@ -140,12 +140,14 @@ def score(
         importance_samples: The k of the importance-weighted bound; 0 leaves it out.
         seed: The seed; an image's noise follows from (seed, image).
         evidence: Whether to compute the exact :math:`\log p(x)` where :math:`D \le 2`.
+        calibration: The named set for percentile and p-value; the model's own when not given.
 
     Returns:
         One row for each image, in order.
 
     Raises:
         ValueError: If ``x`` has the wrong shape or holds values outside [0, 1] or not finite.
+        CheckpointError: If the calibration set isn't there.
     """
     x = x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
     expected = checkpoint.config.image.shape
@@ -162,6 +164,7 @@ def score(
         importance_samples=importance_samples,
         seed=seed,
         evidence=evidence,
+        calibration=calibration,
     )
 
 
@@ -174,6 +177,7 @@ def score_levels(
     importance_samples: int = 0,
     seed: int = 0,
     evidence: bool = True,
+    calibration: str | None = None,
 ) -> list[ScoreRow]:
     r"""Scores images that are integer levels already; see :func:`score`.
 
@@ -185,12 +189,12 @@ def score_levels(
     names = [str(number) for number in range(len(levels))] if names is None else names
     if len(names) != len(levels):
         raise ValueError(f"names must hold {len(levels)} names, one an image, not {len(names)}.")
-    calibration = calibration_of(checkpoint)
+    compared = calibration_of(checkpoint, calibration)
     scores = sample_scores(
         checkpoint,
         levels,
         draws=draws,
-        calibrated_draws=calibration.draws,
+        calibrated_draws=compared.draws,
         importance_samples=importance_samples,
         seed=seed,
         evidence=evidence,
@@ -198,7 +202,7 @@ def score_levels(
     elbo = scores.terms.elbo.numpy()
     bits = bits_per_dim(checkpoint.config, elbo)
     calibrated = scores.calibrated_elbo.numpy()
-    percentile, p_value = calibration.percentile(calibrated), calibration.p_value(calibrated)
+    percentile, p_value = compared.percentile(calibrated), compared.p_value(calibrated)
     return [
         ScoreRow(
             name=names[i],
@@ -224,13 +228,6 @@ def score_levels(
         )
         for i in range(len(levels))
     ]
-
-
-def calibration_of(checkpoint: Checkpoint) -> Calibration:
-    """The calibration set of a checkpoint."""
-    reference = checkpoint.reference
-    elbo = reference.elbo[reference.of_split("calibration")]
-    return Calibration(elbo, draws=int(checkpoint.manifest["metrics"]["draws"]))
 
 
 def draws_used(config: ModelConfig, draws: int) -> int:
