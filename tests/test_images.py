@@ -16,7 +16,7 @@ import pytest
 from image_corpus import CASES, Case, jpeg_with_exif, orientation_exif, png, png_chunk, save
 from PIL import GifImagePlugin, Image, ImageDraw, ImageFile
 
-from vae.data import images
+from vae.data import decoding
 from vae.data.images import (
     Adaptation,
     ImageRefused,
@@ -41,7 +41,7 @@ CLASS_NAMES = {name for name in vars(builtins) if name[0].isupper()} | {"PIL", "
 
 def check_refusal(error: ImageRefused) -> None:
     assert re.fullmatch(r"E-IMG-\d\d", error.code)
-    assert error.code in images._CODES
+    assert error.code in decoding._CODES
     assert str(error) == f"{error.message} ({error.code})"
     assert re.fullmatch(r"[A-Z][^\n]*\.", error.message)
     assert ". " not in error.message and "{" not in error.message
@@ -120,7 +120,7 @@ def test_corpus_ids_are_distinct() -> None:
 
 def test_corpus_needs_every_code() -> None:
     codes = {error.code for case in CASES if (error := outcome(case.data)[2])}
-    assert codes | {"E-IMG-11"} == set(images._CODES)  # 11: see test_values_refused
+    assert codes | {"E-IMG-11"} == set(decoding._CODES)  # 11: see test_values_refused
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
@@ -531,8 +531,8 @@ def test_a_drawn_digit_is_framed_like_mnist() -> None:
     assert (columns.min(), columns.max()) == (9, 18)
     assert prepared.steps == (
         "Inverted, because its border is white and the model's background black.",
-        "Cropped to the content, 20×40 of 100×100 pixels, and centred it in 56×56 pixels, "
-        "with a margin of 4 of the model's pixels.",
+        "Cropped to the content, 20×40 of 100×100 pixels, and centred it in 56×56 pixels "
+        "by its mass, with a margin of 4 of the model's pixels.",
         "Resized from 56×56 to 28×28 with antialiasing.",
     )
 

@@ -15,10 +15,10 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Adaptation": "vae.data.images",
+    "Adaptation": "vae.data.adaptation",
     "Checkpoint": "vae.model.checkpoint",
     "CheckpointError": "vae.model.checkpoint",
-    "ImageRefused": "vae.data.images",
+    "ImageRefused": "vae.data.decoding",
     "ImageSpec": "vae.data.spec",
     "ModelConfig": "vae.model.config",
     "Receipt": "vae.elbo.scoring",
@@ -32,8 +32,8 @@ _HOMES = {
     "evaluate": "vae.elbo.evaluation",
     "load": "vae.model.checkpoint",
     "open_data": "vae.data.datasets",
-    "preprocess": "vae.data.images",
-    "read_image": "vae.data.images",
+    "preprocess": "vae.data.adaptation",
+    "read_image": "vae.data.decoding",
     "sample_receipt": "vae.elbo.scoring",
     "score": "vae.elbo.scoring",
     "to_image": "vae.data.images",

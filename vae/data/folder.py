@@ -18,26 +18,19 @@ from tqdm import tqdm
 
 from vae.data.datasets import DataMissing, ImageData, shuffled, split_indices
 from vae.data.images import ImageRefused, Limits, preprocess, read_image
+from vae.data.listing import walk_images
 from vae.data.spec import ImageSpec
 
-__all__ = ["SUFFIXES", "find_images", "open_folder"]
-
-# Inside a folder only these are taken for images.
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+__all__ = ["FOLDER_LIMITS", "find_images", "open_folder"]
 
 _FEWEST = 50
 # A camera's own files may be large; a visitor's upload may not.
-_LIMITS = Limits(bytes=64 * 2**20, side=16_384, pixels=64_000_000)
+FOLDER_LIMITS = Limits(bytes=64 * 2**20, side=16_384, pixels=64_000_000)
 
 
 def find_images(folder: Path) -> list[Path]:
     """Lists the image files below a folder, in the order of their names."""
-    return sorted(
-        Path(inner) / name
-        for inner, _, names in os.walk(folder)
-        for name in names
-        if name.lower().endswith(SUFFIXES)
-    )
+    return [Path(path) for path in walk_images(str(folder))]
 
 
 def open_folder(folder: str, image_size: int, channels: int) -> ImageData:
@@ -106,7 +99,7 @@ def _fill(cache: Path, root: Path, files: list[Path], spec: ImageSpec) -> None:
     refused = []
     for file in tqdm(files, desc="decoding", unit="image", file=sys.stderr):
         try:
-            out[len(kept)] = preprocess(read_image(file.read_bytes(), _LIMITS), spec).levels
+            out[len(kept)] = preprocess(read_image(file.read_bytes(), FOLDER_LIMITS), spec).levels
             kept.append(str(file.relative_to(root)))
         except (ImageRefused, OSError) as error:
             refused.append(f"{file.relative_to(root)}: {error}")

@@ -199,35 +199,32 @@ def score_levels(
         seed=seed,
         evidence=evidence,
     )
-    elbo = scores.terms.elbo.numpy()
-    bits = bits_per_dim(checkpoint.config, elbo)
+    elbo = scores.terms.elbo
     calibrated = scores.calibrated_elbo.numpy()
-    percentile, p_value = compared.percentile(calibrated), compared.p_value(calibrated)
-    return [
-        ScoreRow(
-            name=names[i],
-            elbo=float(elbo[i]),
-            elbo_se=float(scores.elbo_se[i]),
-            expected_log_likelihood=float(scores.terms.expected_log_likelihood[i]),
-            kl=float(scores.terms.kl[i]),
-            kl_per_dim=tuple(scores.terms.kl_per_dim[i].tolist()),
-            iwae_bound=_number(scores.iwae_bound[i]),
-            iwae_bound_se=_number(scores.iwae_bound_se[i]),
-            log_evidence=_number(scores.log_evidence[i]),
-            log_evidence_error=_number(scores.log_evidence_error[i]),
-            bits_per_dim=_number(bits[i]),
-            percentile=float(percentile[i]),
-            p_value=float(p_value[i]),
-            draws=scores.draws,
-            importance_samples=importance_samples,
-            seed=seed,
-            model=checkpoint.name,
-            weights_sha256=checkpoint.weights_sha256,
-            error_code=None,
-            error=None,
-        )
-        for i in range(len(levels))
-    ]
+    columns = {
+        "elbo": elbo,
+        "elbo_se": scores.elbo_se,
+        "expected_log_likelihood": scores.terms.expected_log_likelihood,
+        "kl": scores.terms.kl,
+        "kl_per_dim": map(tuple, scores.terms.kl_per_dim.tolist()),
+        "iwae_bound": scores.iwae_bound,
+        "iwae_bound_se": scores.iwae_bound_se,
+        "log_evidence": scores.log_evidence,
+        "log_evidence_error": scores.log_evidence_error,
+        "bits_per_dim": bits_per_dim(checkpoint.config, elbo.numpy()),
+        "percentile": compared.percentile(calibrated),
+        "p_value": compared.p_value(calibrated),
+    }
+    # Whole columns at once: a tensor's elements one by one take longer than the network.
+    numbers = {
+        field: map(_number, column.tolist()) if field != "kl_per_dim" else column
+        for field, column in columns.items()
+    }
+    same = (
+        scores.draws, importance_samples, seed, checkpoint.name, checkpoint.weights_sha256,
+        None, None,
+    )  # fmt: skip
+    return [ScoreRow(*one, *same) for one in zip(names, *numbers.values(), strict=True)]
 
 
 def draws_used(config: ModelConfig, draws: int) -> int:
@@ -414,6 +411,6 @@ def _parts(count: int, codes: int) -> Iterator[slice]:
         yield slice(start, start + size)
 
 
-def _number(value: Tensor | np.floating) -> float | None:
+def _number(value: float) -> float | None:
     """A float, or none where it isn't one: JSON knows no NaN."""
-    return None if math.isnan(value) else float(value)
+    return None if math.isnan(value) else value
