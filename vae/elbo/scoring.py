@@ -39,6 +39,7 @@ __all__ = [
     "check_counts",
     "draws_used",
     "importance_log_weights",
+    "weigh_draws",
     "posterior_nodes",
     "sample_receipt",
     "sample_scores",
@@ -399,9 +400,14 @@ def importance_log_weights(
     shape = (k, model.config.latent_dim)
     e = torch.from_numpy(image_normals(levels, seed, "importance", shape))
     z = mu[:, None] + sigma[:, None] * e
+    return z, weigh_draws(model, x, mu, sigma, z)
+
+
+def weigh_draws(model: LatentModel, x: Tensor, mu: Tensor, sigma: Tensor, z: Tensor) -> Tensor:
+    r"""The log importance weights (B, k) of draws z ~ q, (B, k, D), in nats."""
     log_prior = log_density(torch.zeros(1), torch.ones(1), z)
     log_posterior = log_density(mu[:, None], sigma[:, None], z)
-    return z, node_log_likelihoods(model, x, z) + log_prior - log_posterior
+    return node_log_likelihoods(model, x, z) + log_prior - log_posterior
 
 
 def _parts(count: int, codes: int) -> Iterator[slice]:
