@@ -100,7 +100,10 @@ def test_each_command_explains_itself(run, command: str) -> None:
 def test_an_unknown_command_names_the_valid(run) -> None:
     outcome = run("trian")
     assert outcome.code == 2
-    assert "'trian'" in outcome.sentence() and "train, evaluate, score, app" in outcome.sentence()
+    assert (
+        "'trian'" in outcome.sentence()
+        and "train, evaluate, score, calibrate, bench, app" in outcome.sentence()
+    )
 
 
 @pytest.mark.parametrize(

@@ -146,7 +146,7 @@ def test_tiles_are_always_full(count: int) -> None:
     assert set(seen) == {4} and len(seen) == math.ceil(count / 4)
 
 
-@pytest.mark.parametrize(("side", "rows"), [(1, 1024), (8, 1024), (28, 512), (64, 128)])
+@pytest.mark.parametrize(("side", "rows"), [(1, 1024), (8, 1024), (28, 512), (64, 64)])
 def test_tiles_shrink_as_images_grow(side: int, rows: int) -> None:
     assert decoder_rows(ModelConfig(ImageSpec(1, side, side))) == rows
     assert decoder_rows(ModelConfig(ImageSpec(3, 1024, 1024))) == 32

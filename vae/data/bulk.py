@@ -16,7 +16,7 @@ import stat
 import subprocess
 import sys
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -30,9 +30,12 @@ from vae.data.adaptation import Adaptation, is_rounded, preprocess
 from vae.data.decoding import ImageRefused, Limits, read_plain
 from vae.data.spec import ImageSpec
 
-__all__ = ["Decoded", "Decoder", "cores", "decoded", "read_file", "usual_workers"]
+__all__ = ["Decoded", "Decoder", "cores", "decoded", "first_words", "read_file", "usual_workers"]
 
 
+# A pipe would keep a reader waiting for ever.
+_OPEN = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+_NOTHING: frozenset[str] = frozenset()
 _SHADES = np.arange(256, dtype=np.float32) / np.float32(255)
 
 
@@ -77,14 +80,15 @@ class Decoder:
                 stamps.append(stamp)
                 one, words = self.levels_of(content)
                 levels.append(one)
-                steps.update(words)
+                if words:
+                    steps.update(words)
             except ImageRefused as error:
                 if len(stamps) == position:
                     stamps.append((-1, -1))
                 refused[position] = (error.code, error.message)
         return Decoded(self._stack(levels), refused, stamps, steps)
 
-    def levels_of(self, content: bytes) -> tuple[np.ndarray, set[str]]:
+    def levels_of(self, content: bytes) -> tuple[np.ndarray, Set[str]]:
         """One file's levels (C, H, W), and the first words of the steps that it took.
 
         Raises:
@@ -93,9 +97,10 @@ class Decoder:
         read = read_plain(content, self.limits, self._untouched)
         if isinstance(read, np.ndarray):
             rounded = self._is_rounded is not None and self._is_rounded[read].any()
-            return self._level_of[read].transpose(2, 0, 1), {"Rounded"} if rounded else set()
+            levels = read if self.spec.levels == 256 else self._level_of[read]
+            return levels.transpose(2, 0, 1), {"Rounded"} if rounded else _NOTHING
         prepared = preprocess(read, self.spec, self.adaptation, self.data)
-        return prepared.levels, {step.split()[0] for step in (*read.notes, *prepared.steps)}
+        return prepared.levels, first_words((*read.notes, *prepared.steps))
 
     @cached_property
     def _untouched(self) -> tuple[int, int, int] | None:
@@ -117,6 +122,11 @@ class Decoder:
         return np.stack(levels) if levels else np.empty((0, *self.spec.shape), np.uint8)
 
 
+def first_words(steps: Iterable[str]) -> set[str]:
+    """What was done, in a word for each step."""
+    return {step.split()[0].rstrip(",") for step in steps}
+
+
 def read_file(path: str, limits: Limits) -> tuple[bytes, tuple[int, int]]:
     """A file's bytes, no more of them than a refusal needs, and its size and time of change.
 
@@ -124,13 +134,19 @@ def read_file(path: str, limits: Limits) -> tuple[bytes, tuple[int, int]]:
         ImageRefused: If it cannot be read, or is no file.
     """
     try:
-        # A pipe would keep a reader waiting for ever.
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-        with open(descriptor, "rb", buffering=0) as file:
+        descriptor = os.open(path, _OPEN)
+        try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise ImageRefused("E-FILE-01", "It is not a file; name files and folders only.")
-            return file.read(limits.bytes + 1), (status.st_size, status.st_mtime_ns)
+            stamp, most = (status.st_size, status.st_mtime_ns), limits.bytes + 1
+            content = os.read(descriptor, min(most, status.st_size + 1))
+            # One read is all of a small file; a large one, or one that grows, may take more.
+            while len(content) < most and (more := os.read(descriptor, most - len(content))):
+                content += more
+            return content, stamp
+        finally:
+            os.close(descriptor)
     except OSError as error:
         reason = error.strerror or "it is gone"
         raise ImageRefused("E-FILE-01", f"The file cannot be read: {reason}.") from error
@@ -236,8 +252,9 @@ class _Pool:
             self.idle.put(process)
 
     def _start(self) -> subprocess.Popen:
-        # -P: a file of the working folder must not pass for a module.
-        command = [sys.executable, "-P", "-m", "vae.data.worker"]
+        # -P: a file of the working folder must not pass for a module. What Pillow warns of is
+        # either refused or harmless.
+        command = [sys.executable, "-P", "-W", "ignore", "-m", "vae.data.worker"]
         home = str(Path(__file__).parents[2])
         search = os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH"))))
         process = subprocess.Popen(

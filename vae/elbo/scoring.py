@@ -218,7 +218,7 @@ def score_levels(
     }
     # Whole columns at once: a tensor's elements one by one take longer than the network.
     numbers = {
-        field: map(_number, column.tolist()) if field != "kl_per_dim" else column
+        field: column if field == "kl_per_dim" else _numbers(column)
         for field, column in columns.items()
     }
     same = (
@@ -417,6 +417,8 @@ def _parts(count: int, codes: int) -> Iterator[slice]:
         yield slice(start, start + size)
 
 
-def _number(value: float) -> float | None:
-    """A float, or none where it isn't one: JSON knows no NaN."""
-    return None if math.isnan(value) else value
+def _numbers(column: Tensor | np.ndarray) -> list[float | None]:
+    """Floats, or none where one isn't a number: JSON knows no NaN."""
+    values = column.tolist()
+    # A sum is NaN where a part of it is: cheaper than a look at each.
+    return [None if v != v else v for v in values] if math.isnan(sum(values)) else values
