@@ -30,7 +30,7 @@ from vae.data.listing import ImageFile, image_files
 from vae.data.spec import ImageSpec
 from vae.elbo import files as files_module
 from vae.elbo.calibration_sets import calibration_of, calibration_set, calibrations
-from vae.elbo.files import ScoreSettings, prepare, score_files
+from vae.elbo.files import ScoreSettings, prepare, score_bytes, score_files
 from vae.elbo.parts import Parts
 from vae.elbo.rows import FORMATS
 from vae.elbo.scoring import score_levels
@@ -475,18 +475,62 @@ def test_a_full_disk_keeps_what_is_finished(half: Path, run, folder, whole, monk
 
 # --- kill -9 ----------------------------------------------------------------------------------
 
-SMALL_PARTS = (
-    "import sys\nfrom vae.elbo import files\nfiles._SCORED_AT_ONCE = 16\n"
-    "files._DECODED_AT_ONCE = 4\nfrom vae.cli.main import main\nsys.exit(main(sys.argv[1:]))"
+SMALL_PARTS = """
+from vae.elbo import files
+files._SCORED_AT_ONCE, files._DECODED_AT_ONCE = 16, 4
+"""
+# Pays for its imports once: each line of input becomes a process of its own, forked before torch
+# has started a thread.
+FORKS = (
+    SMALL_PARTS
+    + """
+import json, os, sys, warnings
+import torch.distributed, pyarrow.parquet, scipy.stats
+from vae.cli.main import main
+for line in sys.stdin:
+    variables, arguments = json.loads(line)
+    if not (pid := os.fork()):
+        os.environ.update(variables)
+        code = 70
+        try:
+            code = main(arguments)
+        finally:
+            os._exit(code)
+    print(pid, flush=True)
+    # Waits without a word, so that the next line can come in the meantime.
+    if not variables:
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+while True:
+    try:
+        print(os.waitstatus_to_exitcode(os.wait()[1]), flush=True)
+    except ChildProcessError:
+        break
+"""
 )
 
 
-def start(folder: Path, out: Path, *flags: str) -> subprocess.Popen:
-    command = [sys.executable, "-c", SMALL_PARTS, "score", str(CHECKPOINTS / "digits-10d")]
-    return subprocess.Popen(
-        [*command, str(folder), "--out", str(out), "--workers", "1", *flags],
-        cwd=ROOT, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+class Runs:
+    """Runs of the command as processes of their own."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", FORKS],
+            cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True,
+        )  # fmt: skip
+
+    def start(self, folder: Path, out: Path, *flags: str, **variables: str) -> int:
+        words = ["score", str(CHECKPOINTS / "digits-10d"), str(folder), "--out", str(out), *flags]
+        print(json.dumps([variables, words]), file=self.process.stdin, flush=True)
+        return int(self.process.stdout.readline())
+
+    def code(self) -> int:
+        return int(self.process.stdout.readline())
+
+    def end(self) -> tuple[list[int], str]:
+        """The exit codes not asked for yet, and what all runs said on standard error."""
+        codes, error = self.process.communicate()
+        return [int(code) for code in codes.split()], error
 
 
 def kill_and_resume(folder: Path, out: Path, kills: int, seed: int) -> int:
@@ -495,31 +539,32 @@ def kill_and_resume(folder: Path, out: Path, kills: int, seed: int) -> int:
     Returns:
         How many of the kills met a run at work.
     """
-    rng, met = random.Random(seed), 0
+    rng, met, runs = random.Random(seed), 0, Runs()
     parts = out.with_name(f".{out.name}.parts")
     for _ in range(kills):
         before = len(list(parts.glob("*.part")))
-        process = start(folder, out)
+        pid = runs.start(folder, out, "--workers", "1")
         # From the first new part on, an instant in the time that the rest takes.
-        while process.poll() is None and len(list(parts.glob("*.part"))) <= before:
-            time.sleep(0.002)
-        time.sleep(rng.random() * 0.1)
-        met += process.poll() is None
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        if out.exists():
+        while _lives(pid) and len(list(parts.glob("*.part"))) <= before:
+            time.sleep(0.001)
+        time.sleep(rng.random() * 0.05)
+        os.kill(pid, signal.SIGKILL)
+        code = runs.code()
+        met += code == -signal.SIGKILL
+        if code == 0:
             break
-    final = start(folder, out)
-    error = final.communicate()[1]
-    assert final.returncode == 0, error
+    runs.start(folder, out, "--workers", "1")
+    assert runs.code() == 0, runs.end()
+    runs.end()
     return met
 
 
 def check_killed(folder: Path, tmp_path: Path, whole: dict[str, bytes], kills: int, seed: int):
     out = tmp_path / "rows.csv"
-    assert kill_and_resume(folder, out, kills, seed) >= 1
+    met = kill_and_resume(folder, out, kills, seed)
     assert out.read_bytes() == whole[".csv"]
     assert list(tmp_path.iterdir()) == [out]
+    assert met >= 1
 
 
 def test_kill_9_loses_no_row(folder: Path, tmp_path: Path, whole) -> None:
@@ -529,25 +574,46 @@ def test_kill_9_loses_no_row(folder: Path, tmp_path: Path, whole) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(1, 21))
 def test_kill_9_loses_no_row_long(seed: int, folder: Path, tmp_path: Path, whole) -> None:
-    check_killed(folder, tmp_path, whole, kills=1 + seed % 2, seed=seed)
+    check_killed(folder, tmp_path, whole, kills=1 + seed % 3, seed=seed)
 
 
 def test_two_ranks_make_one_file(folder: Path, tmp_path: Path, whole) -> None:
-    driver = tmp_path / "driver.py"
-    driver.write_text(SMALL_PARTS)
-    out = tmp_path / "rows.csv"
+    out, runs = tmp_path / "rows.csv", Runs()
+    for rank in ("0", "1"):
+        runs.start(
+            folder, out, "--fail-below", "0.5", WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", RANK=rank,
+            LOCAL_RANK=rank, MASTER_ADDR="127.0.0.1", MASTER_PORT="8731",
+        )  # fmt: skip
+    codes, error = runs.end()
+    assert out.read_bytes() == whole[".csv"], error
+    # The first rank alone speaks, and closes the gate.
+    assert sorted(codes) == [0, 1] and error.count("images were refused") == 1
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.slow
+def test_torchrun_makes_one_file(folder: Path, tmp_path: Path, whole) -> None:
+    driver, out = tmp_path / "driver.py", tmp_path / "rows.csv"
+    driver.write_text(
+        f"{SMALL_PARTS}\nimport sys\nfrom vae.cli.main import main\nsys.exit(main(sys.argv[1:]))"
+    )
     command = [
         sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port",
-        "8731", str(driver), "score", str(CHECKPOINTS / "digits-10d"), str(folder), "--out",
-        str(out), "--fail-below", "0.002",
+        "8732", str(driver), "score", str(CHECKPOINTS / "digits-10d"), str(folder), "--out",
+        str(out),
     ]  # fmt: skip
     done = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, check=False,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
-    assert out.read_bytes() == whole[".csv"], done.stderr
-    assert done.stderr.count("images were refused") == 1
+    assert done.returncode == 0 and out.read_bytes() == whole[".csv"], done.stderr
     assert not list(tmp_path.glob(".*"))
+
+
+def test_several_processes_need_a_file(run, folder: Path, monkeypatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    outcome = run("score", "digits-10d", folder)
+    assert outcome.code == 2 and "--out" in outcome.sentence()
 
 
 # --- The gate ---------------------------------------------------------------------------------
@@ -690,3 +756,33 @@ def test_a_set_is_not_replaced_unasked(run, copied: Path, folder: Path) -> None:
     assert run("calibrate", copied, folder / "0", "--out", "good", "--overwrite").code == 0
     missing = run("score", copied, folder / "0", "--calibration", "better")
     assert missing.code == 66 and "there are: good" in missing.sentence()
+
+
+# --- Names and repetitions --------------------------------------------------------------------
+
+NAMES = (
+    "../../e.png", "a\0b.png", "x" * 4096, "\u202egnp.exe", "🙂.png", "e\u0301\u0302\u0303.png",
+    "CON.png", "<img onerror=alert(1)>.png", "[x](javascript:alert(1)).png", "=1+1.png",
+)  # fmt: skip
+
+
+def test_a_name_is_only_ever_a_name(folder: Path, checkpoint, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    content = (folder / "0" / "0000.png").read_bytes()
+    scored = score_bytes(checkpoint("digits-10d"), [(name, content) for name in NAMES])
+    rows = [one.row for one in scored]
+    assert [row.name for row in rows] == list(NAMES)
+    assert len({row._replace(name="") for row in rows}) == 1
+    for suffix, write in FORMATS.items():
+        data = write(rows)
+        if suffix == ".json":
+            assert [row["name"] for row in json.loads(data)] == list(NAMES)
+        elif suffix == ".csv":
+            assert b"\n'=1+1.png," in data
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_sent_a_hundred_times_scores_the_same(folder: Path, checkpoint) -> None:
+    content = (folder / "1" / "0101.png").read_bytes()
+    scored = score_bytes(checkpoint("digits-10d"), [("x", content)] * 100)
+    assert len({one.row for one in scored}) == 1
