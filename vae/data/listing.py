@@ -107,4 +107,4 @@ def _matching(pattern: str) -> Iterator[ImageFile]:
 
 def _text(name: str) -> str:
     """A file's name as text: bytes that are not UTF-8 have no place in JSON or Parquet."""
-    return os.fsencode(name).decode(errors="replace")
+    return name if name.isascii() else os.fsencode(name).decode(errors="replace")

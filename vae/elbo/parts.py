@@ -242,11 +242,8 @@ def names_digest(files: Sequence[ImageFile]) -> str:
 
 
 def _digest(files: Sequence[ImageFile], stamps: Iterable[tuple[int, int]] | None = None) -> str:
-    digest = blake2b(digest_size=16)
-    for file in files:
-        digest.update(f"{file.name}\0".encode())
-    for stamp in stamps or ():
-        digest.update(f"{stamp}".encode())
+    digest = blake2b("\0".join([file.name for file in files]).encode(), digest_size=16)
+    digest.update(repr(list(stamps or ())).encode())
     return digest.hexdigest()
 
 
@@ -280,7 +277,7 @@ def _join_parquet(payloads: Iterator[bytes], file: BinaryIO) -> None:
 
     with pq.ParquetWriter(file, parquet_schema()) as writer:
         for payload in payloads:
-            writer.write_table(pq.read_table(pa.BufferReader(payload)))
+            writer.write_table(pa.ipc.open_stream(payload).read_all())
 
 
 def _write(path: Path, content: bytes) -> None:
