@@ -310,8 +310,9 @@ def test_a_calibration_image_stands_where_its_stored_score_stands(checkpoint) ->
         assert np.array_equal(calibration.elbo, np.sort(stored))
         i = rows[np.argsort(stored)[10]]  # ten calibration images are lower
         (row,) = score_levels(model, model.reference.levels[i : i + 1])
-        assert row.percentile == pytest.approx(100 * 10 / len(rows))
-        assert row.p_value == pytest.approx((1 + 11) / (len(rows) + 1))
+        # Its stored score and this one may differ in the last digits, and so by its own rank.
+        assert 0 <= row.percentile - 100 * 10 / len(rows) + 1e-9 <= 100 / len(rows) + 2e-9
+        assert 0 <= (1 + 11) / (len(rows) + 1) - row.p_value + 1e-9 <= 1 / (len(rows) + 1) + 2e-9
 
 
 # --- Arguments --------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ _HOMES = {
     "evaluate": "vae.elbo.evaluation",
     "load": "vae.model.checkpoint",
     "open_data": "vae.data.datasets",
+    "prepare": "vae.elbo.files",
     "preprocess": "vae.data.adaptation",
     "read_image": "vae.data.decoding",
     "sample_receipt": "vae.elbo.scoring",
