@@ -303,7 +303,8 @@ def _take_turns(
                     begun, start = time.perf_counter(), done
             wall = (done - start) / (time.perf_counter() - begun)
             # Of other processes it is known once they have ended, so with their start.
-            rates[name].append(Rate(wall, done / (sum(os.times()[:4]) - cpu)))
+            spent = max(0.01, sum(os.times()[:4]) - cpu)  # counted in hundredths
+            rates[name].append(Rate(wall, done / spent))
     return rates
 
 
