@@ -156,6 +156,29 @@ def _zip() -> bytes:
     return buffer.getvalue()
 
 
+def _archives() -> list[Case]:
+    """Archives, which are told by their first bytes and never unpacked."""
+
+    def packed(*entries: tuple[str, bytes], link: bool = False) -> bytes:
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, content in entries:
+                info = zipfile.ZipInfo(name)
+                info.external_attr = (0o120777 if link else 0o100644) << 16
+                archive.writestr(info, content, zipfile.ZIP_DEFLATED)
+        return buffer.getvalue()
+
+    zeros = packed(("zeros", bytes(20_000_000)))
+    kinds = {
+        "of zeros in archives": packed(*((f"{i}.zip", zeros) for i in range(16))),
+        "of 10000 entries": packed(*((f"{i}", b"") for i in range(10_000))),
+        "in an archive": packed(("inner.zip", _zip())),
+        "with names that climb": packed(("../../e.png", save(GREY, "PNG"))),
+        "with links": packed(("link.png", b"/etc/passwd"), link=True),
+    }
+    return [Case(f"U09 ZIP {kind}", data, "R", "E-IMG-04") for kind, data in kinds.items()]
+
+
 def _tones() -> list[Case]:
     cmyk = save(RGB.convert("CMYK"), "JPEG")
     return [
@@ -379,4 +402,5 @@ CASES = [
     *_sizes(),
     *_damaged(),
     *_foreign(),
+    *_archives(),
 ]

@@ -115,7 +115,7 @@ def test_an_unknown_command_names_the_valid(run) -> None:
     assert outcome.code == 2
     assert (
         "'trian'" in outcome.sentence()
-        and "train, evaluate, score, app, data" in outcome.sentence()
+        and "train, evaluate, score, calibrate, app, data" in outcome.sentence()
     )
 
 

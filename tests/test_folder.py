@@ -8,9 +8,7 @@ from PIL import Image
 
 from vae.data import parallel
 from vae.data.datasets import DataMissing, open_data
-from vae.data.images import encode_png, preprocess, read_image
-from vae.elbo.files import image_files, score_files, write_rows
-from vae.elbo.rows import to_csv
+from vae.data.images import preprocess, read_image
 
 
 @pytest.fixture
@@ -149,45 +147,3 @@ def test_too_few_images_are_refused_in_one_sentence(tmp_path, files):
     with pytest.raises(DataMissing) as error:
         open_data(f"folder:{folder}")
     assert str(folder) in str(error.value)
-
-
-def test_names_are_relative_to_the_argument(photos, tmp_path):
-    files = image_files([photos, photos / "dogs" / "001.png"])
-    assert len(files) == 61
-    assert files[0].name == "cats/000.png"
-    assert files[-1].name == "001.png"
-    with pytest.raises(FileNotFoundError, match="nowhere"):
-        image_files([tmp_path / "nowhere"])
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="holds no image"):
-        image_files([tmp_path / "empty"])
-
-
-def test_a_refused_file_is_a_row_and_the_others_are_scored(checkpoint, tmp_path):
-    model = checkpoint("digits-2d")
-    levels = model.reference.levels[:3, 0].astype(np.float64)
-    for number, image in enumerate(levels):
-        pixels = np.rint(image / 16 * 255).astype(np.uint8)
-        (tmp_path / f"{number}.png").write_bytes(encode_png(pixels))
-    (tmp_path / "1b.png").write_bytes(b"junk")
-    rows = score_files(model, image_files([tmp_path]))
-    assert [row.name for row in rows] == ["0.png", "1.png", "1b.png", "2.png"]
-    assert [row.error_code for row in rows] == [None, None, "E-IMG-03", None]
-    assert rows[2].elbo is None
-    expected = model.reference.elbo[[0, 1, 2]]
-    np.testing.assert_allclose([rows[i].elbo for i in (0, 1, 3)], expected, atol=1e-4)
-
-    target = tmp_path / "scores.csv"
-    write_rows(rows, target)
-    assert target.read_bytes() == to_csv(rows)
-    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
-
-
-def test_a_file_beyond_the_limit_is_never_read_whole(checkpoint, tmp_path):
-    from vae.data.images import Limits
-
-    big = tmp_path / "big.png"
-    with big.open("wb") as file:
-        file.truncate(10 * 2**30)  # sparse: ten gigabytes that take no room
-    rows = score_files(checkpoint("digits-2d"), image_files([big]), limits=Limits(bytes=1_000))
-    assert rows[0].error_code == "E-IMG-02"

@@ -17,11 +17,11 @@ import torch
 
 import vae
 from vae.data.spec import ImageSpec
+from vae.elbo.calibration_sets import calibration_of
 from vae.elbo.rows import FORMATS, ScoreRow, refused_row, to_csv, to_json, to_json_lines
 from vae.elbo.scoring import (
     SampleScores,
     bits_per_dim,
-    calibration_of,
     sample_receipt,
     sample_scores,
     score_levels,
@@ -146,7 +146,7 @@ def test_tiles_are_always_full(count: int) -> None:
     assert set(seen) == {4} and len(seen) == math.ceil(count / 4)
 
 
-@pytest.mark.parametrize(("side", "rows"), [(1, 1024), (8, 1024), (28, 512), (64, 128)])
+@pytest.mark.parametrize(("side", "rows"), [(1, 1024), (8, 1024), (28, 512), (64, 64)])
 def test_tiles_shrink_as_images_grow(side: int, rows: int) -> None:
     assert decoder_rows(ModelConfig(ImageSpec(1, side, side))) == rows
     assert decoder_rows(ModelConfig(ImageSpec(3, 1024, 1024))) == 32
@@ -310,8 +310,9 @@ def test_a_calibration_image_stands_where_its_stored_score_stands(checkpoint) ->
         assert np.array_equal(calibration.elbo, np.sort(stored))
         i = rows[np.argsort(stored)[10]]  # ten calibration images are lower
         (row,) = score_levels(model, model.reference.levels[i : i + 1])
-        assert row.percentile == pytest.approx(100 * 10 / len(rows))
-        assert row.p_value == pytest.approx((1 + 11) / (len(rows) + 1))
+        # Its stored score and this one may differ in the last digits, and so by its own rank.
+        assert 0 <= row.percentile - 100 * 10 / len(rows) + 1e-9 <= 100 / len(rows) + 2e-9
+        assert 0 <= (1 + 11) / (len(rows) + 1) - row.p_value + 1e-9 <= 1 / (len(rows) + 1) + 2e-9
 
 
 # --- Arguments --------------------------------------------------------------------------------

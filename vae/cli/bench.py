@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from vae.cli import bench_bound, bench_film, bench_plane, bench_train
+from vae.cli import (
+    bench_alarms,
+    bench_bound,
+    bench_film,
+    bench_plane,
+    bench_score,
+    bench_train,
+)
 from vae.cli.program import EXIT_USAGE, Stop
 
 __all__ = ["TEXT", "bench"]
@@ -13,6 +20,8 @@ TEXT = "Measure speed, mostly as ratios to plain loops that take turns in one pr
 
 _BENCHMARKS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "train": (bench_train.TEXT, bench_train.bench_train),
+    "score": (bench_score.TEXT, bench_score.bench_score),
+    "alarms": (bench_alarms.TEXT, bench_alarms.bench_alarms),
     "bound": (bench_bound.TEXT, bench_bound.bench_bound),
     "plane": (bench_plane.TEXT, bench_plane.bench_plane),
     "film": (bench_film.TEXT, bench_film.bench_film),

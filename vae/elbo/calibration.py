@@ -1,19 +1,46 @@
 r"""What a score means: its place among held-out images that nothing was tuned on.
 
 A p-value here is conformal: if the new image is exchangeable with the calibration images, then
-:math:`P(p \le \alpha) \le \alpha` for every :math:`\alpha`, whatever the model.
+:math:`P(p \le \alpha) \le \alpha` for every :math:`\alpha`, whatever the model. Given one
+calibration set of n images, the true rate of false alarms at the threshold of its k-th lowest
+score is a draw from :math:`\mathrm{Beta}(k, n + 1 - k)`.
 
 References:
     | Algorithmic Learning in a Random World (Vovk et al., 2005), chapter 2
+    | Conditional validity of inductive conformal predictors (Vovk, 2012), proposition 2a,
+    | https://arxiv.org/abs/1209.2673
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["Calibration"]
+__all__ = ["Calibration", "FalseAlarms"]
+
+
+class FalseAlarms(NamedTuple):
+    r"""What a threshold on the p-value costs in normal images.
+
+    Attributes:
+        rank: The number k of p-values, :math:`1/(n+1), 2/(n+1), \dots`, up to the threshold.
+        rate: The expected share of normal images that are flagged, :math:`k / (n + 1)`.
+        low: The lower end of the 95 % interval of that share.
+        high: Its upper end.
+        smallest: The smallest rate that n images support, :math:`1 / (n + 1)`.
+        threshold: The ELBO in nats below which an image is flagged, the k-th lowest: p at most
+            :math:`k / (n + 1)` says that k - 1 calibration images at most score as low or lower.
+    """
+
+    rank: int
+    rate: float
+    low: float
+    high: float
+    smallest: float
+    threshold: float
 
 
 @dataclass(frozen=True)
@@ -46,3 +73,37 @@ class Calibration:
     def smallest_p_value(self) -> float:
         r"""The smallest p-value that n images support, :math:`1 / (n + 1)`."""
         return 1 / (len(self.elbo) + 1)
+
+    def false_alarms(self, p_value: float) -> FalseAlarms:
+        r"""What flagging every image with a p-value at or below a threshold costs.
+
+        Args:
+            p_value: The threshold, from :math:`1 / (n + 1)` up to, not including, 1.
+
+        Returns:
+            The expected rate of false alarms and its 95 % interval
+            :math:`\mathrm{Beta}(k, n + 1 - k)`.
+
+        Raises:
+            ValueError: If n images don't support the threshold.
+        """
+        # Imported here: half a second and 40 MB that most scores need not pay.
+        from scipy.stats import beta
+
+        n = len(self.elbo)
+        if not self.smallest_p_value <= p_value < 1:
+            raise ValueError(
+                f"a p-value's threshold must lie in [{self.smallest_p_value:.4g}, 1), which is "
+                f"what {n} calibration images support, not {p_value}."
+            )
+        # A hair more, so that 5 / 500 in binary counts as five.
+        rank = math.floor(p_value * (n + 1) + 1e-9)
+        low, high = beta.ppf([0.025, 0.975], rank, n + 1 - rank)
+        return FalseAlarms(
+            rank=rank,
+            rate=rank / (n + 1),
+            low=float(low),
+            high=float(high),
+            smallest=self.smallest_p_value,
+            threshold=float(self.elbo[rank - 1]),
+        )

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, islice
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
-from vae.data.folder import find_images
+from vae.data.bulk import Decoded, Decoder, decoded, usual_workers
 from vae.data.images import (
     Adaptation,
     ImageRefused,
@@ -20,33 +19,28 @@ from vae.data.images import (
     preprocess,
     read_image,
 )
-from vae.elbo.rows import FORMATS, ScoreRow, refused_row
+from vae.data.listing import ImageFile, chunks_of
+from vae.elbo.rows import ScoreRow, refused_row
 from vae.elbo.scoring import DRAWS, score_levels
 from vae.model.checkpoint import Checkpoint
 
 __all__ = [
-    "ImageFile",
+    "ScoreSettings",
     "ScoredImage",
-    "image_files",
+    "ScoredPart",
+    "part_size",
+    "prepare",
     "score_bytes",
     "score_files",
-    "write_rows",
 ]
 
-_FILES_AT_ONCE = 256
 _ADAPTATION, _LIMITS = Adaptation(), Limits()
-
-
-class ImageFile(NamedTuple):
-    """A file to score.
-
-    Attributes:
-        name: Its path relative to the argument that named it.
-        path: Where it lies.
-    """
-
-    name: str
-    path: Path
+# Files that a decoding process takes at once, and those that are scored and written at once.
+_DECODED_AT_ONCE, _SCORED_AT_ONCE = 128, 1024
+# Bounds the levels of one part, in bytes.
+_LEVELS_AT_ONCE = 2**25
+# Fewer files are decoded before a process has started.
+_WORTH_A_PROCESS = 1500
 
 
 class ScoredImage(NamedTuple):
@@ -61,24 +55,72 @@ class ScoredImage(NamedTuple):
     prepared: Prepared | None
 
 
-def image_files(paths: Iterable[Path]) -> list[ImageFile]:
-    """Lists image files; folders are searched, in the order of their names.
+@dataclass(frozen=True)
+class ScoreSettings:
+    """Says how files are scored.
+
+    Args:
+        adaptation: How an image that isn't of the model's size is brought to it.
+        limits: What is refused before it is decoded.
+        draws: See :func:`vae.score`, as for the rest.
+        importance_samples: The k of the importance-weighted bound; 0 leaves it out.
+        seed: The seed.
+        evidence: Whether to compute the exact evidence where it exists.
+        calibration: The named calibration set; the model's own when not given.
+    """
+
+    adaptation: Adaptation = field(default_factory=Adaptation)
+    limits: Limits = field(default_factory=Limits)
+    draws: int = DRAWS
+    importance_samples: int = 0
+    seed: int = 0
+    evidence: bool = True
+    calibration: str | None = None
+
+
+class ScoredPart(NamedTuple):
+    """The rows of some neighbouring files of a listing.
+
+    Attributes:
+        number: The part's number in the listing, from 0.
+        files: The files.
+        rows: Their rows, in the same order.
+        stamps: Each file's size and time of change when it was read.
+        steps: How many images each kind of adaptation step was done to.
+    """
+
+    number: int
+    files: list[ImageFile]
+    rows: list[ScoreRow]
+    stamps: list[tuple[int, int]]
+    steps: Counter[str]
+
+
+def prepare(
+    checkpoint: Checkpoint,
+    content: bytes,
+    adaptation: Adaptation = _ADAPTATION,
+    limits: Limits = _LIMITS,
+) -> Prepared:
+    """Turns the bytes of an image file into what a model's data would hold.
+
+    Args:
+        checkpoint: The model.
+        content: The bytes.
+        adaptation: How an image that isn't of the model's size is brought to it.
+        limits: What is refused before it is decoded.
+
+    Returns:
+        The levels, the image before, and every step between them.
 
     Raises:
-        FileNotFoundError: If a path isn't there, or a folder holds no image.
+        ImageRefused: If the file cannot be used.
     """
-    files = []
-    for path in paths:
-        if os.path.isdir(path):
-            found = find_images(path)
-            if not found:
-                raise FileNotFoundError(f"the folder {str(path)!r} holds no image file.")
-            files += [ImageFile(_text(one.relative_to(path)), one) for one in found]
-        elif os.path.isfile(path):
-            files.append(ImageFile(_text(path.name), path))
-        else:
-            raise FileNotFoundError(f"there is no file or folder {str(path)!r}.")
-    return files
+    raster = read_image(content, limits)
+    data = checkpoint.manifest["data"]["name"]
+    fitted = preprocess(raster, checkpoint.config.image, adaptation, data)
+    # What reading did and what fitting did are one story to the person who sent it.
+    return fitted._replace(steps=raster.notes + fitted.steps)
 
 
 def score_bytes(
@@ -91,6 +133,7 @@ def score_bytes(
     importance_samples: int = 0,
     seed: int = 0,
     evidence: bool = True,
+    calibration: str | None = None,
 ) -> list[ScoredImage]:
     """Scores the bytes of image files; a refused one is a row that says why.
 
@@ -103,6 +146,7 @@ def score_bytes(
         importance_samples: The k of the importance-weighted bound; 0 leaves it out.
         seed: The seed.
         evidence: Whether to compute the exact evidence where it exists.
+        calibration: The named calibration set; the model's own when not given.
 
     Returns:
         One row for each file, in order, with the image as it was prepared.
@@ -113,10 +157,7 @@ def score_bytes(
         try:
             if isinstance(data, ImageRefused):
                 raise data
-            raster = read_image(data, limits)
-            fitted = preprocess(raster, checkpoint.config.image, adaptation)
-            # What reading did and what fitting did are one story to the person who sent it.
-            prepared[position] = fitted._replace(steps=raster.notes + fitted.steps)
+            prepared[position] = prepare(checkpoint, data, adaptation, limits)
         except ImageRefused as error:
             rows[position] = refused_row(checkpoint, name, seed, error.code, error.message)
     if prepared:
@@ -128,63 +169,102 @@ def score_bytes(
             importance_samples=importance_samples,
             seed=seed,
             evidence=evidence,
+            calibration=calibration,
         )
         rows |= dict(zip(prepared, scored, strict=True))
     return [ScoredImage(rows[i], prepared.get(i)) for i in range(len(named))]
 
 
+def part_size(checkpoint: Checkpoint) -> int:
+    """The number of files in a part: the same for every run with one model."""
+    return max(1, min(_SCORED_AT_ONCE, _LEVELS_AT_ONCE // checkpoint.config.image.pixels))
+
+
 def score_files(
     checkpoint: Checkpoint,
-    files: Sequence[ImageFile],
+    files: Iterable[ImageFile],
+    settings: ScoreSettings = ScoreSettings(),
     *,
-    progress: bool = False,
-    **settings: object,
-) -> list[ScoreRow]:
-    """Scores files in bounded memory.
+    workers: int | None = None,
+    wanted: Callable[[int, list[ImageFile]], bool] = lambda number, files: True,
+) -> Iterator[ScoredPart]:
+    """Scores files part by part, in bounded memory; decoding runs ahead in other processes.
 
     Args:
         checkpoint: The model.
-        files: The files.
-        progress: Whether to draw a progress bar on standard error.
-        settings: Those of :func:`score_bytes`.
+        files: The files, listed no further ahead than they are decoded.
+        settings: How they are scored.
+        workers: Processes that decode; 0 decodes in this one, and as many as pay when not given.
+        wanted: Whether a part, given its number and files, is to be scored at all.
 
-    Returns:
-        One row for each file, in order.
-    """
-    limits = settings.get("limits", _LIMITS)
-    rows: list[ScoreRow] = []
-    with tqdm(total=len(files), disable=not progress, unit="image", file=sys.stderr) as bar:
-        for start in range(0, len(files), _FILES_AT_ONCE):
-            part = files[start : start + _FILES_AT_ONCE]
-            named = [(file.name, _read(file.path, limits)) for file in part]
-            rows += [scored.row for scored in score_bytes(checkpoint, named, **settings)]
-            bar.update(len(part))
-    return rows
-
-
-def write_rows(rows: Sequence[ScoreRow], path: Path) -> None:
-    """Writes rows to a file in the format of its suffix, whole or not at all.
+    Yields:
+        The wanted parts, in order.
 
     Raises:
-        OSError: If the disk refuses; what stood there before stands there still.
+        ValueError: If a setting is out of range.
     """
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    try:
-        temporary.write_bytes(FORMATS[path.suffix](rows))
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    size = part_size(checkpoint)
+    if workers is None:
+        files = iter(files)
+        first = list(islice(files, _WORTH_A_PROCESS))
+        workers = usual_workers() if len(first) == _WORTH_A_PROCESS else 0
+        files = chain(first, files)
+    decoder = Decoder(
+        checkpoint.config.image,
+        settings.adaptation,
+        settings.limits,
+        checkpoint.manifest["data"]["name"],
+    )
+    at_once = max(1, min(_DECODED_AT_ONCE, size // 8))
+    # What is being decoded: parts, each in pieces small enough for every process to have one.
+    ahead: list[tuple[int, list[ImageFile], int]] = []
+
+    def pieces() -> Iterator[list[str]]:
+        for number, part in enumerate(chunks_of(files, size)):
+            if wanted(number, part):
+                cuts = range(0, len(part), at_once)
+                ahead.append((number, part, len(cuts)))
+                for start in cuts:
+                    yield [file.path for file in part[start : start + at_once]]
+
+    # A whole part is decoded while the one before it is scored.
+    with decoded(decoder, pieces(), workers, ahead=size // at_once + 2 * workers) as results:
+        for first in results:
+            number, part, count = ahead.pop(0)
+            yield _score_part(
+                checkpoint, settings, number, part, [first, *islice(results, count - 1)]
+            )
 
 
-def _text(name: str | Path) -> str:
-    """A file's name as text: bytes that are not UTF-8 have no place in JSON or Parquet."""
-    return os.fsencode(name).decode(errors="replace")
-
-
-def _read(path: Path, limits: Limits) -> bytes | ImageRefused:
-    try:
-        with path.open("rb") as file:
-            # One byte more than allowed is enough for a refusal; the rest stays unread.
-            return file.read(limits.bytes + 1)
-    except OSError as error:
-        return ImageRefused("E-FILE-01", f"The file cannot be read: {error.strerror}.")
+def _score_part(
+    checkpoint: Checkpoint,
+    settings: ScoreSettings,
+    number: int,
+    files: list[ImageFile],
+    pieces: list[Decoded],
+) -> ScoredPart:
+    refused, stamps, steps, start = {}, [], Counter(), 0
+    for piece in pieces:
+        refused |= {start + i: why for i, why in piece.refused.items()}
+        stamps += piece.stamps
+        steps.update(piece.steps)
+        start += len(piece.stamps)
+    scored = iter(
+        score_levels(
+            checkpoint,
+            np.concatenate([piece.levels for piece in pieces]),
+            names=[file.name for i, file in enumerate(files) if i not in refused],
+            draws=settings.draws,
+            importance_samples=settings.importance_samples,
+            seed=settings.seed,
+            evidence=settings.evidence,
+            calibration=settings.calibration,
+        )
+    )
+    rows = [
+        refused_row(checkpoint, file.name, settings.seed, *refused[i])
+        if i in refused
+        else next(scored)
+        for i, file in enumerate(files)
+    ]
+    return ScoredPart(number, files, rows, stamps, steps)

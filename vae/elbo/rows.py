@@ -6,13 +6,19 @@ import csv
 import io
 import json
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vae.model.checkpoint import Checkpoint
 
+if TYPE_CHECKING:
+    import pyarrow
+
 __all__ = [
     "FORMATS",
+    "FRAMES",
+    "PARTS",
     "ScoreRow",
+    "parquet_schema",
     "refused_row",
     "to_csv",
     "to_json",
@@ -49,6 +55,9 @@ class ScoreRow(NamedTuple):
     error: str | None
 
 
+_KL = ScoreRow._fields.index("kl_per_dim")
+
+
 def refused_row(checkpoint: Checkpoint, name: str, seed: int, code: str, error: str) -> ScoreRow:
     """The row of an image that was refused: why, and no numbers."""
     empty = dict.fromkeys(ScoreRow._fields)
@@ -67,8 +76,14 @@ def refused_row(checkpoint: Checkpoint, name: str, seed: int, code: str, error: 
 
 def to_json(rows: Sequence[ScoreRow]) -> bytes:
     """Rows as one JSON document, an array of objects."""
+    start, _, end = FRAMES[".json"](0)
+    return start + json_part(rows) + end if rows else b"[]\n"
+
+
+def json_part(rows: Sequence[ScoreRow]) -> bytes:
+    """Rows as they stand in a JSON document, without what goes before, between and after."""
     document = [row._asdict() for row in rows]
-    return f"{json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False)}\n".encode()
+    return json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False)[2:-2].encode()
 
 
 def to_json_lines(rows: Sequence[ScoreRow]) -> bytes:
@@ -79,20 +94,53 @@ def to_json_lines(rows: Sequence[ScoreRow]) -> bytes:
 
 def to_csv(rows: Sequence[ScoreRow]) -> bytes:
     """Rows as CSV; the KL of each dimension has a column of its own: ``kl_0``, ``kl_1``, ..."""
-    records = [_flat(row) for row in rows]
-    columns = max((list(record) for record in records), key=len, default=list(ScoreRow._fields))
+    dims = max((len(row.kl_per_dim or ()) for row in rows), default=0)
+    return FRAMES[".csv"](dims).start + csv_part(rows, dims)
+
+
+def csv_part(rows: Sequence[ScoreRow], dims: int) -> bytes:
+    """Rows as CSV without the line of names, with so many columns for the KL."""
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, columns, lineterminator="\n", restval="")
-    writer.writeheader()
-    writer.writerows({key: _inert(value) for key, value in record.items()} for record in records)
+    writer = csv.writer(text, lineterminator="\n")
+    for row in rows:
+        before, kl, after = row[:_KL], row.kl_per_dim or ("",) * dims, row[_KL + 1 :]
+        values = [*before, *kl, *[""] * (dims - len(kl)), *after]
+        writer.writerow([_inert(value) for value in values])
     return text.getvalue().encode()
 
 
 def to_parquet(rows: Sequence[ScoreRow]) -> bytes:
     """Rows as an Apache Parquet file; ``kl_per_dim`` is a list column."""
     # Imported here: pyarrow costs a tenth of a second and most calls need none of it.
-    import pyarrow as pa
     import pyarrow.parquet as pq
+
+    sink = io.BytesIO()
+    pq.write_table(_table(rows), sink)
+    return sink.getvalue()
+
+
+def arrow_part(rows: Sequence[ScoreRow]) -> bytes:
+    """Rows in Arrow's own format, which is nearly free, until they become Parquet."""
+    import pyarrow as pa
+
+    sink = io.BytesIO()
+    with pa.ipc.new_stream(sink, parquet_schema()) as writer:
+        writer.write_table(_table(rows))
+    return sink.getvalue()
+
+
+def _table(rows: Sequence[ScoreRow]) -> pyarrow.Table:
+    import pyarrow as pa
+
+    schema = parquet_schema()
+    columns = zip(*rows, strict=True) if rows else [()] * len(ScoreRow._fields)
+    arrays = [pa.array(column, kind) for column, kind in zip(columns, schema.types, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def parquet_schema() -> pyarrow.Schema:
+    """The names and types of the columns in Parquet."""
+    import pyarrow as pa
 
     text = {"name", "model", "weights_sha256", "error_code", "error"}
     whole = {"draws", "importance_samples", "seed"}
@@ -101,11 +149,34 @@ def to_parquet(rows: Sequence[ScoreRow]) -> bytes:
         for field in ScoreRow._fields
     }
     kinds["kl_per_dim"] = pa.list_(pa.float64())
-    table = pa.Table.from_pylist([row._asdict() for row in rows], pa.schema(kinds))
-    sink = io.BytesIO()
-    pq.write_table(table, sink)
-    return sink.getvalue()
+    return pa.schema(kinds)
 
+
+class Frame(NamedTuple):
+    """What stands around the parts of a text document."""
+
+    start: bytes
+    between: bytes
+    end: bytes
+
+
+def _csv_frame(dims: int) -> Frame:
+    names = (*ScoreRow._fields[:_KL], *(f"kl_{d}" for d in range(dims)))
+    return Frame(f"{','.join((*names, *ScoreRow._fields[_KL + 1 :]))}\n".encode(), b"", b"")
+
+
+# How parts of rows make one document: text ones are framed, given the latent dimensions.
+FRAMES: dict[str, Callable[[int], Frame]] = {
+    ".csv": _csv_frame,
+    ".json": lambda _: Frame(b"[\n", b",\n", b"\n]\n"),
+    ".jsonl": lambda _: Frame(b"", b"", b""),
+}
+PARTS: dict[str, Callable[[Sequence[ScoreRow], int], bytes]] = {
+    ".csv": csv_part,
+    ".json": lambda rows, _: json_part(rows),
+    ".jsonl": lambda rows, _: to_json_lines(rows),
+    ".parquet": lambda rows, _: arrow_part(rows),
+}
 
 FORMATS: dict[str, Callable[[Sequence[ScoreRow]], bytes]] = {
     ".csv": to_csv,
@@ -113,16 +184,6 @@ FORMATS: dict[str, Callable[[Sequence[ScoreRow]], bytes]] = {
     ".jsonl": to_json_lines,
     ".parquet": to_parquet,
 }
-
-
-def _flat(row: ScoreRow) -> dict[str, Any]:
-    record: dict[str, Any] = {}
-    for key, value in row._asdict().items():
-        if key == "kl_per_dim":
-            record |= {f"kl_{d}": one for d, one in enumerate(value or ())}
-        else:
-            record[key] = value
-    return record
 
 
 def _inert(value: Any) -> Any:  # noqa: ANN401

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vae.elbo.calibration import Calibration
+from vae.elbo.calibration_sets import calibration_of
 from vae.elbo.evidence import (
     exact_evidence,
     hermite_nodes,
@@ -41,10 +41,10 @@ __all__ = [
     "Receipt",
     "SampleScores",
     "bits_per_dim",
-    "calibration_of",
     "check_counts",
     "draws_used",
     "importance_log_weights",
+    "weigh_draws",
     "posterior_nodes",
     "sample_receipt",
     "sample_scores",
@@ -135,6 +135,7 @@ def score(
     importance_samples: int = 0,
     seed: int = 0,
     evidence: bool = True,
+    calibration: str | None = None,
 ) -> list[ScoreRow]:
     r"""Scores images: ELBO, its two terms, and its place among the calibration set.
 
@@ -146,12 +147,14 @@ def score(
         importance_samples: The k of the importance-weighted bound; 0 leaves it out.
         seed: The seed; an image's noise follows from (seed, image).
         evidence: Whether to compute the exact :math:`\log p(x)` where :math:`D \le 2`.
+        calibration: The named set for percentile and p-value; the model's own when not given.
 
     Returns:
         One row for each image, in order.
 
     Raises:
         ValueError: If ``x`` has the wrong shape or holds values outside [0, 1] or not finite.
+        CheckpointError: If the calibration set isn't there.
     """
     x = x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
     expected = checkpoint.config.image.shape
@@ -168,6 +171,7 @@ def score(
         importance_samples=importance_samples,
         seed=seed,
         evidence=evidence,
+        calibration=calibration,
     )
 
 
@@ -180,6 +184,7 @@ def score_levels(
     importance_samples: int = 0,
     seed: int = 0,
     evidence: bool = True,
+    calibration: str | None = None,
 ) -> list[ScoreRow]:
     r"""Scores images that are integer levels already; see :func:`score`.
 
@@ -191,52 +196,42 @@ def score_levels(
     names = [str(number) for number in range(len(levels))] if names is None else names
     if len(names) != len(levels):
         raise ValueError(f"names must hold {len(levels)} names, one an image, not {len(names)}.")
-    calibration = calibration_of(checkpoint)
+    compared = calibration_of(checkpoint, calibration)
     scores = sample_scores(
         checkpoint,
         levels,
         draws=draws,
-        calibrated_draws=calibration.draws,
+        calibrated_draws=compared.draws,
         importance_samples=importance_samples,
         seed=seed,
         evidence=evidence,
     )
-    elbo = scores.terms.elbo.numpy()
-    bits = bits_per_dim(checkpoint.config, elbo)
+    elbo = scores.terms.elbo
     calibrated = scores.calibrated_elbo.numpy()
-    percentile, p_value = calibration.percentile(calibrated), calibration.p_value(calibrated)
-    return [
-        ScoreRow(
-            name=names[i],
-            elbo=float(elbo[i]),
-            elbo_se=float(scores.elbo_se[i]),
-            expected_log_likelihood=float(scores.terms.expected_log_likelihood[i]),
-            kl=float(scores.terms.kl[i]),
-            kl_per_dim=tuple(scores.terms.kl_per_dim[i].tolist()),
-            iwae_bound=_number(scores.iwae_bound[i]),
-            iwae_bound_se=_number(scores.iwae_bound_se[i]),
-            log_evidence=_number(scores.log_evidence[i]),
-            log_evidence_error=_number(scores.log_evidence_error[i]),
-            bits_per_dim=_number(bits[i]),
-            percentile=float(percentile[i]),
-            p_value=float(p_value[i]),
-            draws=scores.draws,
-            importance_samples=importance_samples,
-            seed=seed,
-            model=checkpoint.name,
-            weights_sha256=checkpoint.weights_sha256,
-            error_code=None,
-            error=None,
-        )
-        for i in range(len(levels))
-    ]
-
-
-def calibration_of(checkpoint: Checkpoint) -> Calibration:
-    """The calibration set of a checkpoint."""
-    reference = checkpoint.reference
-    elbo = reference.elbo[reference.of_split("calibration")]
-    return Calibration(elbo, draws=int(checkpoint.manifest["metrics"]["draws"]))
+    columns = {
+        "elbo": elbo,
+        "elbo_se": scores.elbo_se,
+        "expected_log_likelihood": scores.terms.expected_log_likelihood,
+        "kl": scores.terms.kl,
+        "kl_per_dim": map(tuple, scores.terms.kl_per_dim.tolist()),
+        "iwae_bound": scores.iwae_bound,
+        "iwae_bound_se": scores.iwae_bound_se,
+        "log_evidence": scores.log_evidence,
+        "log_evidence_error": scores.log_evidence_error,
+        "bits_per_dim": bits_per_dim(checkpoint.config, elbo.numpy()),
+        "percentile": compared.percentile(calibrated),
+        "p_value": compared.p_value(calibrated),
+    }
+    # Whole columns at once: a tensor's elements one by one take longer than the network.
+    numbers = {
+        field: column if field == "kl_per_dim" else _numbers(column)
+        for field, column in columns.items()
+    }
+    same = (
+        scores.draws, importance_samples, seed, checkpoint.name, checkpoint.weights_sha256,
+        None, None,
+    )  # fmt: skip
+    return [ScoreRow(*one, *same) for one in zip(names, *numbers.values(), strict=True)]
 
 
 def draws_used(config: ModelConfig, draws: int) -> int:
@@ -413,10 +408,14 @@ def importance_log_weights(
     shape = (k, model.config.latent_dim)
     e = torch.from_numpy(image_normals(levels, seed, "importance", shape))
     z = mu[:, None] + sigma[:, None] * e
+    return z, weigh_draws(model, x, mu, sigma, z)
+
+
+def weigh_draws(model: LatentModel, x: Tensor, mu: Tensor, sigma: Tensor, z: Tensor) -> Tensor:
+    r"""The log importance weights (B, k) of draws z ~ q, (B, k, D), in nats."""
     log_prior = log_density(torch.zeros(1), torch.ones(1), z)
-    # log N(z; mu, sigma^2) at z = mu + sigma e.
-    log_posterior = log_density(torch.zeros(1), torch.ones(1), e) - sigma.log().sum(-1)[:, None]
-    return z, node_log_likelihoods(model, x, z) + log_prior - log_posterior
+    log_posterior = log_density(mu[:, None], sigma[:, None], z)
+    return node_log_likelihoods(model, x, z) + log_prior - log_posterior
 
 
 def _parts(count: int, codes: int, dims: int) -> Iterator[slice]:
@@ -426,6 +425,8 @@ def _parts(count: int, codes: int, dims: int) -> Iterator[slice]:
         yield slice(start, start + size)
 
 
-def _number(value: Tensor | np.floating) -> float | None:
-    """A float, or none where it isn't one: JSON knows no NaN."""
-    return None if math.isnan(value) else float(value)
+def _numbers(column: Tensor | np.ndarray) -> list[float | None]:
+    """Floats, or none where one isn't a number: JSON knows no NaN."""
+    values = column.tolist()
+    # A sum is NaN where a part of it is: cheaper than a look at each.
+    return [None if v != v else v for v in values] if math.isnan(sum(values)) else values

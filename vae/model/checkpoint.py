@@ -137,6 +137,7 @@ class Checkpoint:
         reference: The reference statistics.
         history: One mapping for each evaluation during training.
         weights_sha256: The sha256 of the weights file, which identifies the model.
+        path: The directory that it was read from.
     """
 
     name: str
@@ -145,6 +146,7 @@ class Checkpoint:
     reference: Reference
     history: tuple[Mapping[str, Any], ...]
     weights_sha256: str
+    path: Path
 
     @property
     def config(self) -> ModelConfig:
@@ -331,6 +333,7 @@ def _load(path: Path) -> Checkpoint:
         reference=reference,
         history=history,
         weights_sha256=manifest["files"]["model.safetensors"]["sha256"],
+        path=path,
     )
 
 

@@ -28,9 +28,8 @@ def image_generator(levels: np.ndarray, seed: int, purpose: Purpose) -> np.rando
     Returns:
         A NumPy generator at the start of the stream.
     """
-    header = f"{purpose}:{seed}:{levels.shape}".encode()
-    key = blake2b(header + np.ascontiguousarray(levels).tobytes(), digest_size=16)
-    return np.random.Generator(np.random.Philox(key=int.from_bytes(key.digest(), "little")))
+    key = int.from_bytes(_digest(levels, seed, purpose), "little")
+    return np.random.Generator(np.random.Philox(key=key))
 
 
 def image_normals(
@@ -47,9 +46,15 @@ def image_normals(
     Returns:
         The noise, ``float64``, with shape :math:`(B, *)`.
     """
-    if not len(levels):
-        return np.empty((0, *shape))
-    return np.stack([image_generator(one, seed, purpose).standard_normal(shape) for one in levels])
+    # One generator that is set to each image's own start: making one takes as long as its draws.
+    philox = np.random.Philox(key=0)
+    generator, start = np.random.Generator(philox), philox.state
+    noise = np.empty((len(levels), *shape))
+    for one, row in zip(levels, noise, strict=True):
+        start["state"]["key"] = np.frombuffer(_digest(one, seed, purpose), dtype="<u8")
+        philox.state = start
+        generator.standard_normal(out=row)
+    return noise
 
 
 def image_uniforms(levels: np.ndarray, seed: int) -> np.ndarray:
@@ -57,3 +62,8 @@ def image_uniforms(levels: np.ndarray, seed: int) -> np.ndarray:
     if not len(levels):
         return np.empty(levels.shape)
     return np.stack([image_generator(one, seed, "binarize").random(one.shape) for one in levels])
+
+
+def _digest(levels: np.ndarray, seed: int, purpose: Purpose) -> bytes:
+    header = f"{purpose}:{seed}:{levels.shape}".encode()
+    return blake2b(header + np.ascontiguousarray(levels).tobytes(), digest_size=16).digest()

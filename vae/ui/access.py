@@ -17,9 +17,10 @@ import torch
 
 from vae.data.datasets import DataMissing
 from vae.data.images import Adaptation, encode_png, to_image
+from vae.elbo.calibration_sets import calibration_of
 from vae.elbo.evaluation import reference_kl_per_dim
 from vae.elbo.files import ScoredImage, score_bytes
-from vae.elbo.scoring import Receipt, calibration_of, sample_receipt
+from vae.elbo.scoring import Receipt, sample_receipt
 from vae.elbo.tiles import decode_means
 from vae.explore import traversals
 from vae.model.checkpoint import Checkpoint, load

@@ -1,0 +1,788 @@
+"""Folder scoring: listing, decoding beside scoring, parts that survive, gates, calibration."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+from conftest import CHECKPOINTS, Tiny
+from image_corpus import CASES
+from PIL import Image
+from test_cli import run as run_in_here
+
+import vae
+from vae.data import bulk
+from vae.data.adaptation import Adaptation, preprocess
+from vae.data.bulk import Decoder, decoded
+from vae.data.decoding import ImageRefused, Limits, read_image
+from vae.data.images import encode_png, to_image
+from vae.data.listing import ImageFile, image_files
+from vae.data.spec import ImageSpec
+from vae.elbo import files as files_module
+from vae.elbo.calibration_sets import calibration_of, calibration_set, calibrations
+from vae.elbo.files import ScoreSettings, prepare, score_bytes, score_files
+from vae.elbo.parts import Parts
+from vae.elbo.rows import FORMATS
+from vae.elbo.scoring import score_levels
+
+ROOT = Path(__file__).parents[1]
+run = run_in_here  # a fixture
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, checkpoint) -> Path:
+    """300 digits as PNG in three folders, and three files that are refused."""
+    root = tmp_path_factory.mktemp("files")
+    model = checkpoint("digits-10d")
+    for i in range(300):
+        part = root / f"{i // 100}"
+        part.mkdir(exist_ok=True)
+        png = encode_png(to_image(model.reference.levels[i], model.config.image))
+        (part / f"{i:04d}.png").write_bytes(png)
+    for name, data in (("0/junk.png", b"junk"), ("1/empty.png", b""), ("2/z.tif", b"II*\0")):
+        (root / name).write_bytes(data)
+    return root
+
+
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files_module, "_SCORED_AT_ONCE", 32)
+    monkeypatch.setattr(files_module, "_DECODED_AT_ONCE", 5)
+
+
+# --- Listing ----------------------------------------------------------------------------------
+
+
+def test_names_are_relative_to_the_argument_and_sorted(folder: Path, tmp_path: Path) -> None:
+    files = list(image_files([folder, folder / "2" / "z.tif"]))
+    assert len(files) == 304
+    assert files[0] == ImageFile("0/0000.png", str(folder / "0" / "0000.png"))
+    assert files[-1].name == "z.tif" and files[100].name == "0/junk.png"
+    paths = [Path(file.path) for file in files[:-1]]
+    assert paths == sorted(paths)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        image_files([folder, tmp_path / "nowhere"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="holds no image"):
+        image_files([tmp_path / "empty"])
+
+
+@pytest.mark.parametrize(
+    ("pattern", "count", "first"),
+    [
+        ("0/*.png", 101, "0000.png"),
+        ("*/000[0-4].png", 5, "0/0000.png"),
+        ("[12]", 202, "1/0100.png"),
+        ("**", 303, "0/0000.png"),
+        ("**/*.png", 302, "0/0000.png"),
+    ],
+)
+def test_patterns(folder: Path, pattern: str, count: int, first: str) -> None:
+    files = list(image_files([folder / pattern]))
+    assert (len(files), files[0].name) == (count, first)
+    assert len({file.path for file in files}) == count
+    with pytest.raises(FileNotFoundError, match="matches no image"):
+        image_files([folder / f"{pattern}.none"])
+
+
+def test_a_name_with_brackets_is_a_name_first(tmp_path: Path) -> None:
+    Image.new("L", (8, 8)).save(tmp_path / "a[1].png")
+    assert [file.name for file in image_files([tmp_path / "a[1].png"])] == ["a[1].png"]
+
+
+def test_listing_is_lazy_and_links_to_folders_are_left(tmp_path: Path, monkeypatch) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        Image.new("L", (8, 8)).save(tmp_path / name / "x.png")
+    (tmp_path / "a" / "loop").symlink_to(tmp_path)
+    scanned, scan = [], os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: scanned.append(path) or scan(path))
+    files = image_files([tmp_path])
+    scanned.clear()
+    assert next(iter(files)).name == "a/x.png"
+    assert scanned == [str(tmp_path), str(tmp_path / "a")]
+    assert [file.name for file in files] == ["b/x.png"]
+
+
+# --- Decoding ---------------------------------------------------------------------------------
+
+SPECS = (
+    ImageSpec(1, 28, 28, levels=256, background=0.0),
+    ImageSpec(1, 28, 28, levels=17, background=0.0),
+    ImageSpec(3, 40, 56, levels=256),
+)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    root = tmp_path_factory.mktemp("corpus")
+    paths = []
+    for number, case in enumerate(CASES):
+        paths.append(str(root / f"{number:03d}.png"))
+        Path(paths[-1]).write_bytes(case.data)
+    return paths
+
+
+@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize("adaptation", [Adaptation(), Adaptation("yes", "yes"), Adaptation("no")])
+def test_the_short_way_is_the_long_one(spec, adaptation, corpus, monkeypatch) -> None:
+    limits = Limits()
+    short = 0
+    decoder = Decoder(spec, adaptation, limits, "mnist")
+    for case in CASES:
+        try:
+            levels, words = decoder.levels_of(case.data)
+        except ImageRefused as error:
+            with pytest.raises(ImageRefused) as other:
+                read_image(case.data, limits)
+            assert (other.value.code, other.value.message) == (error.code, error.message)
+            continue
+        raster = read_image(case.data, limits)
+        prepared = preprocess(raster, spec, adaptation, "mnist")
+        assert np.array_equal(levels, prepared.levels), case.id
+        assert words == bulk.first_words((*raster.notes, *prepared.steps)), case.id
+        untouched = raster.pixels.shape == (spec.height, spec.width, spec.channels)
+        short += untouched and not raster.notes
+    assert short > 5  # the corpus has files for which there is a short way
+
+
+def test_processes_decode_as_this_one_does(corpus: list[str]) -> None:
+    decoder = Decoder(SPECS[0], Adaptation(), Limits(), "mnist")
+    # Those that tests refuse and users don't, since here warnings are errors, are left out.
+    sure = [path for path, case in zip(corpus, CASES, strict=True) if case.expected != "AR"]
+    chunks = [sure[i : i + 7] for i in range(0, len(sure), 7)]
+    alone = [decoder(chunk) for chunk in chunks]
+    with decoded(decoder, chunks, workers=2, ahead=5) as results:
+        together = list(results)
+    assert len(alone) == len(together)
+    for one, other in zip(alone, together, strict=True):
+        assert np.array_equal(one.levels, other.levels)
+        assert one[1:] == other[1:]
+
+
+def test_a_decoding_process_knows_no_torch() -> None:
+    code = "import sys, vae.data.worker, vae.data.bulk; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_a_file_that_ends_its_process_costs_one_row(corpus: list[str], monkeypatch) -> None:
+    asked = []
+
+    def ask(self: bulk._Pool, paths: list[str]) -> bulk.Decoded | None:
+        asked.append(len(paths))
+        return None if corpus[3] in paths else self.decoder(paths)
+
+    monkeypatch.setattr(bulk._Pool, "_ask", ask)
+    decoder = Decoder(SPECS[0])
+    with decoded(decoder, [corpus[:8]], workers=1) as results:
+        (found,) = results
+    expected = decoder(corpus[:8])
+    assert found.refused == {**expected.refused, 3: found.refused[3]}
+    assert found.refused[3][0] == "E-FILE-02" and found.stamps[3] == (-1, -1)
+    assert len(found.stamps) == 8 and asked[0] == 8
+    assert len(found.levels) == 8 - len(found.refused)
+
+
+def test_processes_killed_from_outside_are_replaced(corpus: list[str]) -> None:
+    decoder = Decoder(SPECS[0], Adaptation(), Limits(), "mnist")
+    pool = bulk._Pool(decoder, 1)
+    try:
+        first = pool._decode(corpus[:4])
+        pool.processes[0].kill()
+        pool.processes[0].wait()
+        again = pool._decode(corpus[:4])
+        assert np.array_equal(first.levels, again.levels) and first[1:] == again[1:]
+        assert len(pool.processes) > 1
+    finally:
+        pool.close()
+    assert all(process.returncode is not None for process in pool.processes)
+
+
+def test_decoding_processes_end_with_their_parent(corpus: list[str]) -> None:
+    code = (
+        "import sys, os, time, pickle\n"
+        "from vae.data.bulk import _Pool\n"
+        "pool = _Pool(pickle.loads(bytes.fromhex(sys.argv[1])), 1)\n"
+        "pool._decode(sys.argv[2:])\n"
+        "print(pool.processes[0].pid, flush=True)\n"
+        "time.sleep(60)"
+    )
+    decoder = pickle.dumps(Decoder(SPECS[0])).hex()
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code, decoder, *corpus[:2]], cwd=ROOT, stdout=subprocess.PIPE
+    )
+    child = int(parent.stdout.readline())
+    os.kill(child, 0)
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    for _ in range(200):
+        if not _lives(child):
+            break
+        time.sleep(0.05)
+    assert not _lives(child)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "gone", "link to nothing"])
+def test_what_is_no_file_is_a_row(kind: str, checkpoint, tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "link to nothing":
+        path.symlink_to(tmp_path / "nothing")
+    (part,) = score_files(checkpoint("digits-2d"), [ImageFile("x.png", str(path))])
+    assert part.rows[0].error_code == "E-FILE-01" and part.rows[0].elbo is None
+
+
+def test_a_file_beyond_the_limit_is_never_read_whole(checkpoint, tmp_path: Path) -> None:
+    big = tmp_path / "big.png"
+    with big.open("wb") as file:
+        file.truncate(10 * 2**30)  # sparse: ten gigabytes that take no room
+    settings = ScoreSettings(limits=Limits(bytes=1_000))
+    (part,) = score_files(checkpoint("digits-2d"), image_files([big]), settings)
+    assert part.rows[0].error_code == "E-IMG-02"
+
+
+# --- Scoring ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_rows_are_those_of_the_images(workers: int, folder: Path, checkpoint, small_parts) -> None:
+    model = checkpoint("digits-10d")
+    parts = list(score_files(model, image_files([folder]), workers=workers))
+    assert [part.number for part in parts] == list(range(10))
+    assert {len(part.rows) for part in parts[:-1]} == {32}
+    rows = [row for part in parts for row in part.rows]
+    assert [row.name for row in rows] == [file.name for file in image_files([folder])]
+    refused = {row.name: row.error_code for row in rows if row.error}
+    assert refused == {
+        "0/junk.png": "E-IMG-03", "1/empty.png": "E-IMG-01", "2/z.tif": "E-IMG-04"
+    }  # fmt: skip
+    names = [row.name for row in rows if not row.error]
+    assert [row for row in rows if not row.error] == score_levels(
+        model, model.reference.levels[:300], names=names
+    )
+    for part in parts:
+        assert part.stamps == [
+            ((status := os.stat(file.path)).st_size, status.st_mtime_ns) for file in part.files
+        ]
+
+
+def test_reading_runs_no_further_ahead_than_it_must(checkpoint, folder, small_parts) -> None:
+    taken = []
+
+    def listing():
+        for file in image_files([folder]):
+            taken.append(file)
+            yield file
+
+    parts = score_files(checkpoint("digits-10d"), listing(), workers=1)
+    next(parts)
+    assert len(taken) <= 3 * 32
+    parts.close()
+
+
+# --- The data set's own framing ---------------------------------------------------------------
+
+
+def test_digits_are_cut_to_their_content_and_sprites_are_not(checkpoint) -> None:
+    x = np.zeros((128, 128), np.uint8)
+    x[10:40, 20:40] = 255
+    png = encode_png(x)
+    digit = prepare(checkpoint("digits-2d"), png)
+    assert any(step.startswith("Cropped to the content, 20×30") for step in digit.steps)
+    sprite = prepare(checkpoint("sprites-10d"), png)
+    assert sprite.steps == ("Resized from 128×128 to 64×64 with antialiasing.",)
+    assert sprite.levels[0, 5:20, 10:20].all() and sprite.levels.sum() == 15 * 10
+    forced = prepare(checkpoint("sprites-10d"), png, Adaptation(crop="yes"))
+    assert any(step.startswith("Cropped") for step in forced.steps)
+
+
+@pytest.mark.parametrize(("data", "margin"), [("mnist", 4), ("", 4), ("fashion_mnist", 0)])
+def test_the_makers_margin(data: str, margin: int) -> None:
+    x = np.zeros((100, 100), np.uint8)
+    x[10:50, 10:30] = 255
+    spec = ImageSpec(1, 28, 28, background=0.0)
+    levels = preprocess(read_image(encode_png(x)), spec, data=data).levels[0]
+    rows = np.flatnonzero(levels.max(1) > 127)
+    assert (rows.min(), rows.max()) == (margin, 27 - margin)
+
+
+# --- Parts that survive -----------------------------------------------------------------------
+
+
+def run_all(run, folder: Path, out: Path, *flags: object):
+    return run("score", CHECKPOINTS / "digits-10d", folder, "--out", out, *flags)
+
+
+@pytest.fixture(scope="module")
+def whole(folder: Path, tmp_path_factory: pytest.TempPathFactory, checkpoint) -> dict[str, bytes]:
+    """The bytes of an uninterrupted run in each format."""
+    model = checkpoint("digits-10d")
+    rows = [row for part in score_files(model, image_files([folder])) for row in part.rows]
+    return {suffix: write(rows) for suffix, write in FORMATS.items()}
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_an_interrupted_run_is_gone_on_with(
+    suffix: str,
+    run,
+    folder: Path,
+    tmp_path: Path,
+    whole,
+    small_parts,
+    monkeypatch,
+) -> None:
+    out, put, scored = tmp_path / f"rows{suffix}", Parts.put, []
+
+    def dying(self: Parts, part) -> None:
+        scored.append(part.number)
+        if len(scored) == 4:
+            raise KeyboardInterrupt
+        put(self, part)
+
+    monkeypatch.setattr(Parts, "put", dying)
+    stopped = run_all(run, folder, out)
+    assert stopped.code == 130 and "goes on from here" in stopped.sentence()
+    assert not out.exists()
+    done = run_all(run, folder, out)
+    assert done.code == 0 and "went on after 96 finished rows" in done.err
+    assert sorted(scored) == [0, 1, 2, 3, *range(3, 10)]
+    assert list(tmp_path.iterdir()) == [out]
+    if suffix == ".parquet":  # in row groups, one a part
+        assert pyarrow.parquet.ParquetFile(out).num_row_groups == 10
+        import io
+
+        uninterrupted = pyarrow.parquet.read_table(io.BytesIO(whole[suffix]))
+        assert pyarrow.parquet.read_table(out).equals(uninterrupted)
+        before = out.read_bytes()
+        run_all(run, folder, out)
+        assert out.read_bytes() == before
+    else:
+        assert out.read_bytes() == whole[suffix]
+
+
+@pytest.fixture
+def half(run, folder: Path, tmp_path: Path, small_parts, monkeypatch) -> Path:
+    """A run that was interrupted after three parts; where its rows were to go."""
+    out, put = tmp_path / "rows.csv", Parts.put
+
+    def dying(self: Parts, part) -> None:
+        if part.number == 3:
+            raise KeyboardInterrupt
+        put(self, part)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Parts, "put", dying)
+        assert run_all(run, folder, out).code == 130
+    return out
+
+
+def test_other_settings_are_refused_and_named(half: Path, run, folder: Path) -> None:
+    for flags, named in (
+        (("--draws", "9"), "draws 64, not 9"),
+        (("--seed", "1"), "seed 0, not 1"),
+        (("--invert", "yes"), "adaptation"),
+        (("--max-megabytes", "1"), "limits"),
+    ):
+        outcome = run_all(run, folder, half, *flags)
+        assert outcome.code == 2
+        assert named in outcome.sentence() and "--restart" in outcome.sentence()
+    other = run("score", CHECKPOINTS / "digits-2d", folder, "--out", half)
+    assert other.code == 2 and "weights" in other.sentence()
+    assert not half.exists()
+    done = run_all(run, folder, half, "--seed", "1", "--restart", "--draws", "2")
+    assert done.code == 0 and "went on" not in done.err and half.exists()
+
+
+def test_a_file_that_changed_meanwhile_is_scored_anew(
+    half: Path,
+    run,
+    folder: Path,
+    tmp_path: Path,
+    whole,
+    checkpoint,
+) -> None:
+    changed = folder / "0" / "0040.png"  # in the second part
+    before = changed.read_bytes()
+    try:
+        changed.write_bytes((folder / "0" / "0041.png").read_bytes() + b" ")
+        done = run_all(run, folder, half)
+        assert "went on after 64 finished rows" in done.err
+        lines = half.read_text().splitlines()
+        assert lines[41].split(",")[1:5] == lines[42].split(",")[1:5]
+        assert lines[41] != whole[".csv"].decode().splitlines()[41]
+    finally:
+        changed.write_bytes(before)
+
+
+def test_a_torn_or_forged_part_is_scored_anew(half: Path, run, folder: Path, whole) -> None:
+    parts = sorted(half.parent.glob(".rows.csv.parts/*.part"))
+    assert [part.name for part in parts] == [f"{i:08d}.part" for i in range(3)]
+    parts[0].write_bytes(parts[0].read_bytes()[:-20])
+    parts[1].write_bytes(b"")
+    parts[2].write_bytes(parts[0].read_bytes())
+    done = run_all(run, folder, half)
+    assert done.code == 0 and "went on" not in done.err
+    assert half.read_bytes() == whole[".csv"]
+
+
+def test_two_runs_at_once_are_kept_apart(half: Path, run, folder: Path) -> None:
+    holder = Parts(half, 10)
+    holder._occupy()
+    outcome = run_all(run, folder, half)
+    assert outcome.code == 2 and "another process is making 'rows.csv'" in outcome.sentence()
+    holder.close()
+    assert run_all(run, folder, half).code == 0
+
+
+def test_a_full_disk_keeps_what_is_finished(half: Path, run, folder, whole, monkeypatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("vae.elbo.parts._write", full)
+        outcome = run_all(run, folder, half)
+    assert outcome.code == 74 and "What is finished is kept" in outcome.sentence()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        assert run_all(run, folder, half).code == 74
+    assert not half.exists()
+    done = run_all(run, folder, half)
+    assert "went on after 303" in done.err
+    assert half.read_bytes() == whole[".csv"]
+
+
+# --- kill -9 ----------------------------------------------------------------------------------
+
+SMALL_PARTS = """
+from vae.elbo import files
+files._SCORED_AT_ONCE, files._DECODED_AT_ONCE = 16, 4
+"""
+# Pays for its imports once: each line of input becomes a process of its own, forked before torch
+# has started a thread.
+FORKS = (
+    SMALL_PARTS
+    + """
+import json, os, sys, warnings
+import torch.distributed, pyarrow.parquet, scipy.stats
+from vae.cli.main import main
+for line in sys.stdin:
+    variables, arguments = json.loads(line)
+    if not (pid := os.fork()):
+        os.environ.update(variables)
+        code = 70
+        try:
+            code = main(arguments)
+        finally:
+            os._exit(code)
+    print(pid, flush=True)
+    # Waits without a word, so that the next line can come in the meantime.
+    if not variables:
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+while True:
+    try:
+        print(os.waitstatus_to_exitcode(os.wait()[1]), flush=True)
+    except ChildProcessError:
+        break
+"""
+)
+
+
+class Runs:
+    """Runs of the command as processes of their own."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", FORKS],
+            cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True,
+        )  # fmt: skip
+
+    def start(self, folder: Path, out: Path, *flags: str, **variables: str) -> int:
+        words = ["score", str(CHECKPOINTS / "digits-10d"), str(folder), "--out", str(out), *flags]
+        print(json.dumps([variables, words]), file=self.process.stdin, flush=True)
+        return int(self.process.stdout.readline())
+
+    def code(self) -> int:
+        return int(self.process.stdout.readline())
+
+    def end(self) -> tuple[list[int], str]:
+        """The exit codes not asked for yet, and what all runs said on standard error."""
+        codes, error = self.process.communicate()
+        return [int(code) for code in codes.split()], error
+
+
+def kill_and_resume(folder: Path, out: Path, kills: int, seed: int) -> int:
+    """Kills a run at random instants, goes on after each, and lets the last one finish.
+
+    Returns:
+        How many of the kills met a run at work.
+    """
+    rng, met, runs = random.Random(seed), 0, Runs()
+    parts = out.with_name(f".{out.name}.parts")
+    for _ in range(kills):
+        before = len(list(parts.glob("*.part")))
+        pid = runs.start(folder, out, "--workers", "1")
+        # From the first new part on, an instant in the time that the rest takes.
+        while _lives(pid) and len(list(parts.glob("*.part"))) <= before:
+            time.sleep(0.001)
+        time.sleep(rng.random() * 0.05)
+        os.kill(pid, signal.SIGKILL)
+        code = runs.code()
+        met += code == -signal.SIGKILL
+        if code == 0:
+            break
+    runs.start(folder, out, "--workers", "1")
+    assert runs.code() == 0, runs.end()
+    runs.end()
+    return met
+
+
+def check_killed(folder: Path, tmp_path: Path, whole: dict[str, bytes], kills: int, seed: int):
+    out = tmp_path / "rows.csv"
+    met = kill_and_resume(folder, out, kills, seed)
+    assert out.read_bytes() == whole[".csv"]
+    assert list(tmp_path.iterdir()) == [out]
+    assert met >= 1
+
+
+def test_kill_9_loses_no_row(folder: Path, tmp_path: Path, whole) -> None:
+    check_killed(folder, tmp_path, whole, kills=3, seed=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(1, 21))
+def test_kill_9_loses_no_row_long(seed: int, folder: Path, tmp_path: Path, whole) -> None:
+    check_killed(folder, tmp_path, whole, kills=1 + seed % 3, seed=seed)
+
+
+def test_two_ranks_make_one_file(folder: Path, tmp_path: Path, whole) -> None:
+    out, runs = tmp_path / "rows.csv", Runs()
+    for rank in ("0", "1"):
+        runs.start(
+            folder, out, "--fail-below", "0.5", WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", RANK=rank,
+            LOCAL_RANK=rank, MASTER_ADDR="127.0.0.1", MASTER_PORT="8731",
+        )  # fmt: skip
+    codes, error = runs.end()
+    assert out.read_bytes() == whole[".csv"], error
+    # The first rank alone speaks, and closes the gate.
+    assert sorted(codes) == [0, 1] and error.count("images were refused") == 1
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.slow
+def test_torchrun_makes_one_file(folder: Path, tmp_path: Path, whole) -> None:
+    driver, out = tmp_path / "driver.py", tmp_path / "rows.csv"
+    driver.write_text(
+        f"{SMALL_PARTS}\nimport sys\nfrom vae.cli.main import main\nsys.exit(main(sys.argv[1:]))"
+    )
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port",
+        "8732", str(driver), "score", str(CHECKPOINTS / "digits-10d"), str(folder), "--out",
+        str(out),
+    ]  # fmt: skip
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0 and out.read_bytes() == whole[".csv"], done.stderr
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_several_processes_need_a_file(run, folder: Path, monkeypatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    outcome = run("score", "digits-10d", folder)
+    assert outcome.code == 2 and "--out" in outcome.sentence()
+
+
+# --- The gate ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def strange(tmp_path_factory: pytest.TempPathFactory, checkpoint) -> Path:
+    """Twenty ordinary digits, and one image of noise."""
+    root = tmp_path_factory.mktemp("strange")
+    model = checkpoint("digits-2d")
+    rows = model.reference.of_split("calibration")
+    best = rows[np.argsort(model.reference.elbo[rows])[-20:]]
+    for i in best:
+        png = encode_png(to_image(model.reference.levels[i], model.config.image))
+        (root / f"{i:04d}.png").write_bytes(png)
+    noise = np.random.default_rng(0).integers(0, 256, (8, 8), dtype=np.uint8)
+    (root / "noise.png").write_bytes(encode_png(noise))
+    return root
+
+
+def test_the_gate_closes_for_one(run, strange: Path, tmp_path: Path) -> None:
+    flags = ("--no-evidence", "--fail-below", "0.01", "--out", tmp_path / "rows.csv")
+    closed = run("score", "digits-2d", strange, *flags)
+    assert closed.code == 1
+    assert "1 of 21 images have a p-value of 0.01 or less: noise.png (0.002)." in closed.err
+    # n = 499: k = 5, rate 5/500, Beta(5, 495).
+    assert "expect 0.2 false alarms (95 %: 0.1 to 0.4), a rate of 1.00 % (0.33 to 2.04)" in (
+        closed.err
+    )
+    assert "the smallest rate that the calibration set supports is 0.20 %" in closed.err
+    (strange / "noise.png").rename(tmp_path / "noise.png")
+    try:
+        opened = run("score", "digits-2d", strange, *flags)
+    finally:
+        (tmp_path / "noise.png").rename(strange / "noise.png")
+    assert opened.code == 0 and "0 of 20 images have a p-value of 0.01 or less. Of" in opened.err
+
+
+@pytest.mark.parametrize("threshold", ["0.001", "0", "1", "2", "nan", "-1"])
+def test_a_gate_that_n_does_not_support(run, strange: Path, threshold: str) -> None:
+    outcome = run("score", "digits-2d", strange, "--fail-below", threshold)
+    assert outcome.code == 2
+    assert "must lie in [0.002, 1)" in outcome.sentence()
+    assert "499 calibration images" in outcome.sentence()
+
+
+def test_limits_are_flags(run, tmp_path: Path) -> None:
+    Image.new("L", (60, 30)).save(tmp_path / "wide.png")
+    Image.new("L", (60, 30)).save(tmp_path / "scan.tif")
+
+    def codes(*flags: str) -> list[str | None]:
+        outcome = run("score", "digits-2d", tmp_path, "--no-evidence", "--json", *flags)
+        return [row["error_code"] for row in json.loads(outcome.out)]
+
+    assert codes() == ["E-IMG-04", None]
+    assert codes("--allow-tiff") == [None, None]
+    assert codes("--allow-tiff", "--max-side", "59") == ["E-IMG-07"] * 2
+    assert codes("--allow-tiff", "--max-megapixels", "0.0017") == ["E-IMG-06"] * 2
+    assert codes("--allow-tiff", "--max-megabytes", "0.00001") == ["E-IMG-02"] * 2
+    for flag, value in (("--max-side", "1"), ("--max-megapixels", "500"), ("--workers", "-1")):
+        outcome = run("score", "digits-2d", tmp_path, flag, value)
+        assert outcome.code == 2 and flag in outcome.sentence()
+
+
+def test_what_was_done_to_files_is_told(run, tmp_path: Path) -> None:
+    image = np.full((60, 60), 255, np.uint8)
+    image[10:50, 20:30] = 0
+    (tmp_path / "a.png").write_bytes(encode_png(image))
+    outcome = run("score", "digits-2d", tmp_path, "--no-evidence")
+    assert "images adapted to the model: cropped 1, inverted 1, resized 1" in (outcome.err)
+
+
+def test_the_table_and_json_are_printed_part_by_part(run, folder, small_parts, whole) -> None:
+    rows = json.loads(run("score", "digits-10d", folder, "--json").out)
+    assert rows == json.loads(whole[".json"])
+    lines = run("score", "digits-10d", folder).out.splitlines()
+    assert len(lines) == 1 + 303 and sum(line.startswith("name ") for line in lines) == 1
+
+
+# --- calibrate --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def copied(tmp_path: Path, tiny: Tiny) -> Path:
+    target = tmp_path / "tiny"
+    target.mkdir()
+    for file in tiny.path.iterdir():
+        (target / file.name).write_bytes(file.read_bytes())
+    return target
+
+
+def test_calibrating_on_good_images(run, copied: Path, folder: Path) -> None:
+    made = run("calibrate", copied, folder / "0", "--out", "good", "--seed", "5")
+    assert made.code == 0 and "calibration set 'good' of 100 images" in made.out
+    assert "1 of 101 files were refused and left out" in made.err
+    assert "support no false-alarm rate" not in made.err  # 1 / 101 is less than 1 %
+    model = vae.load(copied)
+    assert calibrations(model) == ("good",)
+    found = calibration_set(model, "good")
+    assert (found.draws, found.seed, found.source, found.refused) == (4, 5, "0", 1)
+
+    flags = ("--calibration", "good", "--seed", "5", "--draws", "4", "--json")
+    rows = json.loads(run("score", copied, folder / "0", *flags).out)
+    scored = np.array([row["elbo"] for row in rows if row["error"] is None])
+    assert np.array_equal(np.sort(scored), found.elbo)
+    p = calibration_of(model, "good").p_value(scored)
+    assert [row["p_value"] for row in rows if row["error"] is None] == p.tolist()
+    told = run("score", copied, folder / "0" / "0000.png", "--calibration", "good", "--crop", "no")
+    assert "was made with --invert auto --crop auto" in told.err
+
+
+def test_calibrating_says_what_few_images_support(run, copied: Path, folder: Path) -> None:
+    made = run("calibrate", copied, folder / "0/000*.png", folder / "1/010*.png",
+               folder / "2/020*.png", "--out", "few")  # fmt: skip
+    assert made.code == 0 and "of 30 images" in made.out
+    assert "30 images support no false-alarm rate below 3.2 %" in made.err
+    gate = run("score", copied, folder / "2", "--calibration", "few", "--fail-below", "0.01")
+    assert gate.code == 2 and "30 calibration images" in gate.sentence()
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "named"),
+    [
+        (("0/000*.png", "--out", "x"), 2, "at least 20 images"),
+        (("0", "--out", "a/b"), 2, "up to 64 letters"),
+        (("0", "--out", "x", "--draws", "-1"), 2, "draws must lie in"),
+        (("nowhere", "--out", "x"), 66, "nowhere"),
+    ],
+)
+def test_calibrating_what_cannot_be(run, copied, folder, flags, code, named) -> None:
+    outcome = run("calibrate", copied, folder / flags[0], *flags[1:])
+    assert outcome.code == code and named in outcome.sentence()
+    assert calibrations(vae.load(copied)) == ()
+
+
+def test_a_set_is_not_replaced_unasked(run, copied: Path, folder: Path) -> None:
+    for _ in range(2):
+        outcome = run("calibrate", copied, folder / "0", "--out", "good")
+    assert outcome.code == 73 and "--overwrite" in outcome.sentence()
+    assert run("calibrate", copied, folder / "0", "--out", "good", "--overwrite").code == 0
+    missing = run("score", copied, folder / "0", "--calibration", "better")
+    assert missing.code == 66 and "there are: good" in missing.sentence()
+
+
+# --- Names and repetitions --------------------------------------------------------------------
+
+NAMES = (
+    "../../e.png", "a\0b.png", "x" * 4096, "\u202egnp.exe", "🙂.png", "e\u0301\u0302\u0303.png",
+    "CON.png", "<img onerror=alert(1)>.png", "[x](javascript:alert(1)).png", "=1+1.png",
+)  # fmt: skip
+
+
+def test_a_name_is_only_ever_a_name(folder: Path, checkpoint, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    content = (folder / "0" / "0000.png").read_bytes()
+    scored = score_bytes(checkpoint("digits-10d"), [(name, content) for name in NAMES])
+    rows = [one.row for one in scored]
+    assert [row.name for row in rows] == list(NAMES)
+    assert len({row._replace(name="") for row in rows}) == 1
+    for suffix, write in FORMATS.items():
+        data = write(rows)
+        if suffix == ".json":
+            assert [row["name"] for row in json.loads(data)] == list(NAMES)
+        elif suffix == ".csv":
+            assert b"\n'=1+1.png," in data
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_sent_a_hundred_times_scores_the_same(folder: Path, checkpoint) -> None:
+    content = (folder / "1" / "0101.png").read_bytes()
+    scored = score_bytes(checkpoint("digits-10d"), [("x", content)] * 100)
+    assert len({one.row for one in scored}) == 1

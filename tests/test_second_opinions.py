@@ -1,0 +1,164 @@
+"""Second opinions on a score: typicality, complexity, the refined bound, and the verdict."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from tests.conftest import LinearGaussian
+from vae.data.images import encode_png
+from vae.elbo.complexity import code_lengths, complexity_excess
+from vae.elbo.refined import refined_bound
+from vae.elbo.scoring import sample_scores
+from vae.elbo.typicality import typicality, upper_p_value
+from vae.elbo.verdict import Opinions, give_verdict
+from vae.model.originals import originals
+from vae.model.vae import observe
+
+REFERENCE = np.array([-3.0, -1.0, -2.0, -2.0])
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high"),
+    [(-9, 1 / 5, 1), (-3, 2 / 5, 1), (-2, 4 / 5, 4 / 5), (-1.5, 4 / 5, 2 / 5), (0, 1, 1 / 5)],
+)
+def test_typicality_by_hand(value: float, low: float, high: float) -> None:
+    found = typicality(REFERENCE, np.array([value]))
+    assert (found.low[0], found.high[0]) == (pytest.approx(low), pytest.approx(high))
+    assert found.two_sided[0] == pytest.approx(min(1, 2 * min(low, high)))
+
+
+def test_two_sided_p_values_of_exchangeable_images_are_super_uniform() -> None:
+    rng, trials, n = np.random.default_rng(1), 4_000, 39
+    scores = rng.standard_normal((trials, n + 1))
+    p = np.array([typicality(row[1:], row[:1]).two_sided[0] for row in scores])
+    for alpha in np.arange(2, n + 1, 2) / (n + 1):
+        share, error = (p <= alpha + 1e-12).mean(), math.sqrt(alpha * (1 - alpha) / trials)
+        assert abs(share - alpha) <= 4 * error + 1e-12
+
+
+def test_the_code_of_an_image_does_not_change_when_it_is_turned() -> None:
+    rng = np.random.default_rng(0)
+    image = (rng.random((1, 1, 12, 12)) < 0.3) * np.linspace(0, 1, 12)
+    turned = [np.rot90(image, k, (2, 3)) for k in range(4)] + [image[..., ::-1]]
+    found = code_lengths(np.concatenate(turned).astype(np.float32))
+    assert np.ptp(found.bits) == 0
+    np.testing.assert_allclose(found.noise, found.noise[0])
+    assert found.noise[0] > 0
+
+
+def test_a_code_is_that_of_the_png_file_without_its_frame() -> None:
+    for shape in ((1, 1, 9, 5), (1, 3, 9, 5)):
+        x = np.full(shape, 0.5, np.float32)
+        shades = np.full(shape[2:] if shape[1] == 1 else (9, 5, 3), 128, np.uint8)
+        # Signature, header, one frame of data and the end: 8 + 25 + 12 + 12 bytes.
+        assert code_lengths(x).bits.max() <= 8 * (len(encode_png(shades)) - 57) + 32
+        assert code_lengths(x).bits.min() >= 8 * (len(encode_png(shades)) - 57) - 32
+
+
+def test_plain_images_have_short_codes_and_noise_has_long_ones(checkpoint) -> None:
+    model = checkpoint("digits-2d")
+    levels = originals(model, np.arange(20))
+    noise = np.random.default_rng(0).integers(0, 17, levels.shape).astype(np.uint8)
+    blank = np.zeros_like(levels)
+    bits = [
+        code_lengths(observe(model.config, one).numpy()).bits for one in (blank, levels, noise)
+    ]
+    assert bits[0].max() < bits[1].min()
+    assert bits[1].mean() < bits[2].min()
+
+
+def test_complexity_catches_the_blank_image_that_scores_too_well(checkpoint) -> None:
+    """On the sprites an empty image beats every real one: the case that the ELBO alone misses."""
+    model = checkpoint("sprites-10d")
+    rows = model.reference.of_split("calibration")[:100]
+    levels, elbo = originals(model, rows), model.reference.elbo[rows]
+    excess = complexity_excess(elbo, code_lengths(observe(model.config, levels).numpy()).bits)
+    blank = np.zeros_like(levels[:1])
+    score = sample_scores(model, blank).terms.elbo.numpy()
+    found = typicality(elbo, score)
+    assert found.low[0] == 1
+    assert found.high[0] == found.two_sided[0] / 2 == 1 / 101
+    bits = code_lengths(observe(model.config, blank).numpy()).bits
+    assert upper_p_value(excess, complexity_excess(score, bits))[0] == 1 / 101
+
+
+def test_excess_by_hand() -> None:
+    assert complexity_excess(np.array([-10 * math.log(2)]), np.array([7.0])) == pytest.approx(3)
+
+
+def test_a_refined_bound_reaches_the_evidence_and_says_when_it_is_done(linear_gaussian) -> None:
+    model: LinearGaussian = linear_gaussian(3, orthogonal=False)
+    levels = np.random.default_rng(0).integers(90, 160, (1, 4, 4)).astype(np.uint8)
+    states = list(refined_bound(model, levels, tolerance=0.02))
+    exact = model.log_evidence(observe(model.config, levels[None]))[0]
+    last = states[-1]
+    assert last.done and last.standard_error <= 0.02
+    assert not any(state.done for state in states[:-1])
+    assert abs(last.value - float(exact)) <= 4 * last.standard_error
+    # What the delta method says of the effective sample size.
+    implied = 1 / (last.standard_error**2 + 1 / last.draws)
+    assert last.effective_samples == pytest.approx(implied, rel=1e-3)
+
+
+def test_a_refined_bound_begins_with_the_draws_of_the_score(checkpoint) -> None:
+    model = checkpoint("digits-10d")
+    levels = originals(model, np.arange(1))
+    bound = sample_scores(model, levels, draws=1, importance_samples=3_000).iwae_bound
+    *_, last = refined_bound(model, levels[0], tolerance=1e-9, most=3_000)
+    assert (last.draws, last.done) == (3_000, False)
+    assert last.value == pytest.approx(float(bound), abs=1e-6)
+
+
+def test_a_refined_bound_leaves_the_thread_as_it_was(linear_gaussian) -> None:
+    model = linear_gaussian(3)
+    states = refined_bound(model, np.full((1, 4, 4), 128, np.uint8), tolerance=1e-9, most=9_000)
+    next(states)
+    assert not torch.is_inference_mode_enabled()
+    states.close()
+    with pytest.raises(ValueError, match="tolerance"):
+        next(refined_bound(model, np.zeros((1, 4, 4), np.uint8), tolerance=0))
+    with pytest.raises(ValueError, match="most"):
+        next(refined_bound(model, np.zeros((1, 4, 4), np.uint8), most=0))
+
+
+@pytest.mark.parametrize(
+    ("opinions", "flagged", "headline", "findings"),
+    [
+        (Opinions(0.5, 0.5), False, "Nothing unusual", ()),
+        (Opinions(0.03, 0.98), False, "Unusual, but it passes", ()),
+        (Opinions(0.002, 1.0), True, "Unlike the images", ()),
+        (Opinions(1.0, 0.002), False, "Suspiciously easy", ()),
+        (Opinions(0.002, 1, evidence=0.4), True, "Unlike", ("the encoder's failure",)),
+        (Opinions(0.002, 1, evidence=0.002), True, "Unlike", ("log p(x) agrees",)),
+        (Opinions(0.5, 0.5, evidence=0.01), False, "Nothing", ("log p(x) disagrees",)),
+        (Opinions(0.002, 1, regret=0.01), True, "Unlike", ("regret flags it",)),
+        (Opinions(0.002, 1, regret=0.3), True, "Unlike", ("regret is ordinary",)),
+        (Opinions(0.5, 0.5, regret=0.01), False, "Nothing", ("the ELBO alone misses",)),
+        (Opinions(0.002, 1, complexity=0.4), True, "Unlike", ("an intricate image",)),
+        (Opinions(0.8, 0.2, complexity=0.002), False, "Nothing", ("a plain image",)),
+        (Opinions(0.5, 0.5, 0.5, 0.5, 0.5), False, "Nothing", ("No second opinion",)),
+        (Opinions(0.002, 1, complexity=0.002), True, "Unlike", ("Every second opinion",)),
+        (Opinions(0.002, 1, best_passes=True), True, "Unlike", ("would pass",)),
+        (Opinions(0.002, 1, best_passes=False), True, "Unlike", ("would not pass",)),
+    ],
+)
+def test_a_verdict_says_which_opinions_differ_and_what_that_means(
+    opinions: Opinions, flagged: bool, headline: str, findings: tuple[str, ...]
+) -> None:
+    found = give_verdict(opinions, 0.01)
+    assert found.flagged == flagged
+    assert found.headline.startswith(headline)
+    assert len(found.findings) == len(findings)
+    for sentence, part in zip(found.findings, findings, strict=True):
+        assert part in sentence
+
+
+def test_the_rate_decides() -> None:
+    opinions = Opinions(0.02, 0.99, evidence=0.5)
+    assert not give_verdict(opinions, 0.01).flagged
+    assert give_verdict(opinions, 0.02).flagged
+    assert "2.0\u00a0%" in give_verdict(opinions, 0.02).reason
