@@ -55,7 +55,8 @@ with heading.container():
             "Score images",
             f"{intro if example else ''}{escape(row.name)} scores an ELBO of "
             f"<b>{nats(row.elbo, 2)}</b>{error} nats, higher than "
-            f"<b>{row.percentile:.1f}\u00a0%</b> of images kept aside to compare.",
+            f"<b>{row.percentile:.1f}\u00a0%</b> of images kept aside to compare. "
+            f"{score_meaning.in_short(row, alarms)}",
         )
 if row.error is not None:
     st.error(f"{row.error} ({row.error_code})")
@@ -80,7 +81,8 @@ with right:
 st.subheader("What it means", anchor=False)
 heard = score_meaning.hear(model, prepared, settings)
 score_meaning.show_verdict(row, len(calibration.elbo), heard, alarms, parts.mu.size <= 2)
-score_detail.show_refined(model, prepared.levels, settings)
+if row.log_evidence is None:
+    score_detail.show_refined(model, prepared.levels, settings)
 move = score_detail.show_move(model, parts, alarms, settings)
 score_detail.show_receipt(parts)
 

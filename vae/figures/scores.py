@@ -47,9 +47,12 @@ def calibration_histogram(
             layer="below",
         )  # fmt: skip
         figure.add_vline(x=threshold, line={"color": palette.PRIOR, "width": 2, "dash": "dash"})
+        # On the side where there is room for the words.
+        right = threshold < low + 0.35 * (high - low)
         figure.add_annotation(
             x=threshold, y=1, yref="paper", text=f"flagged below {nats(threshold)}",
-            showarrow=False, xanchor="right", yanchor="top", xshift=-6, font={"size": 12},
+            showarrow=False, xanchor="left" if right else "right", yanchor="top",
+            xshift=6 if right else -6, font={"size": 12},
         )  # fmt: skip
     figure.add_scatter(
         x=elbos, y=np.zeros(len(elbos)), mode="markers", name="scored",
@@ -87,7 +90,7 @@ def difference_map(sent: np.ndarray, decoded: np.ndarray, height: int = 300) -> 
         colorscale="PuOr", zmin=-1, zmax=1,
         colorbar={
             "orientation": "h", "thickness": 10, "y": -0.04, "yanchor": "top", "outlinewidth": 0,
-            "tickvals": [-1, 0, 1], "ticktext": ["less than decoded", "equal", "more"],
+            "tickvals": [-1, 0, 1], "ticktext": ["less", "equal", "more"],
         },
         hovertemplate="row %{y}, column %{x}: %{z:+.2f} of full tone<extra></extra>",
     )  # fmt: skip

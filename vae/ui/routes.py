@@ -34,7 +34,6 @@ from vae.elbo.files import score_bytes
 from vae.elbo.rows import ScoreRow, to_json
 from vae.elbo.scoring import DRAWS
 from vae.model.checkpoint import CheckpointError
-from vae.ui import access
 from vae.ui.uploads import MOST_BYTES, MOST_FILES, display_name
 
 __all__ = ["MOST_AT_WORK", "routes"]
@@ -221,6 +220,10 @@ class _Interface:
 
 def _rows(options: _Options, files: list[tuple[str, bytes]], deadline: float) -> list[ScoreRow]:
     """Scores files; runs in a thread of its own."""
+    # Imported here: cached functions choose their store when they are made, and app.py imports
+    # this file before there is a server.
+    from vae.ui import access
+
     try:
         model = access.checkpoint(options.model)
         calibration_of(model, options.calibration)
@@ -254,6 +257,8 @@ async def _models(request: Request) -> Response:
 
 def _model_list() -> list[dict[str, Any]]:
     """What a client needs to know of each model; from the manifests, so that none is opened."""
+    from vae.ui import access
+
     found = []
     for name, entry in access.entries().items():
         if entry.damage:

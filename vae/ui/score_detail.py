@@ -155,7 +155,7 @@ def show_move(
     else:
         sentence = (
             f"**A move of {move.distance:.2f}** prior standard deviations from the mean of q "
-            f"leads to the nearest decoded image that passes, along {move.directions} straight lines."
+            f"leads to the nearest decoded image that passes on {move.directions} straight lines."
         )
     st.markdown(
         f"{sentence} It is an image of the model's own, smoother than real ones, and no repair of "

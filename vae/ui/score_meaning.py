@@ -20,7 +20,7 @@ from vae.model.checkpoint import Checkpoint
 from vae.ui import second_opinions
 from vae.ui.second_opinions import Complexity, Opinion, Regret
 
-__all__ = ["Heard", "choose_rate", "hear", "show_verdict"]
+__all__ = ["Heard", "choose_rate", "hear", "in_short", "opinions_of", "show_verdict"]
 
 _USUAL = 1.0
 
@@ -74,6 +74,14 @@ def choose_rate(calibration: Calibration) -> FalseAlarms:
         sentence = f"So few images support no rate of {percent:.1f} %. {sentence}"
     st.markdown(sentence)
     return alarms
+
+
+def in_short(row: ScoreRow, alarms: FalseAlarms) -> str:
+    """Whether an image is flagged, as a sentence of HTML."""
+    rate = f"{100 * alarms.rate:.1f}\u00a0% false alarms"
+    if row.p_value <= alarms.rate:
+        return f"It is <b>flagged</b> at {rate}: unlike the images this model knows."
+    return f"It <b>passes</b> at {rate}."
 
 
 def hear(model: Checkpoint, prepared: Prepared, settings: ScoreSettings) -> Heard:

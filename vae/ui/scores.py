@@ -183,6 +183,7 @@ def score_table(scored: Sequence[ScoredImage], model: Checkpoint, rate: float) -
         selection_mode="single-row",
         selection_default={"selection": {"rows": [0], "columns": [], "cells": []}},
         key="scores",
+        placeholder="",
         alt=f"Scores of {len(scored)} files",
     )
     rows = state.selection.rows
