@@ -13,10 +13,11 @@ from vae.ui.batches import scored_with_progress
 from vae.ui.sources import choose_images
 
 model, sample = access.current()
-heading = st.empty()
+# A container, not an empty place: while a rerun computes, the old words stay and nothing jumps.
+heading = st.container()
 files, example, empty = choose_images(model, sample)
 if not files:
-    with heading.container():
+    with heading:
         widgets.opening("Score images", empty)
     st.stop()
 
@@ -45,7 +46,7 @@ with table_place:
         chosen = order[scores.score_table([scored[i] for i in order], model, alarms.rate)]
 row, prepared = scored[chosen]
 
-with heading.container():
+with heading:
     if row.error is not None:
         widgets.opening("Score images", f"{escape(row.name)} was not scored.")
     else:

@@ -15,8 +15,9 @@ __all__ = ["drawn_png", "drawing_pad"]
 
 _WEB = Path(__file__).parents[1] / "figures" / "web"
 _HEAD = "data:image/png;base64,"
-# A pen as thick as the strokes of the data sets of digits, as a share of the width.
-_PEN = 0.09
+# The pen as a share of the width: as thick as the strokes of digits, and never so thin that it
+# would fade when the drawing shrinks to the model's pixels.
+_PEN, _PIXELS = 0.1, 1.3
 
 
 def _source(name: str) -> str:
@@ -42,7 +43,7 @@ def drawing_pad(image: ImageSpec, key: str) -> bytes | None:
     data = {
         "paper": shades[0],
         "ink": shades[1],
-        "pen": _PEN,
+        "pen": max(_PEN, _PIXELS / image.width),
         "colours": image.channels == 3,
         "width": image.width,
         "height": image.height,
