@@ -51,13 +51,13 @@ with heading:
         widgets.opening("Score images", f"{escape(row.name)} was not scored.")
     else:
         intro = "No file yet, so here is the chosen sample as if it had been sent. "
-        error = f" ± {row.elbo_se:.2f}" if row.elbo_se else ""
+        error = f" ± {nats(row.elbo_se, 2)}" if row.elbo_se else ""
         widgets.opening(
             "Score images",
             f"{intro if example else ''}{escape(row.name)} scores an ELBO of "
             f"<b>{nats(row.elbo, 2)}</b>{error} nats, higher than "
             f"<b>{row.percentile:.1f}\u00a0%</b> of images kept aside to compare. "
-            f"{score_meaning.in_short(row, alarms)}",
+            f"{score_meaning.in_short(row, alarms, len(calibration.elbo))}",
         )
 if row.error is not None:
     st.error(f"{row.error} ({row.error_code})")
@@ -81,10 +81,11 @@ with right:
 
 st.subheader("What it means", anchor=False)
 heard = score_meaning.hear(model, prepared, settings)
-score_meaning.show_verdict(row, len(calibration.elbo), heard, alarms, parts.mu.size <= 2)
-if row.log_evidence is None:
+n, exact = len(calibration.elbo), parts.mu.size <= 2
+verdict = score_meaning.show_verdict(row, n, heard, alarms, exact)
+if not exact:
     score_detail.show_refined(model, prepared.levels, settings)
-move = score_detail.show_move(model, parts, alarms, settings)
+move = score_detail.show_move(model, parts, alarms, settings) if verdict.flagged else None
 score_detail.show_receipt(parts)
 
 st.subheader("Where its code lies", anchor=False)

@@ -13,6 +13,8 @@ __all__ = ["calibration_histogram", "code_place", "difference_map"]
 _TURN = np.linspace(0, 2 * np.pi, 49)
 # Above this many points a chart would need WebGL; the picture is the same with fewer.
 _MOST_POINTS = 1_500
+# How many widths of the histogram a score may lie below it before it is shown at the edge.
+_FAR = 2.0
 
 
 def calibration_histogram(
@@ -36,10 +38,11 @@ def calibration_histogram(
         x=calibration, nbinsx=40, marker={"color": palette.ELBO}, opacity=0.75,
         hovertemplate="ELBO %{x} nats: %{y} calibration images<extra></extra>",
     )  # fmt: skip
-    low, high = (
-        float(min(calibration.min(), elbos.min())),
-        float(max(calibration.max(), elbos.max())),
-    )
+    # A score far away would squeeze the histogram to a line: it is shown at the edge instead.
+    far = float(calibration.min() - _FAR * np.ptp(calibration))
+    places = np.maximum(elbos, far)
+    low = float(min(calibration.min(), places.min()))
+    high = float(max(calibration.max(), places.max()))
     room = 0.04 * (high - low) + 1e-6
     if threshold is not None:
         figure.add_vrect(
@@ -55,16 +58,21 @@ def calibration_histogram(
             xshift=6 if right else -6, font={"size": 12},
         )  # fmt: skip
     figure.add_scatter(
-        x=elbos, y=np.zeros(len(elbos)), mode="markers", name="scored",
-        marker={"symbol": "triangle-up", "size": 11, "color": palette.KL},
-        hovertemplate="a scored image: %{x:.2f} nats<extra></extra>", cliponaxis=False,
+        x=places, y=np.zeros(len(elbos)), mode="markers", name="scored", customdata=elbos,
+        marker={
+            "symbol": np.where(elbos < far, "triangle-left", "triangle-up"),
+            "size": 11, "color": palette.KL,
+        },
+        hovertemplate="a scored image: %{customdata:,.2f} nats<extra></extra>", cliponaxis=False,
     )  # fmt: skip
     if highlighted is not None:
-        figure.add_vline(x=elbos[highlighted], line={"color": palette.KL, "width": 2})
-        side = "left" if elbos[highlighted] < (low + high) / 2 else "right"
+        place, value = places[highlighted], nats(elbos[highlighted])
+        figure.add_vline(x=place, line={"color": palette.KL, "width": 2})
+        beyond = elbos[highlighted] < far
         figure.add_annotation(
-            x=elbos[highlighted], y=1, yref="paper", text=f"this image {nats(elbos[highlighted])}",
-            showarrow=False, yanchor="bottom", xanchor=side, font={"size": 12},
+            x=place, y=1, yref="paper", showarrow=False, yanchor="bottom", font={"size": 12},
+            text=f"← this image, far outside: {value}" if beyond else f"this image {value}",
+            xanchor="left" if place < (low + high) / 2 else "right",
         )  # fmt: skip
         figure.update_layout(margin={"t": 28})
     figure.update_xaxes(range=[low - room, high + room])

@@ -109,10 +109,10 @@ def show_refined(model: Checkpoint, levels: np.ndarray, settings: ScoreSettings)
             f"{found.draws:,} draws, effective sample size {found.effective_samples:,.0f}."
         )
         if not found.done:
-            most = "the limit" if found.draws >= MOST_DRAWS else "it was stopped"
+            why = "the limit came first" if found.draws >= MOST_DRAWS else "it was stopped"
             st.caption(
-                f"Not yet to ± {TOLERANCE} nat: {most} came first. Where few draws carry the "
-                "weight, q misses part of the posterior, and the stated error is too small."
+                f"Not yet to ± {TOLERANCE} nat: {why}. Where few draws carry the weight, q misses "
+                "part of the posterior, and the stated error is too small."
             )
 
 

@@ -76,12 +76,19 @@ def choose_rate(calibration: Calibration) -> FalseAlarms:
     return alarms
 
 
-def in_short(row: ScoreRow, alarms: FalseAlarms) -> str:
+def in_short(row: ScoreRow, alarms: FalseAlarms, n: int) -> str:
     """Whether an image is flagged, as a sentence of HTML."""
     rate = f"{100 * alarms.rate:.1f}\u00a0% false alarms"
     if row.p_value <= alarms.rate:
         return f"It is <b>flagged</b> at {rate}: unlike the images this model knows."
+    if 2 * _high(row, n) <= alarms.rate:
+        return f"It <b>passes</b> at {rate}, but is suspiciously easy."
     return f"It <b>passes</b> at {rate}."
+
+
+def _high(row: ScoreRow, n: int) -> float:
+    """The p-value of an ELBO as high or higher, from the count behind the percentile."""
+    return (1 + n - round(row.percentile * n / 100)) / (n + 1)
 
 
 def hear(model: Checkpoint, prepared: Prepared, settings: ScoreSettings) -> Heard:
@@ -138,10 +145,9 @@ def opinions_of(row: ScoreRow, n: int, heard: Heard, alarms: FalseAlarms) -> Opi
         alarms: The threshold.
     """
     complexity = heard.complexity.excess if heard.complexity else None
-    below = round(row.percentile * n / 100)
     return Opinions(
         elbo=row.p_value,
-        elbo_high=(1 + n - below) / (n + 1),
+        elbo_high=_high(row, n),
         evidence=heard.evidence.p_value if heard.evidence else None,
         regret=heard.regret_place.p_value if heard.regret_place else None,
         complexity=complexity.p_value if complexity else None,
@@ -153,10 +159,13 @@ def show_verdict(row: ScoreRow, n: int, heard: Heard, alarms: FalseAlarms, exact
     """The verdict in plain words, and the opinions behind it in a table."""
     opinions = opinions_of(row, n, heard, alarms)
     verdict = give_verdict(opinions, alarms.rate)
-    box = st.error if verdict.flagged else st.info
-    icon = ":material/flag:" if verdict.flagged else ":material/check:"
+    box, icon = st.info, "check"
+    if verdict.flagged:
+        box, icon = st.error, "flag"
+    elif verdict.doubtful:
+        box, icon = st.warning, "help"
     lines = [f"**{verdict.headline}.** {verdict.reason}", *verdict.findings]
-    box("\n\n".join(lines), icon=icon)
+    box("\n\n".join(lines), icon=f":material/{icon}:")
     st.caption(CAVEAT)
     two_sided = min(1.0, 2 * min(opinions.elbo, opinions.elbo_high))
     table = [
