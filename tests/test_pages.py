@@ -282,7 +282,7 @@ def noise_png():
 
 def markdown_of(app):
     parts = [one.value for one in app.markdown] + [one.value for one in app.error]
-    return " ".join(parts).replace("\N{MINUS SIGN}", "-")
+    return " ".join(parts).replace("\N{MINUS SIGN}", "-").replace("\u00a0", " ")
 
 
 def test_the_false_alarm_slider_sets_the_threshold_and_states_its_interval():

@@ -72,7 +72,8 @@ def choose_rate(calibration: Calibration) -> FalseAlarms:
     )
     if percent < smallest - 1e-9:
         sentence = f"So few images support no rate of {percent:.1f} %. {sentence}"
-    st.markdown(sentence)
+    # A per cent sign never stands alone on a line.
+    st.markdown(sentence.replace(" %", "\u00a0%"))
     return alarms
 
 
