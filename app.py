@@ -9,5 +9,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import streamlit as st  # noqa: E402
 
 from vae.ui.errors import report  # noqa: E402
+from vae.ui.routes import routes  # noqa: E402
 
-app = st.App(Path(__file__).parent / "vae" / "ui" / "frame.py", on_script_error=report)
+frame = Path(__file__).parent / "vae" / "ui" / "frame.py"
+app = st.App(frame, routes=routes(), on_script_error=report)

@@ -166,6 +166,109 @@ def test_refused_files_stand_beside_scored_ones(server, page, tmp_path):
     assert page.get_by_text("Traceback").count() == 0
 
 
+def stroke(page, *places):
+    """Draws through places of the pad, as shares of its width and height."""
+    canvas = page.get_by_label("Drawing pad")
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    points = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in places]
+    page.mouse.move(*points[0])
+    page.mouse.down()
+    for point in points[1:]:
+        page.mouse.move(*point, steps=6)
+    page.mouse.up()
+
+
+def test_a_drawing_is_scored_and_can_be_taken_back(server, page):
+    page.goto(f"{server}/score_images?source=Draw")
+    page.get_by_text("Draw something").wait_for()
+    undo = page.get_by_role("button", name="Undo", exact=True)
+    assert undo.is_disabled()
+    stroke(page, (0.25, 0.2), (0.75, 0.2), (0.45, 0.85))
+    page.get_by_text("drawing.png scores an ELBO of").wait_for()
+    settle(page)
+    one_stroke = lead(page).inner_text()
+    assert page.get_by_text("Cropped to the content").count() == 1
+
+    stroke(page, (0.3, 0.55), (0.7, 0.55))
+    page.wait_for_function(
+        "old => (document.querySelector('.elb-lead')?.innerText ?? old) !== old", arg=one_stroke
+    )
+    settle(page)
+    undo.click()
+    page.wait_for_function(
+        "old => document.querySelector('.elb-lead')?.innerText === old", arg=one_stroke
+    )
+    page.get_by_role("button", name="Clear", exact=True).click()
+    page.get_by_text("Draw something").wait_for()
+
+
+def test_the_keyboard_alone_draws(server, page):
+    page.goto(f"{server}/score_images?source=Draw")
+    page.get_by_text("Draw something").wait_for()
+    settle(page)
+    page.get_by_label("Drawing pad").focus()
+    page.keyboard.press("Space")
+    for _ in range(12):
+        page.keyboard.press("ArrowUp")
+    page.keyboard.press("Space")
+    page.get_by_text("drawing.png scores an ELBO of").wait_for()
+    page.keyboard.press("Backspace")
+    page.get_by_text("Draw something").wait_for()
+
+
+def test_a_folder_and_its_scores_over_http(server, page, tmp_path):
+    """The screen's table downloaded as JSON equals the rows of the call that it shows."""
+    import numpy as np
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for n in range(10):
+        pixels = np.pad(rng.integers(0, 256, (6, 4)), ((1, 1), (2, 2))).astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{n}.png")
+    (tmp_path / "notes.txt").write_text("no image")
+    page.goto(f"{server}/score_images?source=Folder")
+    page.get_by_text("Choose a folder").first.wait_for()
+    settle(page)
+    page.locator("input[type=file]").set_input_files(tmp_path)
+    page.get_by_text("Most surprising first").wait_for()
+    settle(page)
+    with page.expect_download() as download:
+        page.get_by_text("Download JSON").click()
+    download.value.save_as(tmp_path / "scores.json")
+    rows = {row["name"]: row for row in json.loads((tmp_path / "scores.json").read_text())}
+    assert sorted(rows) == [f"{n}.png" for n in range(10)]
+
+    page.get_by_text("The same on the command line and over HTTP").click()
+    call = page.locator("code", has_text="curl").inner_text()
+    address = re.search(r"'(http.+)'", call).group(1)
+    assert address.startswith(server)
+    body = b"".join(
+        b'--b\r\nContent-Disposition: form-data; name="file"; filename="%d.png"\r\n\r\n%b\r\n'
+        % (n, (tmp_path / f"{n}.png").read_bytes())
+        for n in range(10)
+    )
+    request = urllib.request.Request(
+        address, body + b"--b--\r\n", {"Content-Type": "multipart/form-data; boundary=b"}
+    )
+    with urllib.request.urlopen(request, timeout=60) as response:
+        assert {row["name"]: row for row in json.loads(response.read())} == rows
+
+
+def test_touch_draws(server, chromium):
+    context = chromium.new_context(
+        viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True
+    )
+    page = context.new_page()
+    page.set_default_timeout(30_000)
+    page.goto(f"{server}/score_images?source=Draw")
+    page.get_by_text("Draw something").wait_for()
+    settle(page)
+    page.get_by_label("Drawing pad").tap()
+    page.get_by_text("drawing.png scores an ELBO of").wait_for()
+    context.close()
+
+
 @pytest.mark.parametrize("screen", [path.stem for path in sorted((ROOT / "pages").glob("*.py"))])
 def test_no_screen_overflows_a_phone(server, chromium, screen):
     context = chromium.new_context(viewport={"width": 390, "height": 844})

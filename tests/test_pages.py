@@ -267,6 +267,154 @@ def test_a_bad_file_is_refused_beside_a_good_one(name, data, code):
     assert table["ELBO, nats"].iloc[0] == pytest.approx(raw("digits-2d")[1]["elbo"][7], abs=1e-4)
 
 
+def scored_screen(*files, **state):
+    app = frame(**state).switch_page(str(page_named("score_images"))).run()
+    app.file_uploader(key="upload").set_value(
+        [(name, data, "image/png") for name, data in files]
+    ).run()
+    assert not app.exception
+    return app
+
+
+def noise_png():
+    return png(np.random.default_rng(0).integers(0, 17, (8, 8)), 16)
+
+
+def markdown_of(app):
+    parts = [one.value for one in app.markdown] + [one.value for one in app.error]
+    return " ".join(parts).replace("\N{MINUS SIGN}", "-").replace("\u00a0", " ")
+
+
+def test_the_false_alarm_slider_sets_the_threshold_and_states_its_interval():
+    """Against SciPy's beta distribution and the raw scores, at two rates."""
+    from scipy.stats import beta
+
+    _, reference = raw("digits-2d")
+    elbo = np.sort(reference["elbo"][reference["split"] == 1])
+    row = int(np.flatnonzero(np.isclose(reference["elbo"], elbo[9]))[0])
+    app = scored_screen(("ten.png", png(reference["levels"][row, 0], 16)))
+    for percent, verdict in ((1.0, "passes"), (3.0, "flagged")):
+        app.slider(key="alarms").set_value(percent).run()
+        rank = round(percent / 100 * 500)
+        low, high = 100 * beta.ppf([0.025, 0.975], rank, 500 - rank)
+        text = markdown_of(app)
+        assert f"{percent:.1f} % of normal images: between {low:.1f} and {high:.1f} %" in text
+        assert f"**{elbo[rank - 1]:.2f} nats**, number {rank} from below of 499" in text
+        assert "smallest rate that 499 images support is 0.2 %" in text
+        assert f"<b>{verdict}</b>" in text_of(app)
+
+
+def test_a_rate_that_so_few_images_cannot_support_is_named():
+    app = screen(page_named("score_images"))
+    app.slider(key="alarms").set_value(0.1).run()
+    text = markdown_of(app)
+    assert "support no rate of 0.1 %" in text
+    assert "number 1 from below" in text
+
+
+@pytest.mark.parametrize("asked", ["1e400", "NaN", "-1", "999999999", "x" * 1_000])
+def test_a_rate_in_a_link_that_is_none_is_named(asked):
+    app = AppTest.from_file(str(ROOT / "vae" / "ui" / "frame.py"), default_timeout=60)
+    app.query_params["alarms"] = asked
+    app.run().switch_page(str(page_named("score_images"))).run()
+    assert not app.exception
+    assert app.slider(key="alarms").value == 1.0
+    assert any("rate" in one.value and len(one.value) < 200 for one in app.warning)
+
+
+def test_noise_is_flagged_and_every_opinion_agrees():
+    app = scored_screen(("noise.png", noise_png()))
+    assert "<b>flagged</b>" in text_of(app)
+    assert "Unlike the images this model knows" in app.error[0].value
+    assert "log p(x) agrees" in app.error[0].value
+    assert text_of(app).count("0.002, strange") >= 3
+
+
+def test_what_would_make_it_pass_passes():
+    app = scored_screen(("noise.png", noise_png()))
+    app.toggle(key="pass").set_value(True).run()
+    assert not app.exception
+    _, reference = raw("digits-2d")
+    threshold = np.sort(reference["elbo"][reference["split"] == 1])[4]
+    shown = re.search(r"Passes: ELBO (-[\d.]+) nats", text_of(app))
+    assert float(shown[1]) > threshold
+    assert "no repair of the one you sent" in markdown_of(app)
+
+
+def test_the_bound_is_refined_on_request():
+    _, reference = raw("digits-10d")
+    sent = ("one.png", png(reference["levels"][4, 0], 16))
+    app = scored_screen(sent, model="digits-10d")
+    app.button(key="refine").click().run()
+    assert not app.exception
+    found = re.search(r"\*\*(-[\d.]+) ± ([\d.]+) nats\*\* from ([\d,]+) draws", markdown_of(app))
+    value, error, draws = float(found[1]), float(found[2]), int(found[3].replace(",", ""))
+    assert error <= 0.1 or draws == 200_000
+    assert value > reference["elbo"][4]
+    assert abs(value - reference["iwae_bound"][4]) < 3
+
+
+def test_the_same_bytes_under_two_names_are_two_rows_with_one_score():
+    levels = raw("digits-2d")[1]["levels"]
+    files = [(f"{n}.png", png(levels[n % 10, 0], 16)) for n in range(20)]
+    table = scored_screen(*files).dataframe[0].value
+    assert sorted(table["name"]) == sorted(name for name, _ in files)
+    assert list(table["ELBO, nats"]) == sorted(table["ELBO, nats"])
+    score = dict(zip(table["name"], table["ELBO, nats"], strict=True))
+    for n in range(10):
+        assert score[f"{n}.png"] == score[f"{n + 10}.png"]
+        expected = raw("digits-2d")[1]["elbo"][n]
+        assert score[f"{n}.png"] == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_calls_to_copy_give_the_same_rows(capsys, tmp_path, monkeypatch):
+    """The command shown is run as it stands, but for the path."""
+    import shlex
+
+    from vae.cli.main import main
+
+    (tmp_path / "noise.png").write_bytes(noise_png())
+    app = scored_screen(("noise.png", noise_png()), model="digits-10d")
+    app.number_input(key="score_seed").set_value(3)
+    app.number_input(key="draws").set_value(16)
+    app.selectbox(key="k").set_value(100)
+    app.selectbox(key="invert").set_value("yes").run()
+    command, curl = (one.value for one in app.code)
+    words = shlex.split(command.replace("PATH", str(tmp_path / "noise.png")))
+    monkeypatch.chdir(ROOT)
+    assert main(words[3:]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert shows(text_of(app), row["elbo"])
+    assert "-F file=@noise.png" in curl
+    for word in ("model=digits-10d", "seed=3", "draws=16", "importance_samples=100", "invert=yes"):
+        assert word in curl
+
+
+def test_a_named_calibration_set_can_be_chosen(monkeypatch, tmp_path):
+    import shutil
+
+    from vae.data.images import Adaptation
+    from vae.elbo.calibration_sets import write_calibration
+    from vae.model.checkpoint import load
+    from vae.ui import access
+
+    shutil.copytree(ROOT / "checkpoints" / "digits-2d", tmp_path / "digits-2d")
+    model = load(tmp_path / "digits-2d")
+    write_calibration(
+        model, "strict", np.linspace(-40, -30, 99), draws=0, seed=0, adaptation=Adaptation()
+    )
+    monkeypatch.setenv("ELBOSCOPE_CHECKPOINTS", str(tmp_path))
+    access.entries.clear()
+    app = scored_screen(("seven.png", png(raw("digits-2d")[1]["levels"][31, 0], 16)))
+    assert "passes</b>" in text_of(app)
+    app.selectbox(key="calibration-digits-2d").set_value("strict").run()
+    access.entries.clear()
+    assert not app.exception
+    assert "<b>flagged</b>" in text_of(app)
+    assert "smallest rate that 99 images support is 1.0 %" in markdown_of(app)
+    assert "chosen set holds scores only" in text_of(app)
+
+
 def test_only_refused_files_say_so():
     app = frame().switch_page(str(page_named("score_images"))).run()
     app.file_uploader(key="upload").set_value(("x.png", b"junk", "image/png")).run()

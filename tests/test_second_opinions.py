@@ -151,6 +151,8 @@ def test_a_verdict_says_which_opinions_differ_and_what_that_means(
 ) -> None:
     found = give_verdict(opinions, 0.01)
     assert found.flagged == flagged
+    strange = any(p is not None and p <= 0.01 for p in opinions[:5])
+    assert found.doubtful == (strange and not flagged)
     assert found.headline.startswith(headline)
     assert len(found.findings) == len(findings)
     for sentence, part in zip(found.findings, findings, strict=True):

@@ -21,6 +21,7 @@ import numpy as np
 from vae.data.images import Adaptation
 from vae.elbo.calibration import Calibration
 from vae.model.checkpoint import Checkpoint, CheckpointError
+from vae.model.registry import Entry
 
 __all__ = [
     "FEWEST",
@@ -74,7 +75,7 @@ class CalibrationSet:
         return Calibration(self.elbo, self.draws)
 
 
-def calibrations(checkpoint: Checkpoint) -> tuple[str, ...]:
+def calibrations(checkpoint: Checkpoint | Entry) -> tuple[str, ...]:
     """The names of the sets that lie beside a checkpoint, sorted; its own needs no name."""
     try:
         names = os.listdir(checkpoint.path / _FOLDER)

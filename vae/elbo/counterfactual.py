@@ -28,8 +28,9 @@ from vae.model.vae import LatentModel
 
 __all__ = ["AcceptedMove", "nearest_accepted"]
 
-_STEP = {1: 0.25, 2: 0.25}
-_LONG_STEP = 0.5
+_STEP = 0.25
+# Where an ELBO takes many draws, shells grow by half each, and more halvings make up for it.
+_FIRST_SHELL, _GROWTH = 0.5, 1.5
 _HALVINGS = 6
 _ANGLES = 24
 
@@ -87,17 +88,18 @@ def nearest_accepted(
     )
     if here.passes:
         return here
-    step = _STEP.get(len(start), _LONG_STEP)
-    for shell in range(1, math.ceil(reach / step) + 1):
-        _, elbos = _score(model, start + shell * step * lines, draws, seed)
+    inner = 0.0
+    for outer in _shells(len(start), reach):
+        _, elbos = _score(model, start + outer * lines, draws, seed)
         passing = elbos > threshold
         if passing.any():
-            # On these lines the point one step nearer still fails.
-            low = torch.full((int(passing.sum()),), (shell - 1) * step, dtype=torch.float64)
             break
+        inner = outer
     else:
         return here
-    lines, high = lines[passing], low + step
+    # On these lines the shell before still fails.
+    lines = lines[passing]
+    low, high = (torch.full((len(lines),), r, dtype=torch.float64) for r in (inner, outer))
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
         _, elbos = _score(model, start + middle[:, None] * lines, draws, seed)
@@ -109,6 +111,14 @@ def nearest_accepted(
     return AcceptedMove(
         True, float(high[nearest]), z.numpy(), image[0], float(elbo[0]), here.directions
     )
+
+
+def _shells(dims: int, reach: float) -> list[float]:
+    """The radii to look at, up to the first beyond ``reach``."""
+    radii = [_STEP if dims <= 2 else _FIRST_SHELL]
+    while radii[-1] < reach:
+        radii.append(radii[-1] + _STEP if dims <= 2 else _GROWTH * radii[-1])
+    return radii
 
 
 def _directions(start: Tensor, targets: Tensor) -> tuple[Tensor, float]:

@@ -86,9 +86,9 @@ def refined_bound(
         count = min(block, most - weights.shape[1])
         # Grad mode belongs to the thread, so no block of it may stay open across a yield.
         with torch.inference_mode():
-            e = torch.from_numpy(generator.standard_normal((count, mu.shape[1])))
-            z = mu[:, None] + sigma[:, None] * e
-            weights = torch.cat((weights, weigh_draws(model, x, mu, sigma, z)), 1)
+            e = torch.from_numpy(generator.standard_normal((1, count, mu.shape[1])))
+            _, fresh = weigh_draws(model, x, mu, sigma, e)
+            weights = torch.cat((weights, fresh), 1)
             bound = importance_bound(weights)
         draws = weights.shape[1]
         error = float(bound.standard_error)

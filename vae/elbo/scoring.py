@@ -407,15 +407,18 @@ def importance_log_weights(
     """
     shape = (k, model.config.latent_dim)
     e = torch.from_numpy(image_normals(levels, seed, "importance", shape))
+    return weigh_draws(model, x, mu, sigma, e)
+
+
+def weigh_draws(
+    model: LatentModel, x: Tensor, mu: Tensor, sigma: Tensor, e: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The draws z (B, k, D) that standard normals e of that shape make, and their log-weights."""
     z = mu[:, None] + sigma[:, None] * e
-    return z, weigh_draws(model, x, mu, sigma, z)
-
-
-def weigh_draws(model: LatentModel, x: Tensor, mu: Tensor, sigma: Tensor, z: Tensor) -> Tensor:
-    r"""The log importance weights (B, k) of draws z ~ q, (B, k, D), in nats."""
     log_prior = log_density(torch.zeros(1), torch.ones(1), z)
-    log_posterior = log_density(mu[:, None], sigma[:, None], z)
-    return node_log_likelihoods(model, x, z) + log_prior - log_posterior
+    # log N(z; mu, sigma^2) at z = mu + sigma e.
+    log_posterior = log_density(torch.zeros(1), torch.ones(1), e) - sigma.log().sum(-1)[:, None]
+    return z, node_log_likelihoods(model, x, z) + log_prior - log_posterior
 
 
 def _parts(count: int, codes: int, dims: int) -> Iterator[slice]:

@@ -49,6 +49,7 @@ class Verdict(NamedTuple):
 
     Attributes:
         flagged: Whether the ELBO lies at or below the threshold.
+        doubtful: Whether it passes, but another opinion finds it strange.
         headline: A few words.
         reason: One sentence about the score itself.
         findings: A sentence for each second opinion that adds to it; never empty once a second
@@ -56,6 +57,7 @@ class Verdict(NamedTuple):
     """
 
     flagged: bool
+    doubtful: bool
     headline: str
     reason: str
     findings: tuple[str, ...]
@@ -95,7 +97,9 @@ def give_verdict(opinions: Opinions, rate: float) -> Verdict:
         agreement = "flags it too" if flagged else "finds it unusual either"
         start = "Every" if flagged else "No"
         findings = (f"{start} second opinion {agreement}.",)
-    return Verdict(flagged, headline, reason, findings)
+    strange = [one is not None and one <= rate for one in opinions[2:5]]
+    doubtful = not flagged and (too_high or any(strange))
+    return Verdict(flagged, doubtful, headline, reason, findings)
 
 
 def _encoder(opinions: Opinions, flagged: bool, rate: float) -> list[str]:

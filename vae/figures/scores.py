@@ -1,4 +1,4 @@
-"""A score among the calibration set's."""
+"""A score among the calibration set's, and a code among the reference set's."""
 
 from __future__ import annotations
 
@@ -6,13 +6,23 @@ import numpy as np
 import plotly.graph_objects as go
 
 from vae.figures import palette
-from vae.figures.frame import nats, new_figure
+from vae.figures.frame import nats, new_figure, ring_selected
 
-__all__ = ["calibration_histogram"]
+__all__ = ["calibration_histogram", "code_place", "difference_map"]
+
+_TURN = np.linspace(0, 2 * np.pi, 49)
+# Above this many points a chart would need WebGL; the picture is the same with fewer.
+_MOST_POINTS = 1_500
+# How many widths of the histogram a score may lie below it before it is shown at the edge.
+_FAR = 2.0
 
 
 def calibration_histogram(
-    calibration: np.ndarray, elbos: np.ndarray, highlighted: int | None, height: int = 280
+    calibration: np.ndarray,
+    elbos: np.ndarray,
+    highlighted: int | None,
+    threshold: float | None = None,
+    height: int = 280,
 ) -> go.Figure:
     """Draws where scores fall among those of held-out images.
 
@@ -20,6 +30,7 @@ def calibration_histogram(
         calibration: The calibration set's ELBOs in nats, with shape :math:`(n,)`.
         elbos: The scored images' ELBOs in nats, with shape :math:`(B,)`.
         highlighted: Which of them is under discussion, if any.
+        threshold: The ELBO in nats at or below which images are flagged, if any.
         height: In pixels.
     """
     figure = new_figure(height, "ELBO, nats", "calibration images")
@@ -27,16 +38,118 @@ def calibration_histogram(
         x=calibration, nbinsx=40, marker={"color": palette.ELBO}, opacity=0.75,
         hovertemplate="ELBO %{x} nats: %{y} calibration images<extra></extra>",
     )  # fmt: skip
+    # A score far away would squeeze the histogram to a line: it is shown at the edge instead.
+    far = float(calibration.min() - _FAR * np.ptp(calibration))
+    places = np.maximum(elbos, far)
+    low = float(min(calibration.min(), places.min()))
+    high = float(max(calibration.max(), places.max()))
+    room = 0.04 * (high - low) + 1e-6
+    if threshold is not None:
+        figure.add_vrect(
+            x0=low - room, x1=threshold, fillcolor=palette.PRIOR, opacity=0.18, line_width=0,
+            layer="below",
+        )  # fmt: skip
+        figure.add_vline(x=threshold, line={"color": palette.PRIOR, "width": 2, "dash": "dash"})
+        # On the side where there is room for the words.
+        right = threshold < low + 0.35 * (high - low)
+        figure.add_annotation(
+            x=threshold, y=1, yref="paper", text=f"flagged below {nats(threshold)}",
+            showarrow=False, xanchor="left" if right else "right", yanchor="top",
+            xshift=6 if right else -6, font={"size": 12},
+        )  # fmt: skip
     figure.add_scatter(
-        x=elbos, y=np.zeros(len(elbos)), mode="markers", name="scored",
-        marker={"symbol": "triangle-up", "size": 11, "color": palette.KL},
-        hovertemplate="a scored image: %{x:.2f} nats<extra></extra>", cliponaxis=False,
+        x=places, y=np.zeros(len(elbos)), mode="markers", name="scored", customdata=elbos,
+        marker={
+            "symbol": np.where(elbos < far, "triangle-left", "triangle-up"),
+            "size": 11, "color": palette.KL,
+        },
+        hovertemplate="a scored image: %{customdata:,.2f} nats<extra></extra>", cliponaxis=False,
     )  # fmt: skip
     if highlighted is not None:
-        figure.add_vline(x=elbos[highlighted], line={"color": palette.KL, "width": 2})
+        place, value = places[highlighted], nats(elbos[highlighted])
+        figure.add_vline(x=place, line={"color": palette.KL, "width": 2})
+        beyond = elbos[highlighted] < far
         figure.add_annotation(
-            x=elbos[highlighted], y=1, yref="paper", text=f"this image {nats(elbos[highlighted])}",
-            showarrow=False, yanchor="bottom", font={"size": 12},
+            x=place, y=1, yref="paper", showarrow=False, yanchor="bottom", font={"size": 12},
+            text=f"← this image, far outside: {value}" if beyond else f"this image {value}",
+            xanchor="left" if place < (low + high) / 2 else "right",
         )  # fmt: skip
         figure.update_layout(margin={"t": 28})
+    figure.update_xaxes(range=[low - room, high + room])
     return figure.update_layout(bargap=0.04)
+
+
+def difference_map(sent: np.ndarray, decoded: np.ndarray, height: int = 300) -> go.Figure:
+    r"""Draws what an image has more or less than another, pixel by pixel.
+
+    Args:
+        sent: In [0, 1], with shape :math:`(C, H, W)`.
+        decoded: In [0, 1], with shape :math:`(C, H, W)`.
+        height: In pixels.
+
+    Returns:
+        ``sent - decoded``, the mean over channels, on a scale that is even about zero.
+    """
+    difference = (sent - decoded).mean(0)
+    rows, columns = difference.shape
+    figure = new_figure(height)
+    figure.add_heatmap(
+        z=difference, x=np.arange(1, columns + 1), y=np.arange(1, rows + 1),
+        colorscale="PuOr", zmin=-1, zmax=1,
+        colorbar={
+            "orientation": "h", "thickness": 10, "y": -0.04, "yanchor": "top", "outlinewidth": 0,
+            "tickvals": [-1, 0, 1], "ticktext": ["less", "equal", "more"],
+        },
+        hovertemplate="row %{y}, column %{x}: %{z:+.2f} of full tone<extra></extra>",
+    )  # fmt: skip
+    figure.update_xaxes(visible=False, constrain="domain")
+    figure.update_yaxes(visible=False, autorange="reversed", scaleanchor="x", constrain="domain")
+    return figure
+
+
+def code_place(
+    means: np.ndarray,
+    code: tuple[np.ndarray, np.ndarray],
+    axes: tuple[int, int],
+    near: np.ndarray,
+    moved: np.ndarray | None = None,
+    height: int = 300,
+) -> go.Figure:
+    r"""Draws an image's own Gaussian among the reference set's posterior means.
+
+    Args:
+        means: The reference set's posterior means, with shape :math:`(N, D)`.
+        code: Mean and standard deviation of the image's q, each :math:`(D,)`.
+        axes: The dimensions across and up.
+        near: Positions of the nearest reference images, which are marked.
+        moved: Where the smallest move to a passing image ends, if there is one, :math:`(D,)`.
+        height: In pixels.
+    """
+    across, up = axes
+    figure = new_figure(height, f"latent dimension {across + 1}", f"latent dimension {up + 1}")
+    shown = means[:: -(-len(means) // _MOST_POINTS)]
+    figure.add_scatter(
+        x=shown[:, across], y=shown[:, up], mode="markers", hoverinfo="skip",
+        marker={"size": 4, "color": palette.PRIOR, "opacity": 0.7},
+    )  # fmt: skip
+    figure.add_scatter(
+        x=means[near, across], y=means[near, up], mode="markers", customdata=near[:, None],
+        marker={"size": 9, "symbol": "diamond", "color": palette.EVIDENCE},
+        hovertemplate="reference image %{customdata[0]}<extra></extra>",
+    )  # fmt: skip
+    mu, sigma = code
+    for radius in (1, 2):
+        figure.add_scatter(
+            x=mu[across] + radius * sigma[across] * np.cos(_TURN),
+            y=mu[up] + radius * sigma[up] * np.sin(_TURN),
+            mode="lines", hoverinfo="skip", line={"color": palette.KL, "width": 2},
+        )  # fmt: skip
+    if moved is not None:
+        figure.add_scatter(
+            x=[mu[across], moved[across]], y=[mu[up], moved[up]], mode="lines+markers",
+            line={"color": palette.ELBO, "width": 2, "dash": "dot"},
+            marker={"size": [0, 11], "symbol": "star", "color": palette.ELBO},
+            hovertemplate="the nearest that passes<extra></extra>",
+        )  # fmt: skip
+    ring_selected(figure, mu[across], mu[up], "this image")
+    return figure

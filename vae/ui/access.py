@@ -7,7 +7,6 @@ left the model out would go on showing the old model's numbers after a switch.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import astuple
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,10 +15,9 @@ import streamlit as st
 import torch
 
 from vae.data.datasets import DataMissing
-from vae.data.images import Adaptation, encode_png, to_image
+from vae.data.images import encode_png, to_image
 from vae.elbo.calibration_sets import calibration_of
 from vae.elbo.evaluation import reference_kl_per_dim
-from vae.elbo.files import ScoredImage, score_bytes
 from vae.elbo.scoring import Receipt, sample_receipt
 from vae.elbo.tiles import decode_means
 from vae.explore import traversals
@@ -44,7 +42,6 @@ __all__ = [
     "receipt_of",
     "reconstructions",
     "sample_png",
-    "scored",
     "table",
 ]
 
@@ -159,46 +156,6 @@ def _receipt_of(
     _model: Checkpoint, key: str, levels: np.ndarray, draws: int, seed: int
 ) -> Receipt:
     return sample_receipt(_model.model, levels, draws=draws, seed=seed)
-
-
-def scored(
-    model: Checkpoint,
-    files: Sequence[tuple[str, bytes]],
-    adaptation: Adaptation,
-    draws: int,
-    importance_samples: int,
-    seed: int,
-) -> list[ScoredImage]:
-    """Scores uploaded files; the same bytes are scored once."""
-    return _scored(
-        model,
-        model.weights_sha256,
-        tuple(files),
-        astuple(adaptation),
-        draws,
-        importance_samples,
-        seed,
-    )
-
-
-@st.cache_data(max_entries=16, show_spinner="Scoring")
-def _scored(
-    _model: Checkpoint,
-    key: str,
-    files: tuple[tuple[str, bytes], ...],
-    adaptation: tuple[str, ...],
-    draws: int,
-    importance_samples: int,
-    seed: int,
-) -> list[ScoredImage]:
-    return score_bytes(
-        _model,
-        files,
-        adaptation=Adaptation(*adaptation),
-        draws=draws,
-        importance_samples=importance_samples,
-        seed=seed,
-    )
 
 
 def sample_png(model: Checkpoint, sample: int) -> bytes | None:

@@ -37,6 +37,7 @@ __all__ = [
     "finite_set",
     "gap",
     "posterior",
+    "scan",
     "surgery",
 ]
 
@@ -174,6 +175,11 @@ def _quadrature(_model: Checkpoint, key: str, levels: np.ndarray) -> Quadrature 
 @st.cache_resource(max_entries=4, show_spinner=False)
 def _scan(_model: Checkpoint, key: str) -> CoarseScan | None:
     return coarse_scan(_model.model) if _model.config.latent_dim <= 2 else None
+
+
+def scan(model: Checkpoint) -> CoarseScan | None:
+    """The decoded coarse cells of a model with at most two latent dimensions."""
+    return _scan(model, model.weights_sha256)
 
 
 def posterior(

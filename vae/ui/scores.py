@@ -1,68 +1,89 @@
-"""The pieces of the screen that scores uploads: settings, table, one score and its meaning."""
+"""The pieces of the screen that scores uploads: settings, table, one score, what to take away."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from urllib.parse import urlencode, urlsplit
 
 import numpy as np
 import streamlit as st
 
 from vae.data.images import Adaptation, looks_inverted
-from vae.elbo.files import ScoredImage
+from vae.elbo.calibration_sets import calibration_of, calibrations
+from vae.elbo.files import ScoredImage, ScoreSettings
 from vae.elbo.rows import ScoreRow, to_csv, to_json, to_parquet
 from vae.elbo.scoring import DRAWS, Receipt
 from vae.figures.pictures import data_url, to_bytes
-from vae.model.checkpoint import Checkpoint
+from vae.model.checkpoint import Checkpoint, CheckpointError
 from vae.ui import widgets
 
-__all__ = ["Settings", "choose_settings", "downloads", "score_table", "show_score", "verdict"]
+__all__ = [
+    "calls",
+    "choose_adaptation",
+    "choose_calibration",
+    "choose_settings",
+    "command_line",
+    "curl_call",
+    "downloads",
+    "score_table",
+    "show_score",
+    "show_steps",
+]
+
+_CHOICES = ("auto", "yes", "no")
+_NAMED_IN_CALL = 4
 
 
-class Settings(NamedTuple):
-    """How uploads are scored.
-
-    Attributes:
-        adaptation: How an image that isn't of the model's size is brought to it.
-        draws: Draws from q, where the latent space has more than 2 dimensions.
-        importance_samples: The k of the importance-weighted bound; 0 leaves it out.
-        seed: The seed of every draw.
-    """
-
-    adaptation: Adaptation
-    draws: int
-    importance_samples: int
-    seed: int
-
-    def command(self, model: str) -> str:
-        """The command line that does the same."""
-        flags = {
-            "invert": (self.adaptation.invert, "auto"),
-            "crop": (self.adaptation.crop, "auto"),
-            "draws": (self.draws, DRAWS),
-            "importance-samples": (self.importance_samples, 0),
-            "seed": (self.seed, 0),
-        }
-        words = [f"--{name} {value}" for name, (value, usual) in flags.items() if value != usual]
-        return " ".join(["python -m vae score", model, "PATH", *words, "--json"])
-
-
-def choose_settings(model: Checkpoint) -> Settings:
+def choose_settings(model: Checkpoint, adaptation: Adaptation) -> ScoreSettings:
     """Draws the settings, folded away, with defaults that need no attention."""
-    choices = ["auto", "yes", "no"]
     draws = DRAWS
     with st.expander("Settings"), st.container(horizontal=True):
-        invert = st.selectbox("Exchange black and white", choices, key="invert", width=190)
-        crop = st.selectbox("Crop to the content", choices, key="crop", width=190)
+        calibration = choose_calibration(model)
         bound = st.selectbox("Bound L, k draws", [0, 100, 1_000, 5_000], key="k", width=190)
         seed = st.number_input("Seed", 0, 999_999, key="score_seed", width=150)
         if model.config.latent_dim > 2:
             draws = st.number_input("Draws", 1, 4_096, DRAWS, key="draws", width=150)
-    return Settings(Adaptation(invert=invert, crop=crop), int(draws), int(bound), int(seed))
+    return ScoreSettings(
+        adaptation=adaptation,
+        draws=int(draws),
+        importance_samples=int(bound),
+        seed=int(seed),
+        calibration=calibration,
+    )
 
 
-def show_score(model: Checkpoint, scored: ScoredImage, parts: Receipt, settings: Settings) -> None:
-    """One image before, during and after the model, its score, and what was done to it."""
+def choose_calibration(model: Checkpoint) -> str | None:
+    """Lets a visitor choose what scores are compared with; none is the model's own images."""
+    names = calibrations(model)
+    if not names:
+        return None
+    chosen = st.selectbox(
+        "Compared with",
+        [None, *names],
+        format_func=lambda name: name or "the model's held-out images",
+        key=f"calibration-{model.name}",
+        width=240,
+        help="A set that `python -m vae calibrate` made from images that somebody calls good.",
+    )
+    try:
+        calibration_of(model, chosen)
+    except CheckpointError as error:
+        st.error(f"{error.message} The model's held-out images are used instead. ({error.code})")
+        return None
+    return chosen
+
+
+def choose_adaptation() -> Adaptation:
+    """Draws the choices that overrule what is done to a file of another size."""
+    with st.container(horizontal=True):
+        crop = st.selectbox("Crop to the content", _CHOICES, key="crop", width=190)
+        invert = st.selectbox("Exchange black and white", _CHOICES, key="invert", width=190)
+    return Adaptation(invert=invert, crop=crop)
+
+
+def show_score(scored: ScoredImage, parts: Receipt) -> None:
+    """One image before, during and after the model, and the sums of its score."""
     row, prepared = scored
     first, second, third, fourth = st.columns([1, 1, 1, 1.6], gap="medium")
     with first:
@@ -83,19 +104,22 @@ def show_score(model: Checkpoint, scored: ScoredImage, parts: Receipt, settings:
         ]
         widgets.sums([one for one in sums if one[1] is not None])
         st.caption(
-            f"p = {row.p_value:.3f}, one-sided"
+            f"Percentile {row.percentile:.1f} · p = {row.p_value:.3f}, one-sided"
             + (f" · {row.bits_per_dim:.3f} bits per dimension" if row.bits_per_dim else "")
         )
-        st.markdown(verdict(row))
-    image = model.config.image
-    if settings.adaptation.invert == "auto" and looks_inverted(prepared.levels, image):
-        st.info(
-            "The border of this image is bright where the model's data are dark, or the reverse. "
-            "If it should be inverted, choose so in the settings.",
-            icon=":material/invert_colors:",
-        )
+
+
+def show_steps(model: Checkpoint, scored: ScoredImage, adaptation: Adaptation) -> None:
+    """What was done to a file, and whether it looks inverted."""
+    prepared = scored.prepared
     if prepared.steps:
         st.markdown("**What was done to the file**: " + " ".join(prepared.steps))
+    if adaptation.invert == "auto" and looks_inverted(prepared.levels, model.config.image):
+        st.info(
+            "The border of this image is bright where the model's data are dark, or the reverse. "
+            "If it should be inverted, choose so here.",
+            icon=":material/invert_colors:",
+        )
 
 
 def downloads(rows: Sequence[ScoreRow]) -> None:
@@ -110,8 +134,14 @@ def downloads(rows: Sequence[ScoreRow]) -> None:
         )
 
 
-def score_table(scored: Sequence[ScoredImage], model: Checkpoint) -> int:
-    """Draws one line a file, with a thumbnail, and returns the position of the chosen one."""
+def score_table(scored: Sequence[ScoredImage], model: Checkpoint, rate: float) -> int:
+    """Draws one line a file, with a thumbnail, and returns the position of the chosen one.
+
+    Args:
+        scored: The results, in the order of the lines.
+        model: The model.
+        rate: The share of normal images that may be flagged.
+    """
     spec = model.config.image
     columns: dict[str, list] = {
         "image": [
@@ -119,6 +149,7 @@ def score_table(scored: Sequence[ScoredImage], model: Checkpoint) -> int:
             for one in scored
         ],
         "name": [one.row.name for one in scored],
+        "verdict": [_verdict_of(one.row, rate) for one in scored],
         "ELBO, nats": [one.row.elbo for one in scored],
         "± se": [one.row.elbo_se for one in scored],
         "KL, nats": [one.row.kl for one in scored],
@@ -152,10 +183,17 @@ def score_table(scored: Sequence[ScoredImage], model: Checkpoint) -> int:
         selection_mode="single-row",
         selection_default={"selection": {"rows": [0], "columns": [], "cells": []}},
         key="scores",
+        placeholder="",
         alt=f"Scores of {len(scored)} files",
     )
     rows = state.selection.rows
     return rows[0] if rows and rows[0] < len(scored) else 0
+
+
+def _verdict_of(row: ScoreRow, rate: float) -> str:
+    if row.error is not None:
+        return "refused"
+    return "flagged" if row.p_value <= rate else "passes"
 
 
 def _thumbnail(image: np.ndarray) -> str:
@@ -163,15 +201,47 @@ def _thumbnail(image: np.ndarray) -> str:
     return data_url(to_bytes(image), enlarge=max(1, 96 // image.shape[-1]))
 
 
-def verdict(row: ScoreRow) -> str:
-    """One score in plain words, with the caveat that belongs to it, as Markdown."""
-    if row.p_value <= 0.01:
-        plain = "**Unlike the images this model knows.** At most 1 in 100 of them scores this low."
-    elif row.p_value <= 0.05:
-        plain = "**Unusual.** At most 1 in 20 of the images this model knows scores this low."
-    else:
-        plain = "**Nothing unusual** in this score."
-    return (
-        f"{plain} A high score is no proof of kinship: a VAE can rate simple foreign images "
-        "highly, and some low scores are the encoder's failure rather than a strange image."
-    )
+def calls(model: Checkpoint, settings: ScoreSettings, names: Sequence[str]) -> None:
+    """The calls that give the same rows outside of the browser, to be copied."""
+    with st.expander("The same on the command line and over HTTP"):
+        st.code(command_line(model.name, settings), language="bash")
+        # The address that the visitor sees, which a proxy may have given the server.
+        address = urlsplit(st.context.url or "http://localhost:8501")
+        base = f"{address.scheme}://{address.netloc}"
+        st.code(curl_call(base, model.name, settings, names), language="bash")
+        st.caption("Each gives the rows of the downloads. The command takes whole folders.")
+
+
+def command_line(model: str, settings: ScoreSettings) -> str:
+    """The command line that gives the same rows."""
+    flags = _changed(settings)
+    words = [f"--{name.replace('_', '-')} {value}" for name, value in flags.items()]
+    return " ".join(["python -m vae score", model, "PATH", *words, "--json"])
+
+
+def curl_call(base: str, model: str, settings: ScoreSettings, names: Sequence[str]) -> str:
+    """The HTTP call that gives the same rows.
+
+    Args:
+        base: The server's address.
+        model: The model's name.
+        settings: How the files are scored.
+        names: Their names, of which a few that need no quoting are shown.
+    """
+    plain = [name for name in names if re.fullmatch(r"[\w.-]+", name, re.ASCII)]
+    files = "".join(f" -F file=@{name}" for name in plain[:_NAMED_IN_CALL]) or " -F file=@PATH"
+    query = urlencode({"model": model, **_changed(settings)})
+    return f"curl{files} '{base}/api/score?{query}'"
+
+
+def _changed(settings: ScoreSettings) -> dict[str, str | int]:
+    """What differs from the defaults, which command line and HTTP share."""
+    values = {
+        "invert": (settings.adaptation.invert, "auto"),
+        "crop": (settings.adaptation.crop, "auto"),
+        "draws": (settings.draws, DRAWS),
+        "importance_samples": (settings.importance_samples, 0),
+        "seed": (settings.seed, 0),
+        "calibration": (settings.calibration, None),
+    }
+    return {name: value for name, (value, usual) in values.items() if value != usual}

@@ -1,0 +1,311 @@
+"""The HTTP interface, against a real server process on 127.0.0.1."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import http.client
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+import vae
+from vae.data.images import encode_png, to_image
+from vae.model.checkpoint import Checkpoint
+from vae.ui.routes import MOST_AT_WORK
+from vae.ui.uploads import MOST_BYTES, MOST_FILES
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "vae", "app", "--port", str(port), "--no-browser"]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as process:  # fmt: skip
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            try:
+                with urllib.request.urlopen(f"http://localhost:{port}/_stcore/health", timeout=1):
+                    break
+            except OSError:
+                time.sleep(0.2)
+        else:
+            pytest.fail("the server did not answer within a minute")
+        yield port
+        # The server is a child of the command: both are of the session that was started for them.
+        os.killpg(process.pid, 15)
+
+
+class Answer(NamedTuple):
+    status: int
+    headers: http.client.HTTPMessage
+    document: object
+
+
+def ask(port, method, path, body=None, headers=None) -> Answer:
+    connection = http.client.HTTPConnection("localhost", port, timeout=60)
+    connection.request(method, path, body, headers or {})
+    response = connection.getresponse()
+    document = json.loads(response.read())
+    connection.close()
+    return Answer(response.status, response.headers, document)
+
+
+def multipart(files, fields=()):
+    parts = [
+        b'--frontier\r\nContent-Disposition: form-data; name="%b"; filename="%b"\r\n\r\n%b\r\n'
+        % (b"file", name.encode(), data)
+        for name, data in files
+    ]
+    parts += [
+        b'--frontier\r\nContent-Disposition: form-data; name="%b"\r\n\r\n%b\r\n' % (name, value)
+        for name, value in fields
+    ]
+    return b"".join(parts) + b"--frontier--\r\n"
+
+
+TYPE = {"Content-Type": "multipart/form-data; boundary=frontier"}
+
+
+def send(port, files, query="model=digits-2d", **headers) -> Answer:
+    return ask(port, "POST", f"/api/score?{query}", multipart(files), {**TYPE, **headers})
+
+
+def png_of(model: Checkpoint, sample: int) -> bytes:
+    image = model.config.image
+    return encode_png(to_image(model.reference.levels[sample], image))
+
+
+@pytest.mark.parametrize("name", ["digits-2d", "digits-10d"])
+def test_a_reference_image_has_its_stored_score_alone_and_among_others(
+    port, checkpoint, name
+) -> None:
+    model = checkpoint(name)
+    reference = model.reference
+    names = [(f"{n}.png", png_of(model, n)) for n in range(20, 32)]
+    many = send(port, names, f"model={name}")
+    assert many.status == 200
+    assert [row["name"] for row in many.document] == [one for one, _ in names]
+    found = np.array([row["elbo"] for row in many.document])
+    expected = reference.elbo[20:32]
+    assert (np.abs(found - expected) <= np.maximum(1e-4, 1e-6 * np.abs(expected))).all()
+    (alone,) = send(port, names[:1], f"model={name}").document
+    assert alone == many.document[0]
+
+
+def test_the_row_is_that_of_python(port, checkpoint) -> None:
+    model = checkpoint("digits-10d")
+    query = "model=digits-10d&draws=16&importance_samples=50&seed=3"
+    (row,) = send(port, [("a.png", png_of(model, 7))], query).document
+    x = model.config.image.from_levels(model.reference.levels[7:8])
+    (mine,) = vae.score(model, x, names=["a.png"], draws=16, importance_samples=50, seed=3)
+    assert list(row) == list(mine._fields)
+    for field, value in mine._asdict().items():
+        if isinstance(value, float):
+            assert row[field] == pytest.approx(value, abs=1e-4, rel=1e-6), field
+        elif field == "kl_per_dim":
+            assert row[field] == pytest.approx(value, abs=1e-4)
+        else:
+            assert row[field] == value, field
+
+
+def test_refused_files_are_rows_and_names_do_no_harm(port, checkpoint) -> None:
+    good = png_of(checkpoint("digits-2d"), 7)
+    big = b"\x89PNG" + bytes(5 * 2**20)
+    files = [("x.png", b"junk"), ("../../etc/passwd", good), ("big.png", big), ("", b"")]
+    answer = send(port, files)
+    assert answer.status == 200
+    assert [row["error_code"] for row in answer.document] == [
+        "E-IMG-03", None, "E-IMG-02", "E-IMG-01",
+    ]  # fmt: skip
+    assert answer.document[1]["name"] == "passwd"
+    assert answer.document[0]["elbo"] is None
+    assert answer.document[0]["error"].endswith(".")
+
+
+def test_the_list_of_models_is_that_of_the_folder(port) -> None:
+    answer = ask(port, "GET", "/api/models")
+    assert answer.status == 200
+    assert answer.headers["Cache-Control"] == "no-store"
+    names = {path.parent.name for path in ROOT.glob("checkpoints/*/manifest.json")}
+    assert {one["name"] for one in answer.document} == names
+    (digits,) = (one for one in answer.document if one["name"] == "digits-2d")
+    assert digits["image"] == {"channels": 1, "height": 8, "width": 8, "levels": 17}
+    assert digits["calibration_images"] == 499
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/api/score?model=digits-2d", 405, "E-HTTP-04"),
+        ("PUT", "/api/score?model=digits-2d", 405, "E-HTTP-04"),
+        ("POST", "/api/models", 405, "E-HTTP-04"),
+        ("GET", "/api", 404, "E-HTTP-03"),
+        ("GET", "/api/", 404, "E-HTTP-03"),
+        ("GET", "/api/nothing/at/all", 404, "E-HTTP-03"),
+        ("POST", "/api/score/x?model=digits-2d", 404, "E-HTTP-03"),
+        ("POST", "/api/score?model=digits-2d", 415, "E-HTTP-06"),
+        ("POST", "/api/score", 400, "E-HTTP-01"),
+        ("POST", "/api/score?model=digits-2d&draws=0", 400, "E-HTTP-01"),
+        ("POST", "/api/score?model=digits-2d&draws=1e9", 400, "E-HTTP-01"),
+        ("POST", "/api/score?model=digits-2d&draws=" + "9" * 5_000, 400, "E-HTTP-01"),
+        ("POST", "/api/score?model=digits-2d&importance_samples=9999999", 400, "E-HTTP-01"),
+        ("POST", "/api/score?model=digits-2d&seed=-1", 400, "E-HTTP-01"),
+        ("POST", "/api/score?model=digits-2d&seed=%C2%B2", 400, "E-HTTP-01"),
+        ("POST", "/api/score?model=digits-2d&invert=maybe", 400, "E-HTTP-01"),
+        ("POST", "/api/score?model=digits-2d&path=/etc", 400, "E-HTTP-01"),
+    ],
+)
+def test_a_wrong_request_is_answered_in_json(port, method, path, status, code) -> None:
+    answer = ask(port, method, path)
+    assert (answer.status, answer.document["error_code"]) == (status, code)
+    assert answer.document["error"].endswith(".")
+    assert len(answer.document["error"]) < 300
+    if status == 405:
+        assert answer.headers["Allow"] in ("GET", "POST")
+
+
+@pytest.mark.parametrize(
+    ("query", "code"),
+    [
+        ("model=../../etc/passwd", "E-CKPT-01"),
+        ("model=no-such-model", "E-CKPT-01"),
+        ("model=digits-2d&calibration=../digits-10d", "E-CKPT-09"),
+    ],
+)
+def test_what_is_not_there_is_named(port, checkpoint, query, code) -> None:
+    answer = send(port, [("a.png", png_of(checkpoint("digits-2d"), 1))], query)
+    assert (answer.status, answer.document["error_code"]) == (404, code)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"nothing", b"--frontier\r\n", multipart([]), multipart([], [(b"draws", b"5")]),
+     multipart([])[:-6], b"--frontier\r\n\r\nx\r\n--frontier--\r\n"],
+)  # fmt: skip
+def test_a_body_without_files_is_refused(port, body) -> None:
+    answer = ask(port, "POST", "/api/score?model=digits-2d", body, TYPE)
+    assert (answer.status, answer.document["error_code"]) == (400, "E-HTTP-01")
+
+
+def test_a_type_without_boundary_is_refused(port) -> None:
+    answer = ask(
+        port, "POST", "/api/score?model=digits-2d", b"x", {"Content-Type": "multipart/form-data"}
+    )
+    assert (answer.status, answer.document["error_code"]) == (400, "E-HTTP-01")
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Origin": "https://example.org"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Origin": "http://localhost:1"}, 403),
+        ({"Host": "example.org"}, 403),
+        ({"Host": ""}, 403),
+        ({"Host": "[broken"}, 403),
+        ({"Host": "127.0.0.1"}, 200),
+    ],
+)
+def test_other_sites_and_other_names_are_refused(port, headers, status) -> None:
+    answer = ask(port, "GET", "/api/models", headers=headers)
+    assert answer.status == status
+    if status == 403:
+        assert answer.document["error_code"] == "E-HTTP-02"
+
+
+def test_the_apps_own_pages_may_call(port) -> None:
+    headers = {"Origin": f"http://localhost:{port}"}
+    assert ask(port, "GET", "/api/models", headers=headers).status == 200
+
+
+def test_too_many_files_are_refused(port) -> None:
+    files = [(f"{n}.png", b"junk") for n in range(MOST_FILES + 1)]
+    answer = send(port, files)
+    assert (answer.status, answer.document["error_code"]) == (413, "E-HTTP-05")
+    assert send(port, files[:-1]).status == 200
+
+
+def test_a_body_that_declares_too_much_is_refused_before_it_is_read(port) -> None:
+    with socket.create_connection(("localhost", port), timeout=30) as wire:
+        wire.sendall(
+            b"POST /api/score?model=digits-2d HTTP/1.1\r\nHost: localhost\r\n"
+            b"Content-Type: multipart/form-data; boundary=frontier\r\n"
+            b"Content-Length: 99999999999\r\n\r\n"
+        )
+        assert wire.recv(4_096).startswith(b"HTTP/1.1 413")
+
+
+def test_a_chunked_body_is_cut_off_at_the_limit(port) -> None:
+    """Without a declared length the bytes are counted as they arrive."""
+    chunk = bytes(2**20)
+    sent = 0
+    with socket.create_connection(("localhost", port), timeout=30) as wire:
+        wire.sendall(
+            b"POST /api/score?model=digits-2d HTTP/1.1\r\nHost: localhost\r\n"
+            b"Content-Type: multipart/form-data; boundary=frontier\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n"
+        )
+        head = b'--frontier\r\nContent-Disposition: form-data; name="f"; filename="f"\r\n\r\n'
+        try:
+            wire.sendall(b"%x\r\n%b\r\n" % (len(head), head))
+            while sent < 4 * MOST_BYTES:
+                wire.sendall(b"%x\r\n%b\r\n" % (len(chunk), chunk))
+                sent += len(chunk)
+        except OSError:
+            pass
+        answer = wire.recv(4_096) if sent == 4 * MOST_BYTES else b""
+    assert sent < 4 * MOST_BYTES or answer.startswith(b"HTTP/1.1 413")
+    assert ask(port, "GET", "/api/models").status == 200
+
+
+def test_a_burst_is_bounded_and_the_screens_go_on(port, checkpoint) -> None:
+    """More requests than there are places: the rest is sent away at once, none fails."""
+    files = [(f"{n}.png", png_of(checkpoint("digits-2d"), n)) for n in range(2)]
+    with concurrent.futures.ThreadPoolExecutor(4 * MOST_AT_WORK) as pool:
+        burst = [pool.submit(send, port, files) for _ in range(4 * MOST_AT_WORK)]
+        health = []
+        while not all(one.done() for one in burst):
+            with urllib.request.urlopen(
+                f"http://localhost:{port}/_stcore/health", timeout=30
+            ) as response:
+                health.append(response.status)
+        answers = [one.result() for one in burst]
+    assert set(health) == {200}
+    served = [one for one in answers if one.status == 200]
+    turned_away = [one for one in answers if one.status == 503]
+    assert len(served) + len(turned_away) == len(answers)
+    assert turned_away and len(served) >= MOST_AT_WORK
+    assert all(int(one.headers["Retry-After"]) > 0 for one in turned_away)
+    assert {one.document["error_code"] for one in turned_away} == {"E-HTTP-08"}
+    assert all(one.document == served[0].document for one in served)
+    # Every place is free again.
+    assert send(port, files[:1]).status == 200
+
+
+def test_requests_that_break_off_leave_their_places(port) -> None:
+    for _ in range(2 * MOST_AT_WORK):
+        with socket.create_connection(("localhost", port), timeout=30) as wire:
+            wire.sendall(
+                b"POST /api/score?model=digits-2d HTTP/1.1\r\nHost: localhost\r\n"
+                b"Content-Type: multipart/form-data; boundary=frontier\r\n"
+                b"Content-Length: 5000\r\n\r\n--frontier\r\n"
+            )
+    deadline = time.monotonic() + 20
+    while (answer := send(port, [("x", b"junk")])).status == 503 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert answer.status == 200

@@ -1,0 +1,369 @@
+"""The HTTP interface on the app's own server: ``POST /api/score`` and ``GET /api/models``.
+
+The rows are those of the command line and the downloads, with the same error codes. Streamlit's
+limits and checks do not reach these routes, so everything is enforced here: who may call, the size
+while it arrives, the number of requests at work. One request is scored at a time, in a thread of
+its own, and a few may wait; a burst beyond that is sent away with 503 and cannot take the
+processor or the memory from the screens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, NamedTuple, get_args, get_type_hints
+from urllib.parse import urlsplit
+
+import anyio
+import streamlit as st
+from starlette.datastructures import Headers, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from vae.data.images import Adaptation, Limits
+from vae.elbo.calibration_sets import calibration_of, calibrations
+from vae.elbo.files import score_bytes
+from vae.elbo.rows import ScoreRow, to_json
+from vae.elbo.scoring import DRAWS
+from vae.model.checkpoint import CheckpointError
+from vae.ui.uploads import MOST_BYTES, MOST_FILES, display_name
+
+__all__ = ["MOST_AT_WORK", "routes"]
+
+MOST_AT_WORK = 4
+_MOST_BUFFERED = 2 * MOST_BYTES  # bytes of all requests that are in memory at once
+_OVERHEAD = 64 * 1024  # of a request beside its files: boundaries and headers
+_BODY_SECONDS = 30.0
+_WAIT_SECONDS = 30.0
+_SCORE_SECONDS = 60.0
+_FILES_AT_ONCE = 8  # scored between two looks at the clock
+
+_log = logging.getLogger("elboscope")
+
+# Stable, like the codes of images and checkpoints: a number is never given a second meaning.
+_STATUS = {
+    "E-HTTP-01": 400,  # a parameter or the body cannot be understood
+    "E-HTTP-02": 403,  # asked by another site, or under a name that this server doesn't answer to
+    "E-HTTP-03": 404,  # no such address
+    "E-HTTP-04": 405,  # not with this method
+    "E-HTTP-05": 413,  # too many files or bytes
+    "E-HTTP-06": 415,  # not multipart
+    "E-HTTP-07": 408,  # the files came too slowly
+    "E-HTTP-08": 503,  # too much to do; come back
+    "E-APP-01": 500,
+}
+
+
+class _Refusal(Exception):
+    """What a request is answered with instead of rows."""
+
+    def __init__(
+        self, code: str, sentence: str, status: int | None = None, **headers: str
+    ) -> None:
+        super().__init__(sentence)
+        self.code, self.sentence = code, sentence
+        self.status = status or _STATUS[code]
+        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
+
+
+class _Options(NamedTuple):
+    """The query of ``/api/score``."""
+
+    model: str
+    draws: int
+    importance_samples: int
+    seed: int
+    adaptation: Adaptation
+    calibration: str | None
+
+
+class _InMemory(MultiPartParser):
+    """Keeps files in memory, whose size is bounded here, instead of on the server's disk."""
+
+    spool_max_size = MOST_BYTES + _OVERHEAD + 1
+
+
+def routes() -> list[Route]:
+    """The routes of the interface; everything else below ``/api`` is answered 404 in JSON."""
+    interface = _Interface()
+    return [Route(path, interface) for path in ("/api", "/api/{path:path}")]
+
+
+class _Interface:
+    """Answers every request below ``/api``, with the limits that they share."""
+
+    def __init__(self) -> None:
+        self._at_work = 0
+        self._buffered = 0
+        # One request at a time: two would only take turns on the same cores.
+        self._turn = asyncio.Semaphore(1)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        try:
+            response = await self._answer(request)
+        except _Refusal as refusal:
+            document = {"error_code": refusal.code, "error": refusal.sentence}
+            response = _json(document, refusal.status, refusal.headers)
+        except ClientDisconnect:
+            return
+        except Exception as error:
+            number = secrets.token_hex(3).upper()
+            _log.error("error %s in the HTTP interface", number, exc_info=error)
+            sentence = f"The server met an error that nobody foresaw; its log has it as {number}."
+            response = _json({"error_code": "E-APP-01", "error": sentence}, 500)
+        await response(scope, receive, send)
+
+    async def _answer(self, request: Request) -> Response:
+        _check_caller(request.headers)
+        path = request.path_params.get("path", "").rstrip("/")
+        known: Mapping[str, tuple[str, Callable[[Request], Awaitable[Response]]]] = {
+            "score": ("POST", self._score),
+            "models": ("GET", _models),
+        }
+        if path not in known:
+            raise _Refusal(
+                "E-HTTP-03", "There is no such address; use POST /api/score or GET /api/models."
+            )
+        method, answer = known[path]
+        if request.method != method:
+            sentence = f"/api/{path} answers {method}, not {request.method[:20]}."
+            raise _Refusal("E-HTTP-04", sentence, Allow=method)
+        return await answer(request)
+
+    async def _score(self, request: Request) -> Response:
+        options = _options(request.query_params)
+        if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+            raise _Refusal("E-HTTP-06", "Send the files as multipart/form-data.")
+        if _declared_length(request.headers) > MOST_BYTES + _OVERHEAD:
+            raise _too_large()
+        async with self._place():
+            buffered = 0
+            try:
+                with _limit(_BODY_SECONDS, "E-HTTP-07", "The files did not arrive in time."):
+                    files, buffered = await self._read(request)
+                with _limit(_WAIT_SECONDS, "E-HTTP-08", "The server is busy; try again.", "5"):
+                    await self._turn.acquire()
+                try:
+                    if await request.is_disconnected():
+                        raise ClientDisconnect
+                    deadline = time.monotonic() + _SCORE_SECONDS
+                    rows = await anyio.to_thread.run_sync(_rows, options, files, deadline)
+                finally:
+                    self._turn.release()
+            finally:
+                self._buffered -= buffered
+        return Response(to_json(rows), media_type="application/json", headers=_HEADERS)
+
+    @asynccontextmanager
+    async def _place(self) -> AsyncIterator[None]:
+        """One of the few places of requests at work."""
+        if self._at_work >= MOST_AT_WORK:
+            raise _Refusal("E-HTTP-08", "The server is busy; try again.", Retry_After="2")
+        self._at_work += 1
+        try:
+            yield
+        finally:
+            self._at_work -= 1
+
+    async def _read(self, request: Request) -> tuple[list[tuple[str, bytes]], int]:
+        """The names and bytes of a request's files, and how many bytes arrived."""
+        arrived = 0
+
+        async def counted() -> AsyncIterator[bytes]:
+            nonlocal arrived
+            async for chunk in request.stream():
+                arrived += len(chunk)
+                self._buffered += len(chunk)
+                if arrived > MOST_BYTES + _OVERHEAD:
+                    raise _too_large()
+                if self._buffered > _MOST_BUFFERED:
+                    raise _Refusal("E-HTTP-08", "The server is busy; try again.", Retry_After="2")
+                yield chunk
+
+        try:
+            parser = _InMemory(request.headers, counted(), max_files=MOST_FILES, max_fields=1)
+            form = await parser.parse()
+        except BaseException as error:
+            self._buffered -= arrived
+            if not isinstance(error, MultiPartException):
+                raise
+            if error.message.startswith("Too many files"):
+                raise _too_large() from error
+            raise _Refusal("E-HTTP-01", "The body is no valid multipart/form-data.") from error
+        files = []
+        try:
+            for name, part in form.multi_items():
+                if not isinstance(part, UploadFile):
+                    sentence = f"{name[:40]!r} is no file; settings belong in the address."
+                    raise _Refusal("E-HTTP-01", sentence)
+                # One byte above the limit is enough for the reader to refuse the file by name.
+                data = await part.read(Limits().bytes + 1)
+                files.append((display_name(part.filename or ""), data))
+            if not files:
+                raise _Refusal("E-HTTP-01", "Send at least one file.")
+        except _Refusal:
+            self._buffered -= arrived
+            raise
+        finally:
+            await form.close()
+        return files, arrived
+
+
+def _rows(options: _Options, files: list[tuple[str, bytes]], deadline: float) -> list[ScoreRow]:
+    """Scores files; runs in a thread of its own."""
+    # Imported here: cached functions choose their store when they are made, and app.py imports
+    # this file before there is a server.
+    from vae.ui import access
+
+    try:
+        model = access.checkpoint(options.model)
+        calibration_of(model, options.calibration)
+    except KeyError as error:
+        known = ", ".join(access.entries()) or "none"
+        sentence = f"There is no model named {options.model[:80]!r}. There are: {known}."
+        raise _Refusal("E-CKPT-01", sentence, 404) from error
+    except CheckpointError as error:
+        raise _Refusal(error.code, error.message, 404) from error
+    rows: list[ScoreRow] = []
+    for start in range(0, len(files), _FILES_AT_ONCE):
+        if time.monotonic() > deadline:
+            sentence = f"Only {start} of {len(files)} files were scored in time; send fewer."
+            raise _Refusal("E-HTTP-08", sentence, Retry_After="10")
+        scored = score_bytes(
+            model,
+            files[start : start + _FILES_AT_ONCE],
+            adaptation=options.adaptation,
+            draws=options.draws,
+            importance_samples=options.importance_samples,
+            seed=options.seed,
+            calibration=options.calibration,
+        )
+        rows += [one.row for one in scored]
+    return rows
+
+
+async def _models(request: Request) -> Response:
+    return _json(await anyio.to_thread.run_sync(_model_list))
+
+
+def _model_list() -> list[dict[str, Any]]:
+    """What a client needs to know of each model; from the manifests, so that none is opened."""
+    from vae.ui import access
+
+    found = []
+    for name, entry in access.entries().items():
+        if entry.damage:
+            found.append({"name": name, "error": entry.damage})
+            continue
+        manifest = entry.manifest
+        config, image = manifest["model"], manifest["model"]["image"]
+        found.append(
+            {
+                "name": name,
+                **{key: manifest["card"][key] for key in ("title", "description")},
+                "data": manifest["data"]["name"],
+                "image": {key: image[key] for key in ("channels", "height", "width", "levels")},
+                "latent_dim": config["latent_dim"],
+                "likelihood": config["likelihood"],
+                "elbo": manifest["metrics"]["elbo"],
+                "calibration_images": manifest["data"]["splits"]["calibration"]["images"],
+                "calibrations": list(calibrations(entry)),
+                "weights_sha256": manifest["files"]["model.safetensors"]["sha256"],
+            }
+        )
+    return found
+
+
+def _options(query: Mapping[str, str]) -> _Options:
+    known = {
+        *("model", "calibration", "draws", "importance_samples", "seed"),
+        *("invert", "crop"),
+    }
+    if unknown := sorted(set(query) - known):
+        sentence = f"{unknown[0][:40]!r} is no parameter; there are {', '.join(sorted(known))}."
+        raise _Refusal("E-HTTP-01", sentence)
+    if not query.get("model"):
+        sentence = "Name a model, as in /api/score?model=NAME; GET /api/models lists them."
+        raise _Refusal("E-HTTP-01", sentence)
+    choices = get_args(get_type_hints(Adaptation)["invert"])
+    for name in ("invert", "crop"):
+        if query.get(name, "auto") not in choices:
+            raise _Refusal("E-HTTP-01", f"{name} must be one of {', '.join(choices)}.")
+    return _Options(
+        model=query["model"],
+        draws=_whole(query, "draws", 1, 4_096, DRAWS),
+        importance_samples=_whole(query, "importance_samples", 0, 5_000, 0),
+        seed=_whole(query, "seed", 0, 2**32 - 1, 0),
+        adaptation=Adaptation(query.get("invert", "auto"), query.get("crop", "auto")),
+        calibration=query.get("calibration") or None,
+    )
+
+
+def _whole(query: Mapping[str, str], name: str, low: int, high: int, usual: int) -> int:
+    text = query.get(name, str(usual))
+    # Ten digits are enough for every bound, and few enough for int().
+    if not (text.isascii() and text.isdecimal() and len(text) <= 10 and low <= int(text) <= high):
+        sentence = f"{name} must be a whole number in {low}..{high}, not {text[:20]!r}."
+        raise _Refusal("E-HTTP-01", sentence)
+    return int(text)
+
+
+def _check_caller(headers: Headers) -> None:
+    """Refuses other sites, and names that don't belong to this server (DNS rebinding)."""
+    host, origin = headers.get("host", ""), headers.get("origin")
+    allowed = [one.strip().lower() for one in st.get_option("server.allowedHosts") or ["*"]]
+    try:
+        name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
+    except ValueError:
+        name = ""
+    matches = any(
+        name == one or one == "*" or (one.startswith("*.") and name.endswith(one[1:]))
+        for one in allowed
+    )
+    if not name or not matches:
+        raise _Refusal("E-HTTP-02", "This server doesn't answer to that host name.")
+    # A browser names the page's site with every POST; the app's own pages have the same host.
+    if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        raise _Refusal("E-HTTP-02", "Pages of another site may not call this server.")
+
+
+def _declared_length(headers: Headers) -> int:
+    text = headers.get("content-length", "0")
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else 0
+
+
+def _too_large() -> _Refusal:
+    sentence = (
+        f"Send at most {MOST_FILES} files and {MOST_BYTES // 2**20} MB at once; for more, use "
+        "the command line."
+    )
+    return _Refusal("E-HTTP-05", sentence, Connection="close")
+
+
+@contextmanager
+def _limit(seconds: float, code: str, sentence: str, retry: str = "") -> Iterator[None]:
+    """A time limit on a block, after which the request is refused."""
+    try:
+        with anyio.fail_after(seconds):
+            yield
+    except TimeoutError:
+        raise _Refusal(code, sentence, **({"Retry_After": retry} if retry else {})) from None
+
+
+_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+
+
+def _json(
+    document: object, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
+    body = json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    return Response(body, status, {**_HEADERS, **(headers or {})}, "application/json")

@@ -1,0 +1,204 @@
+"""What other statistics say of one image, cached as in :mod:`vae.ui.access`.
+
+Each is placed among the same statistic of the model's own calibration images, so it exists only
+where those images are on this machine and were not exchanged for a named set.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import streamlit as st
+
+from vae.elbo.complexity import code_lengths, complexity_excess
+from vae.elbo.counterfactual import AcceptedMove, nearest_accepted
+from vae.elbo.gaps import best_gaussian
+from vae.elbo.scoring import sample_scores
+from vae.elbo.typicality import upper_p_value
+from vae.model.checkpoint import Checkpoint
+from vae.model.vae import observe
+from vae.ui import access
+from vae.ui.explained import scan
+
+__all__ = [
+    "REGRET_IMAGES",
+    "Complexity",
+    "Opinion",
+    "Regret",
+    "accepted_move",
+    "complexity",
+    "evidence",
+    "regret",
+    "regret_reference",
+]
+
+# A fit for each calibration image would take minutes; p-values then are multiples of 1 in 100.
+REGRET_IMAGES = 99
+_FITS_AT_ONCE = 9
+# Draws to climb on, where images are large and decoding them is what takes the time.
+_FIT_DRAWS, _FEW_FIT_DRAWS, _LARGE = 128, 32, 1_024
+_TARGETS = {True: 8, False: 16}
+
+
+class Opinion(NamedTuple):
+    """A statistic of one image and its place among those of calibration images.
+
+    Attributes:
+        value: In its unit.
+        error: Its standard or numerical error in the same unit.
+        p_value: One-sided, small where the image is strange.
+        images: The number of calibration images behind the p-value.
+    """
+
+    value: float
+    error: float
+    p_value: float
+    images: int
+
+
+class Complexity(NamedTuple):
+    """The cost beyond a lossless code.
+
+    Attributes:
+        excess: It, in bits; the error is the noise of the code's length. None where the
+            calibration images aren't on this machine.
+        bits: The length of the code in bits.
+        noise: Its standard deviation over the readings of the image, in bits.
+    """
+
+    excess: Opinion | None
+    bits: float
+    noise: float
+
+
+class Regret(NamedTuple):
+    r"""What a q of one's own would gain.
+
+    Attributes:
+        gain: :math:`\mathrm{ELBO}(q^*) - \mathrm{ELBO}(q)` in nats.
+        error: Its standard error.
+        best_elbo: :math:`\mathrm{ELBO}(q^*)` in nats.
+    """
+
+    gain: float
+    error: float
+    best_elbo: float
+
+
+def evidence(model: Checkpoint, levels: np.ndarray, seed: int) -> Opinion:
+    """log p(x) where it is exact, else L_k by the estimator of the calibration images."""
+    return _evidence(model, model.weights_sha256, levels, seed)
+
+
+@st.cache_data(max_entries=256, show_spinner=False)
+def _evidence(_model: Checkpoint, key: str, levels: np.ndarray, seed: int) -> Opinion:
+    exact = _model.config.latent_dim <= 2
+    k = int(_model.manifest["metrics"]["importance_samples"])
+    found = sample_scores(
+        _model, levels[None], draws=1, importance_samples=0 if exact else k, seed=seed,
+        evidence=exact,
+    )  # fmt: skip
+    reference, rows = _model.reference, _model.reference.of_split("calibration")
+    known = reference.log_evidence[rows] if exact else reference.iwae_bound[rows]
+    known = known[np.isfinite(known)]
+    value = float(found.log_evidence if exact else found.iwae_bound)
+    error = float(found.log_evidence_error if exact else found.iwae_bound_se)
+    # Out of the quadrature's reach is stranger than anything within it.
+    p = float(upper_p_value(-known, -value)) if math.isfinite(value) else 1 / (len(known) + 1)
+    return Opinion(value, error, p, len(known))
+
+
+def complexity(model: Checkpoint, levels: np.ndarray, seed: int) -> Complexity:
+    """The input-complexity correction of an image, from its ELBO by the calibration's draws."""
+    return _complexity(model, model.weights_sha256, levels, seed)
+
+
+@st.cache_data(max_entries=256, show_spinner=False)
+def _complexity(_model: Checkpoint, key: str, levels: np.ndarray, seed: int) -> Complexity:
+    code = code_lengths(observe(_model.config, levels[None], seed).numpy())
+    bits, noise = float(code.bits[0]), float(code.noise[0])
+    reference = _complexity_reference(_model, _model.weights_sha256)
+    if reference is None:
+        return Complexity(None, bits, noise)
+    found = sample_scores(_model, levels[None], draws=access.draws_of(_model), seed=seed)
+    value = float(complexity_excess(found.terms.elbo.numpy(), bits)[0])
+    p = float(upper_p_value(reference, np.array(value)))
+    return Complexity(Opinion(value, noise, p, len(reference)), bits, noise)
+
+
+@st.cache_data(max_entries=8, show_spinner="Coding the calibration images")
+def _complexity_reference(_model: Checkpoint, key: str) -> np.ndarray | None:
+    rows = _model.reference.of_split("calibration")
+    levels = access.levels_at(_model, rows)
+    if levels is None:
+        return None
+    bits = code_lengths(observe(_model.config, levels).numpy()).bits
+    return complexity_excess(_model.reference.elbo[rows], bits)
+
+
+def regret(model: Checkpoint, levels: np.ndarray, seed: int = 0) -> Regret:
+    """The likelihood regret of one image."""
+    found = _regrets(model, model.weights_sha256, levels[None], seed)
+    return Regret(*(float(one) for one in found[:, 0]))
+
+
+@st.cache_data(max_entries=256, show_spinner="Looking for the best q of this image")
+def _regrets(_model: Checkpoint, key: str, levels: np.ndarray, seed: int) -> np.ndarray:
+    return _fit(_model, levels, seed)
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def _reference_regrets(_model: Checkpoint, key: str, levels: np.ndarray) -> np.ndarray:
+    return _fit(_model, levels, 0)
+
+
+def _fit(model: Checkpoint, levels: np.ndarray, seed: int) -> np.ndarray:
+    """Regrets, their errors and ELBO(q*), with shape (3, B)."""
+    large = model.config.image.pixels > _LARGE
+    best = best_gaussian(
+        model.model, levels, draws=access.draws_of(model), seed=seed,
+        fit_draws=_FEW_FIT_DRAWS if large else _FIT_DRAWS, scan=scan(model),
+    )  # fmt: skip
+    return np.stack((best.elbo - best.encoder_elbo, best.gain_se, best.elbo))
+
+
+def regret_reference(model: Checkpoint) -> Iterator[np.ndarray]:
+    """The likelihood regrets of some calibration images, a few more at each step.
+
+    What is computed stays, so that whoever stops and comes back goes on from there.
+    """
+    calibration = model.reference.of_split("calibration")
+    count = min(REGRET_IMAGES, len(calibration))
+    # Spread over the whole set, which may be sorted by class.
+    rows = calibration[np.linspace(0, len(calibration) - 1, count).astype(int)]
+    gains = np.empty(0)
+    for start in range(0, count, _FITS_AT_ONCE):
+        levels = access.levels_at(model, rows[start : start + _FITS_AT_ONCE])
+        if levels is None:
+            return
+        found = _reference_regrets(model, model.weights_sha256, levels)
+        gains = np.concatenate((gains, found[0]))
+        yield gains
+
+
+def accepted_move(
+    model: Checkpoint, mu: np.ndarray, threshold: float, draws: int, seed: int
+) -> AcceptedMove:
+    """The smallest latent move into the accepted region."""
+    return _accepted_move(model, model.weights_sha256, mu, threshold, draws, seed)
+
+
+@st.cache_data(max_entries=128, show_spinner="Walking to the nearest image that passes")
+def _accepted_move(
+    _model: Checkpoint, key: str, mu: np.ndarray, threshold: float, draws: int, seed: int
+) -> AcceptedMove:
+    table = access.table(_model)
+    accepted = table.mu[table.elbo > threshold]
+    nearest = np.argsort(np.linalg.norm(accepted - mu, axis=1), kind="stable")
+    few = _model.config.image.pixels > _LARGE
+    return nearest_accepted(
+        _model.model, mu, threshold, accepted[nearest[: _TARGETS[few]]], draws=draws, seed=seed
+    )
