@@ -140,7 +140,39 @@ def check_compare(model):
     assert table["rate, nats"][model] == pytest.approx(kl, abs=1e-6)
 
 
+def check_train(model):
+    import shutil
+    import tempfile
+
+    from vae.ui import access
+
+    manifest, _ = raw(model)
+    best = manifest["metrics"]["elbo"]
+    history = (ROOT / "checkpoints" / model / "history.jsonl").read_text()
+    status = {"phase": "interrupted", "pid": 0, "step": 500, "steps": 2000, "best_elbo": best,
+              "best_step": 400, "started": 1.0, "message": ""}  # fmt: skip
+    with tempfile.TemporaryDirectory() as root, pytest.MonkeyPatch.context() as patch:
+        shutil.copytree(ROOT / "checkpoints" / model, Path(root) / model)
+        run = Path(root) / "under-way" / ".run"
+        run.mkdir(parents=True)
+        (run / "status.json").write_text(json.dumps(status))
+        (run / "history.jsonl").write_text(history)
+        patch.setenv("ELBOSCOPE_CHECKPOINTS", root)
+        access.entries.clear()
+        try:
+            app = screen(page_named("train"), model=model)
+        finally:
+            access.entries.clear()
+    words = " ".join(one.value for one in app.markdown)
+    shown = f"{best:,.2f}".replace("-", "\N{MINUS SIGN}")
+    assert f"Best validation ELBO so far: **{shown} nats**, at step 400" in words
+    assert "was interrupted" in words
+    assert app.code[0].value.startswith("python -m vae train digits-2d --out ")
+    assert str(ROOT) not in app.code[0].value
+
+
 CHECKS = {
+    "train": check_train,
     "compare": check_compare,
     "bound": check_bound,
     "kl_per_sample": check_kl_per_sample,
@@ -482,3 +514,37 @@ def test_every_screen_says_what_its_numbers_are(monkeypatch, tmp_path, likelihoo
             assert (grey in text) == (likelihood == "bernoulli_grey")
     finally:
         access.entries.clear()
+
+
+def test_a_wrong_run_is_said_before_it_starts():
+    app = screen(page_named("train"))
+    start = [one for one in app.button if one.key == "start"][0]
+    assert not start.disabled
+    app.text_input(key="name-digits-2d").set_value("digits-2d").run()
+    assert "There is a model or a run named digits-2d already" in app.warning[0].value
+    assert [one for one in app.button if one.key == "start"][0].disabled
+    app.text_input(key="name-digits-2d").set_value("mine").run()
+    app.selectbox(key="objective-digits-2d").set_value("beta").run()
+    app.number_input(key="beta-digits-2d").set_value(4.0).run()
+    assert not app.exception and not app.warning
+    assert "--objective beta --beta 4.0" in app.code[0].value
+    app.selectbox(key="network-digits-2d").set_value("conv").run()
+    assert not app.exception
+
+
+@pytest.mark.parametrize(
+    ("address", "hosts", "allowed"),
+    [
+        ("127.0.0.1", ["localhost", "127.0.0.1", "::1"], True),
+        ("0.0.0.0", ["localhost"], False),
+        ("127.0.0.1", ["elboscope.example.org"], False),
+        ("127.0.0.1", [], False),
+        ("", ["localhost"], False),
+    ],
+)
+def test_training_is_offered_on_this_computer_alone(monkeypatch, address, hosts, allowed):
+    from vae.ui import train_gate
+
+    options = {"server.address": address, "server.allowedHosts": hosts}
+    monkeypatch.setattr(train_gate.st, "get_option", options.get)
+    assert train_gate.training_allowed() == allowed

@@ -20,11 +20,13 @@ class _Arguments:
         port: The port on 127.0.0.1; the next free one is taken when it is in use.
         checkpoints: The folder of checkpoints.
         browser: Open a browser where there is a display.
+        folders: Folders of images that the screen Train may offer, besides the data sets.
     """
 
     port: int = 8501
     checkpoints: Path | None = None
     browser: bool = True
+    folders: tuple[Path, ...] = ()
 
 
 def app(arguments: list[str]) -> int:
@@ -36,4 +38,7 @@ def app(arguments: list[str]) -> int:
         raise Stop(EXIT_USAGE, f"--port must lie in 1..65535, not {flags.port}.")
     if flags.checkpoints is not None and not flags.checkpoints.is_dir():
         raise Stop(EXIT_MISSING, f"there is no folder {str(flags.checkpoints)!r}.")
-    return serve(flags.port, flags.checkpoints, flags.browser)
+    for folder in flags.folders:
+        if not folder.is_dir():
+            raise Stop(EXIT_MISSING, f"there is no folder {str(folder)!r}.")
+    return serve(flags.port, flags.checkpoints, flags.browser, flags.folders)

@@ -19,6 +19,7 @@ from vae.model.likelihoods import facts_of
 from vae.ui import access
 from vae.ui.screens import SCREENS, page_path
 from vae.ui.style import STYLE
+from vae.ui.train_gate import training_allowed
 
 _DEFAULT_MODEL = "digits-2d"
 
@@ -35,6 +36,8 @@ def main() -> None:
             section: [
                 st.Page(page_path(name), title=title, default=name == "overview")
                 for name, title in screens.items()
+                # It starts processes, so it is there only where nobody else reaches the server.
+                if name != "train" or training_allowed()
             ]
             for section, screens in SCREENS.items()
         }

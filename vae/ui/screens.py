@@ -20,7 +20,7 @@ SCREENS: dict[str, dict[str, str]] = {
         "bound": "The bound",
         "derivation": "Derivation",
     },
-    "Use": {"score_images": "Score images", "compare": "Compare models"},
+    "Use": {"score_images": "Score images", "compare": "Compare models", "train": "Train"},
 }
 
 

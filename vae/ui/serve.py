@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 __all__ = ["free_port", "serve"]
@@ -13,13 +14,14 @@ __all__ = ["free_port", "serve"]
 _PORTS_TRIED = 20
 
 
-def serve(port: int, checkpoints: Path | None, browser: bool) -> int:
+def serve(port: int, checkpoints: Path | None, browser: bool, folders: Sequence[Path] = ()) -> int:
     """Runs the app until it is interrupted.
 
     Args:
         port: The port on 127.0.0.1; the next free one is taken when it is in use.
         checkpoints: The folder of checkpoints; the project's own when not given.
         browser: Whether to open a browser where there is a display.
+        folders: Folders of images that the screen Train may offer.
 
     Returns:
         The server's exit code.
@@ -33,6 +35,9 @@ def serve(port: int, checkpoints: Path | None, browser: bool) -> int:
     environment = dict(os.environ)
     if checkpoints is not None:
         environment["ELBOSCOPE_CHECKPOINTS"] = str(checkpoints.resolve())
+    if folders:
+        registered = os.pathsep.join(str(folder.resolve()) for folder in folders)
+        environment["ELBOSCOPE_FOLDERS"] = registered
     root = Path(__file__).parents[2]
     print(f"Elboscope is at http://localhost:{chosen} (stop it with Ctrl+C)", flush=True)
     command = [

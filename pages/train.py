@@ -1,0 +1,16 @@
+"""Train: choose images, network and objective, and watch the bound rise."""
+
+import streamlit as st
+
+from vae.ui import train as sections
+from vae.ui import widgets
+
+widgets.opening(
+    "Train",
+    "Choose images and a recipe, and a new model learns in a process of its own, which goes on "
+    "when this page is closed. A finished one appears in the model picker.",
+)
+st.subheader("Runs", anchor=False)
+sections.watch()
+st.subheader("A new run", anchor=False)
+sections.form()
