@@ -47,7 +47,7 @@ def code_lines(page: Path) -> list[str]:
 
 def commands(page: Path) -> list[list[str]]:
     """The words of every call of the command line, from the command on; comments left out."""
-    calls = [line.split("python -m vae ", 1)[1] for line in code_lines(page) if "-m vae " in line]
+    calls = [line.split("-m vae ", 1)[1] for line in code_lines(page) if "-m vae " in line]
     return [shlex.split(call, comments=True) for call in calls]
 
 
@@ -121,9 +121,9 @@ def test_every_flag_named_is_one_of_its_command(page):
 
 
 def test_flags_in_the_text_belong_to_some_command():
-    known = set().union(*map(flags_of, ("train", "evaluate", "score", "app")))
+    known = set().union(*map(flags_of, ("train", "evaluate", "score", "calibrate", "app")))
     # Flags of pip, which install what the commands need.
-    known |= {"--extra-index-url", "--index-url", "--force-reinstall", "--no-deps", "--readme"}
+    known |= {"--nproc-per-node", "--extra-index-url", "--index-url", "--force-reinstall", "--no-deps", "--readme"}
     for line in code_lines(ROOT / "README.md"):
         assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", line)) - {"--help"} <= known, line
 
