@@ -123,7 +123,14 @@ def test_every_flag_named_is_one_of_its_command(page):
 def test_flags_in_the_text_belong_to_some_command():
     known = set().union(*map(flags_of, ("train", "evaluate", "score", "calibrate", "app")))
     # Flags of pip, which install what the commands need.
-    known |= {"--nproc-per-node", "--extra-index-url", "--index-url", "--force-reinstall", "--no-deps", "--readme"}
+    known |= {
+        "--nproc-per-node",
+        "--extra-index-url",
+        "--index-url",
+        "--force-reinstall",
+        "--no-deps",
+        "--readme",
+    }
     for line in code_lines(ROOT / "README.md"):
         assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", line)) - {"--help"} <= known, line
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,14 +16,13 @@ from vae.figures.frame import nats
 from vae.figures.pictures import gallery_html
 from vae.model.checkpoint import Checkpoint
 from vae.model.likelihoods import facts_of
+from vae.training.config import TrainConfig
 from vae.ui import access, widgets
 from vae.ui.walks.dimensions import strongest_film
 from vae.ui.walks.start import prior_mean
 
 __all__ = ["comparable", "ladder_of", "ladder_slider", "plane", "table_of_models", "two_models"]
 
-# What two runs of one ladder may differ in.
-_FREE = ("objective", "beta", "title", "description", "device")
 _SHOWN = 2_000
 
 
@@ -45,18 +45,25 @@ def _subject(manifest: dict[str, Any]) -> tuple:
 
 def ladder_of(model: Checkpoint, manifests: dict[str, dict[str, Any]]) -> dict[float, str]:
     """The models that differ from this one in the weight of the KL alone, by rising beta."""
-
-    def rest(manifest: dict[str, Any]) -> dict[str, Any]:
-        config = manifest["config"]
-        return {key: value for key, value in config.items() if key not in _FREE}
-
-    mine = rest(model.manifest)
+    mine = _run_without_beta(model.manifest)
     found = {
         float(manifest["config"]["beta"]): name
         for name, manifest in manifests.items()
-        if manifest["config"]["objective"] in ("elbo", "beta") and rest(manifest) == mine
+        if mine is not None and _run_without_beta(manifest) == mine
     }
     return dict(sorted(found.items()))
+
+
+def _run_without_beta(manifest: dict[str, Any]) -> TrainConfig | None:
+    """A run's config as if its KL had the weight 1; none where its objective is another one."""
+    try:
+        config = TrainConfig.from_dict(manifest["config"])
+    except (ValueError, TypeError):
+        return None
+    if config.objective not in ("elbo", "beta") or config.beta_schedule != "constant":
+        return None
+    plain = {"objective": "elbo", "beta": 1.0, "title": "", "description": "", "device": "auto"}
+    return replace(config, **plain)
 
 
 def plane(

@@ -1,0 +1,57 @@
+"""What may be compared with what, and which models form a ladder."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import asdict
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from vae.model.registry import Entry
+from vae.training.presets import PRESETS
+from vae.ui import compare
+
+
+def manifest_of(preset: str, **changes: object) -> dict:
+    config = asdict(PRESETS[preset]) | changes
+    image = {"channels": 1, "height": 8, "width": 8, "levels": 17, "background": 0.0}
+    model = {"image": image, "likelihood": config["likelihood"], "binarize": config["binarize"]}
+    return copy.deepcopy({"config": config, "model": model, "data": {"name": config["data"]}})
+
+
+@pytest.fixture
+def models(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict]:
+    found = {
+        "digits-2d": manifest_of("digits-2d"),
+        "beta-3": manifest_of("digits-2d-beta-3"),
+        "beta-0.1": manifest_of("digits-2d-beta-0.1", title="Another title"),
+        "other-seed": manifest_of("digits-2d-beta-3", seed=1),
+        "warmed-up": manifest_of("digits-2d-beta-3", beta_schedule="warm_up"),
+        "digits-10d": manifest_of("digits-10d"),
+        "mistaken": manifest_of("digits-2d", objective="batch_moment_kl"),
+        "binary": manifest_of("digits-binary-2d"),
+        "density": manifest_of("digits-2d", likelihood="continuous_bernoulli"),
+        "sprites": manifest_of("sprites-10d"),
+        "from-the-future": manifest_of("digits-2d", nobody_knows=1),
+    }
+    entries = {name: Entry(name, Path(name), one) for name, one in found.items()}
+    entries["broken"] = Entry("broken", Path("broken"), None, "It is damaged.")
+    monkeypatch.setattr(compare.access, "entries", lambda: entries)
+    return found
+
+
+def test_only_what_speaks_of_the_same_pixels_is_compared(models: dict[str, dict]) -> None:
+    same = compare.comparable(SimpleNamespace(manifest=models["digits-2d"]))
+    assert set(models) - set(same) == {"binary", "density", "sprites"}
+    assert set(compare.comparable(SimpleNamespace(manifest=models["binary"]))) == {"binary"}
+
+
+def test_a_ladder_differs_in_beta_alone(models: dict[str, dict]) -> None:
+    model = SimpleNamespace(manifest=models["digits-2d"])
+    ladder = compare.ladder_of(model, compare.comparable(model))
+    assert ladder == {0.1: "beta-0.1", 1.0: "digits-2d", 3.0: "beta-3"}
+    assert list(ladder) == sorted(ladder)
+    lonely = SimpleNamespace(manifest=models["from-the-future"])
+    assert compare.ladder_of(lonely, compare.comparable(lonely)) == {}
