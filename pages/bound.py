@@ -8,6 +8,7 @@ import streamlit as st
 from vae.figures.frame import nats
 from vae.ui import access, explained, widgets
 from vae.ui import bound as sections
+from vae.ui.missing import offer_images
 
 model, sample = access.current()
 heading = st.empty()
@@ -15,7 +16,8 @@ levels, name = sections.pick_image(model, sample)
 if levels is None:
     with heading.container():
         widgets.opening("The bound", "How far one image's score lies below the truth, and why.")
-    widgets.no_image(model)
+    offer_images(model)
+    st.stop()
 
 found = explained.gap(model, levels)
 exact = not math.isnan(found.log_evidence)

@@ -7,12 +7,14 @@ from vae.figures.frame import nats
 from vae.ui import access, explained, widgets
 from vae.ui.derivation import beta_dial, pixel_losses, questions, show_line
 from vae.ui.errata import ERRATA
+from vae.ui.missing import offer_images
 
 model, sample = access.current()
 lines = explained.derivation(model, sample)
 if lines is None:
     widgets.opening("Derivation", "The score of one image, derived and checked line by line.")
-    widgets.no_image(model)
+    offer_images(model)
+    st.stop()
 
 by_key, parts = {line.key: line for line in lines}, access.receipt(model, sample)
 widgets.opening(

@@ -11,8 +11,8 @@ from vae.ui import sample_elbo as sections
 model, sample = access.current()
 table, parts = access.table(model), access.receipt(model, sample)
 if parts is None:
-    widgets.opening("One sample's ELBO", "Every nat of one image's score, accounted for.")
-    widgets.no_image(model)
+    sections.without_its_image(model, table, sample)
+    st.stop()
 
 error = f" ± {parts.elbo_se:.2f}" if parts.elbo_se else ""
 widgets.opening(

@@ -548,3 +548,18 @@ def test_training_is_offered_on_this_computer_alone(monkeypatch, address, hosts,
     options = {"server.address": address, "server.allowedHosts": hosts}
     monkeypatch.setattr(train_gate.st, "get_option", options.get)
     assert train_gate.training_allowed() == allowed
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_page_does_without_images_that_are_not_here(page, monkeypatch, tmp_path):
+    monkeypatch.setenv("ELBOSCOPE_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("ELBOSCOPE_CACHE", str(tmp_path / "cache"))
+    app = screen(page, model="mnist-burda", sample=3)
+    if page.stem in ("sample_elbo", "bound", "derivation"):
+        assert "(mnist) are not on this machine" in app.info[0].value
+        assert [one.label for one in app.button if one.key == "download_images"] == [
+            "Download MNIST (12 MB)"
+        ]
+    if page.stem == "sample_elbo":
+        elbo = raw("mnist-burda")[1]["elbo"][3]
+        assert f"costs <b>{-elbo:.1f}</b>" in text_of(app)

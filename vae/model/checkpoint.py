@@ -162,7 +162,9 @@ class Checkpoint:
     def data_title(self) -> str:
         """The data set's name for people; of a folder only the last part, not where it lies."""
         name = self.manifest["data"]["name"]
-        return f"folder {Path(name).name}" if name.startswith("folder:") else name
+        if name.startswith("folder:"):
+            return f"folder {Path(name).name}"
+        return name.removesuffix(":full")
 
     def __repr__(self) -> str:
         return f"Checkpoint({self.name!r}, weights {self.weights_sha256[:12]})"

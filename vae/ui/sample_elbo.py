@@ -25,13 +25,44 @@ from vae.figures.sample_elbo import (
 )
 from vae.model.checkpoint import SPLITS, Checkpoint
 from vae.ui import access, widgets
+from vae.ui.missing import offer_images
 from vae.ui.plane import MOST_MARKS, scatter
 from vae.ui.thumbnails import thumbnails
 
-__all__ = ["all_samples", "compare_with", "extremes", "plane", "receipt_to_the_pixel", "spread"]
+__all__ = [
+    "all_samples",
+    "compare_with",
+    "extremes",
+    "plane",
+    "receipt_to_the_pixel",
+    "spread",
+    "without_its_image",
+]
 
 # Thumbnails of more rows than this would weigh more than they show.
 _MOST_THUMBNAILS = 800
+
+
+def without_its_image(model: Checkpoint, table: access.Table, sample: int) -> None:
+    """What the stored numbers tell of a sample whose image isn't on this machine."""
+    error = float(model.reference.elbo_se[sample])
+    widgets.opening(
+        "One sample's ELBO",
+        f"Sample {sample} costs <b>{nats(-table.elbo[sample], 1)}</b>"
+        f"{f' ± {error:.2f}' if error else ''} nats to describe: "
+        f"<b>{nats(table.kl[sample], 1)}</b> to say which code, "
+        f"<b>{nats(-table.expected_log_likelihood[sample], 1)}</b> to draw it from the code.",
+    )
+    offer_images(model)
+    st.subheader("Among all images", anchor=False)
+    left, right = st.columns([1.5, 1], gap="large")
+    with left:
+        plane(model, table, sample)
+    with right:
+        extremes(model, table)
+    spread(model, sample)
+    if st.toggle("All samples in a table", key="all_samples"):
+        all_samples(model, table)
 
 
 @st.fragment
@@ -137,7 +168,14 @@ def extremes(model: Checkpoint, table: access.Table) -> None:
     """The worst, the most typical and the best explained samples."""
     order = np.argsort(table.elbo, kind="stable")
     middle = len(order) // 2
-    st.caption("Click a picture to choose it. Beside its number: its ELBO in nats.")
+    st.caption(
+        "Click a picture to choose it. Beside its number: its ELBO in nats."
+        + (
+            " The pictures are what the decoder makes of the codes."
+            if access.images(model, [0]) is None
+            else ""
+        )
+    )
     groups = {
         "Worst explained": order[:5],
         "Typical": order[middle - 2 : middle + 3],

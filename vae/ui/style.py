@@ -22,6 +22,7 @@ STYLE = f"""<style>
 .elb-picture figcaption {{ font-size: .875rem; opacity: .8; margin-top: .35rem; line-height: 1.3;
   font-variant-numeric: tabular-nums; }}
 .elb-gallery {{ display: grid; gap: .6rem; }}
+.elb-thumbs {{ align-items: start; }}
 .elb-thumbs button {{ all: unset; cursor: pointer; box-sizing: border-box; width: 100%;
   border-radius: 3px; outline: 2px solid transparent; outline-offset: 2px; }}
 .elb-thumbs button:hover, .elb-thumbs button:focus-visible {{ outline-color: {palette.ELBO}; }}

@@ -17,7 +17,7 @@ from vae.ui import access
 from vae.ui.honesty import badges
 from vae.ui.style import quantity
 
-__all__ = ["chart", "gallery", "lead", "no_image", "opening", "picture", "pick_on_click", "sums"]
+__all__ = ["chart", "gallery", "lead", "opening", "picture", "pick_on_click", "sums"]
 
 
 def opening(title: str, sentence: str) -> None:
@@ -40,16 +40,6 @@ def lead(sentence: str) -> None:
 def picture(image: np.ndarray, caption: str, alt: str, width: int = 240) -> None:
     """One large crisp picture, (C, H, W) in [0, 1]."""
     st.html(figure_html(image, caption, alt, width))
-
-
-def no_image(model: Checkpoint) -> None:
-    """Says that the reference images aren't here, and ends the screen."""
-    name = model.data_title
-    st.info(
-        f"The images behind this model ({name}) are not on this machine, so what needs the image "
-        "itself cannot be shown. The map, the traversals and the table need none."
-    )
-    st.stop()
 
 
 def chart(figure: go.Figure, alt: str, key: str | None = None, **selection: Any) -> None:  # noqa: ANN401

@@ -1,0 +1,37 @@
+"""What to show where a model's own images are not on this machine, and how to fetch them."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from vae.data.datasets import DataMissing
+from vae.data.published import SETS
+from vae.model.checkpoint import Checkpoint
+from vae.ui.train_gate import training_allowed
+
+__all__ = ["offer_images"]
+
+
+def offer_images(model: Checkpoint) -> None:
+    """Says that the reference images aren't here; one click fetches those of a published set."""
+    st.info(
+        f"The images behind this model ({model.data_title}) are not on this machine, so what "
+        "needs the image itself cannot be shown. The map, the traversals and the table need none."
+    )
+    published = SETS.get(model.manifest["data"]["name"].removesuffix(":full"))
+    # It writes to this computer's disk, so it is offered only to those who sit before it.
+    if published is None or not published.missing or not training_allowed():
+        return
+    label = f"Download {published.title} ({published.megabytes:,} MB)"
+    if not st.button(label, icon=":material/download:", key="download_images"):
+        return
+    from vae.data.download import download
+
+    try:
+        with st.spinner(f"Downloading {published.title}"):
+            download(model.manifest["data"]["name"].removesuffix(":full"))
+    except DataMissing as error:
+        st.error(str(error))
+        return
+    st.cache_data.clear()
+    st.rerun()
