@@ -145,7 +145,7 @@ def test_a_smaller_model_does_not_keep_dimensions_that_it_lacks():
 def test_a_group_shows_its_means_and_belongs_to_its_model(checkpoint):
     model = checkpoint("digits-2d")
     rows = np.arange(40, 60)
-    app = open_map(group=(model.weights_sha256, rows))
+    app = open_map(group=(model.identity, rows))
     assert any(one.value == "The group: 20 samples" for one in app.subheader)
     table = next(one.value for one in app.dataframe if "of the group" in one.value)
     assert (

@@ -153,8 +153,9 @@ def test_a_crowd_opens_with_its_count_and_the_sources_images(tmp_path, checkpoin
     write_crowd(tmp_path / "crowd", source, 5_000)
     crowd = load(tmp_path / "crowd")
     assert crowd.reference.size == 5_000
-    # Caches know a model by its weights, and this is another reference set.
-    assert crowd.weights_sha256 != source.weights_sha256
+    # One model with two reference sets, which caches must not mix up.
+    assert crowd.weights_sha256 == source.weights_sha256
+    assert crowd.identity != source.identity
     images = originals(crowd, np.array([0, 4_999]))
     rows = [int(np.flatnonzero(source.reference.indices == crowd.reference.indices[k])[0])
             for k in (0, 4_999)]  # fmt: skip

@@ -21,6 +21,7 @@ import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -136,7 +137,8 @@ class Checkpoint:
         manifest: The manifest as read.
         reference: The reference statistics.
         history: One mapping for each evaluation during training.
-        weights_sha256: The sha256 of the weights file, which identifies the model.
+        weights_sha256: The sha256 of the weights file, which identifies the model, not its
+            reference set; see :attr:`identity`.
         path: The directory that it was read from.
     """
 
@@ -157,6 +159,15 @@ class Checkpoint:
     def prior(self) -> Distribution:
         """The prior :math:`p(z)`, event shape :math:`(D)`."""
         return self.model.prior
+
+    @cached_property
+    def identity(self) -> str:
+        """The sha256 of what the manifest says: what a cached number of this checkpoint is kept by.
+
+        The manifest lists the digests of weights and reference set and the settings of the scores,
+        so two checkpoints share it only where every number of theirs is the same.
+        """
+        return sha256(_to_json(self.manifest).encode()).hexdigest()
 
     @property
     def data_title(self) -> str:

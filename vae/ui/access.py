@@ -1,7 +1,8 @@
 """What screens read, cached: models, reference tables, receipts, images, decoded places.
 
-Every cached function is keyed by the sha256 of the weights, never by a model object: a key that
-left the model out would go on showing the old model's numbers after a switch.
+Every cached function is keyed by :attr:`vae.model.checkpoint.Checkpoint.identity`: a key that left
+the model out would go on showing the old model's numbers after a switch, and the weights alone
+would mix up two reference sets of one model.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ def current() -> tuple[Checkpoint, int]:
 
 def table(model: Checkpoint) -> Table:
     """The reference set of a model."""
-    return _table(model, model.weights_sha256)
+    return _table(model, model.identity)
 
 
 # Shared rather than copied for every run, since a million samples are a hundred megabytes; so
@@ -131,7 +132,7 @@ def _table(_model: Checkpoint, key: str) -> Table:
 
 def images(model: Checkpoint, rows: Sequence[int]) -> np.ndarray | None:
     """Reference images in [0, 1], (N, C, H, W); none where the data aren't on this machine."""
-    return _images(model, model.weights_sha256, tuple(int(row) for row in rows))
+    return _images(model, model.identity, tuple(int(row) for row in rows))
 
 
 @st.cache_data(max_entries=256, show_spinner=False)
@@ -148,7 +149,7 @@ def receipt(model: Checkpoint, sample: int) -> Receipt | None:
 
 def receipt_of(model: Checkpoint, levels: np.ndarray, draws: int, seed: int) -> Receipt:
     """An uploaded image's ELBO taken apart, from its levels (C, H, W)."""
-    return _receipt_of(model, model.weights_sha256, levels, draws, seed)
+    return _receipt_of(model, model.identity, levels, draws, seed)
 
 
 @st.cache_data(max_entries=512, show_spinner=False)
@@ -187,7 +188,7 @@ def levels_at(model: Checkpoint, rows: Sequence[int]) -> np.ndarray | None:
 
 def reconstructions(model: Checkpoint, rows: Sequence[int]) -> np.ndarray:
     """What the decoder makes of reference samples' means, in [0, 1], (N, C, H, W)."""
-    return _reconstructions(model, model.weights_sha256, tuple(int(row) for row in rows))
+    return _reconstructions(model, model.identity, tuple(int(row) for row in rows))
 
 
 @st.cache_data(max_entries=256, show_spinner=False)
@@ -197,7 +198,7 @@ def _reconstructions(_model: Checkpoint, key: str, rows: tuple[int, ...]) -> np.
 
 def lattice(model: Checkpoint, span: float, side: int) -> np.ndarray:
     """The decoded plane of a two-dimensional model; see :func:`vae.explore.traversals.lattice`."""
-    return _lattice(model, model.weights_sha256, span, side)
+    return _lattice(model, model.identity, span, side)
 
 
 @st.cache_data(max_entries=16, show_spinner=False)
@@ -207,7 +208,7 @@ def _lattice(_model: Checkpoint, key: str, span: float, side: int) -> np.ndarray
 
 def posterior_draws(model: Checkpoint, sample: int, count: int, seed: int) -> np.ndarray:
     """Decoded draws from a reference sample's own q(z|x), in [0, 1], (N, C, H, W)."""
-    return _posterior_draws(model, model.weights_sha256, sample, count, seed)
+    return _posterior_draws(model, model.identity, sample, count, seed)
 
 
 @st.cache_data(max_entries=128, show_spinner=False)
@@ -221,7 +222,7 @@ def _posterior_draws(
 
 def prior_samples(model: Checkpoint, count: int, seed: int) -> np.ndarray:
     """Decoded draws from the prior, in [0, 1], (N, C, H, W)."""
-    return _prior_samples(model, model.weights_sha256, count, seed)
+    return _prior_samples(model, model.identity, count, seed)
 
 
 @st.cache_data(max_entries=64, show_spinner=False)
@@ -231,7 +232,7 @@ def _prior_samples(_model: Checkpoint, key: str, count: int, seed: int) -> np.nd
 
 def decode(model: Checkpoint, codes: np.ndarray) -> np.ndarray:
     """What the decoder makes of codes (N, D), in [0, 1], (N, C, H, W)."""
-    return _decode(model, model.weights_sha256, codes)
+    return _decode(model, model.identity, codes)
 
 
 @st.cache_data(max_entries=64, show_spinner=False)

@@ -47,7 +47,7 @@ def score_in_parts(
         part = different[start : start + _PART]
         data = tuple(files[same[0]][1] for same in part)
         results = _scored(
-            model, model.weights_sha256, data, astuple(settings.adaptation), settings.draws,
+            model, model.name, model.identity, data, astuple(settings.adaptation), settings.draws,
             settings.importance_samples, settings.seed, settings.calibration, stamp,
         )  # fmt: skip
         for same, result in zip(part, results, strict=True):
@@ -60,6 +60,7 @@ def score_in_parts(
 @st.cache_data(max_entries=64, show_spinner=False)
 def _scored(
     _model: Checkpoint,
+    name: str,  # rows state it
     key: str,
     data: tuple[bytes, ...],
     adaptation: tuple[str, ...],

@@ -149,7 +149,7 @@ def second_opinion(model: Checkpoint, levels: np.ndarray) -> None:
     )
     # Not in the common cache: its functions cannot draw progress, nor be left halfway.
     known = st.session_state.setdefault("annealed", {})
-    image = (model.weights_sha256, levels.tobytes())
+    image = (model.identity, levels.tobytes())
     if image not in known:
         if not st.button("Run annealed importance sampling", key="anneal"):
             return

@@ -56,7 +56,7 @@ def blurred(model: Checkpoint, sample: int) -> Receipt:
 
 def derivation(model: Checkpoint, sample: int) -> list[Line] | None:
     """The derivation evaluated for a sample; none where its image isn't on this machine."""
-    return _derivation(model, model.weights_sha256, sample)
+    return _derivation(model, model.identity, sample)
 
 
 @st.cache_data(max_entries=128, show_spinner="Computing every line")
@@ -69,7 +69,7 @@ def _derivation(_model: Checkpoint, key: str, sample: int) -> list[Line] | None:
 
 def batch_mates(model: Checkpoint, sample: int) -> list[Company] | None:
     """A sample's terms in different company; none where the images aren't on this machine."""
-    return _batch_mates(model, model.weights_sha256, sample)
+    return _batch_mates(model, model.identity, sample)
 
 
 @st.cache_data(max_entries=64, show_spinner="Scoring one image in four companies")
@@ -118,14 +118,14 @@ class Gap(NamedTuple):
 
 def gap(model: Checkpoint, levels: np.ndarray) -> Gap:
     """The bounds of one image, (C, H, W)."""
-    return _gap(model, model.weights_sha256, levels)
+    return _gap(model, model.identity, levels)
 
 
 @st.cache_data(max_entries=128, show_spinner="Finding the best q and 5,000 draws")
 def _gap(_model: Checkpoint, key: str, levels: np.ndarray) -> Gap:
     draws = access.draws_of(_model)
     scores = sample_scores(_model.model, levels[None], draws=draws)
-    found = _quadrature(_model, _model.weights_sha256, levels)
+    found = _quadrature(_model, _model.identity, levels)
     best = best_gaussian(
         _model.model, levels[None], draws=draws, integrals=None if found is None else [found]
     )
@@ -179,14 +179,14 @@ def _scan(_model: Checkpoint, key: str) -> CoarseScan | None:
 
 def scan(model: Checkpoint) -> CoarseScan | None:
     """The decoded coarse cells of a model with at most two latent dimensions."""
-    return _scan(model, model.weights_sha256)
+    return _scan(model, model.identity)
 
 
 def posterior(
     model: Checkpoint, levels: np.ndarray, window: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Axes (2, G) and density (G, G) of one image's true posterior over a window (2, 2)."""
-    return _posterior(model, model.weights_sha256, levels, window)
+    return _posterior(model, model.identity, levels, window)
 
 
 @st.cache_data(max_entries=64, show_spinner=False)
@@ -250,7 +250,7 @@ def surgery(model: Checkpoint) -> tuple[Surgery, np.ndarray]:
     size = model.reference.size
     count = min(size, _MOST_FOR_SURGERY)
     rows = np.linspace(0, size - 1, count).astype(int)
-    return _surgery(model, model.weights_sha256, rows), rows
+    return _surgery(model, model.identity, rows), rows
 
 
 @st.cache_data(max_entries=8, show_spinner="Splitting the KL of every image")

@@ -158,7 +158,7 @@ def _coloured(
 def scene(model: Checkpoint, table: Table, sample: int, chosen: Settings) -> Scene:
     """Where the points lie for these settings, and the plane under them."""
     mu, sigma = table.mu, table.sigma
-    sha = model.weights_sha256[:12]
+    sha = model.identity[:12]
     held = mu[sample] if chosen.hold else np.zeros(mu.shape[1])
     if chosen.view == VIEWS[0]:
         dims = chosen.dims

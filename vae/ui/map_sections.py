@@ -83,7 +83,7 @@ def holes(model: Checkpoint, found: Scene) -> None:
         "the prior come from places that this model's data leave empty; of further data "
         f"{100 * share.level:.0f}\u00a0% would.{more}"
     )
-    in_holes, elsewhere = maps.hole_examples(model, model.weights_sha256, 8, share.threshold)
+    in_holes, elsewhere = maps.hole_examples(model, model.identity, 8, share.threshold)
     for title, codes in (("From holes", in_holes), ("From elsewhere", elsewhere)):
         st.markdown(f"**{title}**")
         if not len(codes):

@@ -99,13 +99,13 @@ def notice(sentence: str) -> None:
 
 def set_group(model: Checkpoint, rows: np.ndarray) -> None:
     """Keeps a group of samples through colours, views and screens; none forgets it."""
-    st.session_state["group"] = (model.weights_sha256, rows) if len(rows) else None
+    st.session_state["group"] = (model.identity, rows) if len(rows) else None
 
 
 def group(model: Checkpoint) -> np.ndarray | None:
     """The samples that were circled on this model's map, by their numbers."""
     kept = st.session_state.get("group")
-    return kept[1] if kept and kept[0] == model.weights_sha256 else None
+    return kept[1] if kept and kept[0] == model.identity else None
 
 
 # -- parts of the plane ---------------------------------------------------------------------------
@@ -113,7 +113,7 @@ def group(model: Checkpoint) -> np.ndarray | None:
 
 def points(key: str, model: Checkpoint, scene: Scene, facts: Sequence[Fact]) -> Slot:
     """The points of a scene."""
-    return _points(model, model.weights_sha256, key, scene.geometry, scene, facts)
+    return _points(model, model.identity, key, scene.geometry, scene, facts)
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)
@@ -135,7 +135,7 @@ def colour(
     digits: int,
 ) -> Slot:
     """The points' colours by one of their quantities."""
-    return _colour(model.weights_sha256, key, title, values, unit, tuple(class_names), digits)
+    return _colour(model.identity, key, title, values, unit, tuple(class_names), digits)
 
 
 @st.cache_resource(max_entries=8, show_spinner=False)
@@ -153,7 +153,7 @@ def _colour(
 
 def lattice(key: str, model: Checkpoint, scene: Scene, name: str, window: Window) -> Slot:
     """The decoded lattice over a window."""
-    return _lattice(model, model.weights_sha256, key, name, *scene.plane, tuple(window))
+    return _lattice(model, model.identity, key, name, *scene.plane, tuple(window))
 
 
 @st.cache_resource(max_entries=12, show_spinner=False)
@@ -172,7 +172,7 @@ def _lattice(
 
 def labels(model: Checkpoint, scene: Scene) -> list[dict]:
     """The classes' names where their clusters are."""
-    return _labels(model, model.weights_sha256, scene.geometry, scene)
+    return _labels(model, model.identity, scene.geometry, scene)
 
 
 @st.cache_resource(max_entries=16, show_spinner=False)
@@ -206,7 +206,7 @@ def field(
     key: str, model: Checkpoint, dims: tuple[int, int], window: Window, with_holes: bool
 ) -> Slot:
     """The aggregate posterior of two dimensions over a window, against the prior."""
-    return _field(model, model.weights_sha256, key, dims, tuple(window), with_holes)
+    return _field(model, model.identity, key, dims, tuple(window), with_holes)
 
 
 @st.cache_resource(max_entries=12, show_spinner=False)
@@ -229,7 +229,7 @@ def _field(
 
 def hole_share(model: Checkpoint, dims: tuple[int, ...]) -> Holes:
     """How much of the prior falls where no data lie, in some of the dimensions."""
-    return _hole_share(model, model.weights_sha256, dims)
+    return _hole_share(model, model.identity, dims)
 
 
 @st.cache_data(max_entries=32, show_spinner=False)
@@ -251,7 +251,7 @@ def hole_examples(
 
 def log_ratio(model: Checkpoint) -> np.ndarray:
     r"""Each sample's :math:`\log \bar q(\mu) / p(\mu)` in nats, with shape :math:`(N,)`."""
-    return _log_ratio(model, model.weights_sha256)
+    return _log_ratio(model, model.identity)
 
 
 @st.cache_resource(max_entries=4, show_spinner="Comparing codes with the prior")
@@ -265,7 +265,7 @@ def _log_ratio(_model: Checkpoint, sha: str) -> np.ndarray:
 
 def arrows(key: str, model: Checkpoint, scene: Scene) -> tuple[Slot, float]:
     """The round trips of a grid of places, and their median length in the whole latent space."""
-    return _arrows(model, model.weights_sha256, key, *scene.plane, tuple(scene.home))
+    return _arrows(model, model.identity, key, *scene.plane, tuple(scene.home))
 
 
 @st.cache_resource(max_entries=8, show_spinner=False)
@@ -288,7 +288,7 @@ def _arrows(
 
 def principal(model: Checkpoint) -> Principal:
     """The two directions in which codes vary most."""
-    return _principal(model, model.weights_sha256)
+    return _principal(model, model.identity)
 
 
 @st.cache_data(max_entries=8, show_spinner=False)
@@ -315,7 +315,7 @@ def tsne_places(
         some = np.random.default_rng(0).choice(len(mu), TSNE_MOST, replace=False)
         # One that was left out takes the place of one that was not.
         rows = some if sample in some else np.append(some[:-1], sample)
-    kept = _tsne_kept(model.weights_sha256)
+    kept = _tsne_kept(model.identity)
     with _tsne_turn():
         if "places" not in kept or np.isnan(kept["places"][sample]).any():
             places = np.full((len(mu), 2), np.nan)

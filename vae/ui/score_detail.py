@@ -67,7 +67,7 @@ def show_refined(model: Checkpoint, levels: np.ndarray, settings: ScoreSettings)
     """The importance-weighted bound, refined on request until it is certain to 0.1 nat."""
     seed = settings.seed
     identity = hashlib.sha256(
-        f"{model.weights_sha256}:{seed}:{levels.shape}".encode() + levels.tobytes()
+        f"{model.identity}:{seed}:{levels.shape}".encode() + levels.tobytes()
     ).hexdigest()
     kept: dict[str, RefinedBound] = st.session_state.setdefault("refined", {})
     running = st.session_state.get("refining") == identity

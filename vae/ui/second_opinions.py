@@ -90,7 +90,7 @@ class Regret(NamedTuple):
 
 def evidence(model: Checkpoint, levels: np.ndarray, seed: int) -> Opinion:
     """log p(x) where it is exact, else L_k by the estimator of the calibration images."""
-    return _evidence(model, model.weights_sha256, levels, seed)
+    return _evidence(model, model.identity, levels, seed)
 
 
 @st.cache_data(max_entries=256, show_spinner=False)
@@ -113,14 +113,14 @@ def _evidence(_model: Checkpoint, key: str, levels: np.ndarray, seed: int) -> Op
 
 def complexity(model: Checkpoint, levels: np.ndarray, seed: int) -> Complexity:
     """The input-complexity correction of an image, from its ELBO by the calibration's draws."""
-    return _complexity(model, model.weights_sha256, levels, seed)
+    return _complexity(model, model.identity, levels, seed)
 
 
 @st.cache_data(max_entries=256, show_spinner=False)
 def _complexity(_model: Checkpoint, key: str, levels: np.ndarray, seed: int) -> Complexity:
     code = code_lengths(observe(_model.config, levels[None], seed).numpy())
     bits, noise = float(code.bits[0]), float(code.noise[0])
-    reference = _complexity_reference(_model, _model.weights_sha256)
+    reference = _complexity_reference(_model, _model.identity)
     if reference is None:
         return Complexity(None, bits, noise)
     found = sample_scores(_model, levels[None], draws=access.draws_of(_model), seed=seed)
@@ -141,7 +141,7 @@ def _complexity_reference(_model: Checkpoint, key: str) -> np.ndarray | None:
 
 def regret(model: Checkpoint, levels: np.ndarray, seed: int = 0) -> Regret:
     """The likelihood regret of one image."""
-    found = _regrets(model, model.weights_sha256, levels[None], seed)
+    found = _regrets(model, model.identity, levels[None], seed)
     return Regret(*(float(one) for one in found[:, 0]))
 
 
@@ -179,7 +179,7 @@ def regret_reference(model: Checkpoint) -> Iterator[np.ndarray]:
         levels = access.levels_at(model, rows[start : start + _FITS_AT_ONCE])
         if levels is None:
             return
-        found = _reference_regrets(model, model.weights_sha256, levels)
+        found = _reference_regrets(model, model.identity, levels)
         gains = np.concatenate((gains, found[0]))
         yield gains
 
@@ -188,7 +188,7 @@ def accepted_move(
     model: Checkpoint, mu: np.ndarray, threshold: float, draws: int, seed: int
 ) -> AcceptedMove:
     """The smallest latent move into the accepted region."""
-    return _accepted_move(model, model.weights_sha256, mu, threshold, draws, seed)
+    return _accepted_move(model, model.identity, mu, threshold, draws, seed)
 
 
 @st.cache_data(max_entries=128, show_spinner="Walking to the nearest image that passes")

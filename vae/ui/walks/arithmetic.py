@@ -19,7 +19,7 @@ from vae.ui.walks.trust import profile_columns, tracks_of
 
 __all__ = ["groups_of", "show_arithmetic"]
 
-# Where the map leaves what was selected on it: the weights' sha256 and positions, or nothing.
+# Where the map leaves what was selected on it: a checkpoint's identity and positions, or nothing.
 _SELECTED = "group"
 _KEPT = "kept_groups"
 _AMOUNTS = (-0.5, 1.5)
@@ -34,7 +34,7 @@ def groups_of(model: Checkpoint) -> dict[str, np.ndarray]:
         "selected on the map": st.session_state.get(_SELECTED),
     }
     for name, group in found.items():
-        if group is not None and group[0] == model.weights_sha256:
+        if group is not None and group[0] == model.identity:
             groups[name] = np.asarray(group[1], dtype=np.int64)
     return {name: rows for name, rows in groups.items() if len(rows)}
 

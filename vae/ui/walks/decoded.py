@@ -1,6 +1,6 @@
 """Decoded walks, cached: their sprite sheets, their frames, and how far they can be trusted.
 
-Keys hold the sha256 of the weights, as in :mod:`vae.ui.access`.
+Keyed as in :mod:`vae.ui.access`.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def frames_in(model: Checkpoint, rows: int) -> int:
 
 def sheet_of(model: Checkpoint, codes: np.ndarray) -> Sheet:
     """Decodes codes (*, D) into a sprite sheet; see :func:`vae.figures.films.sprite_sheet`."""
-    return _sheet(model, model.weights_sha256, codes.reshape(-1, codes.shape[-1]))
+    return _sheet(model, model.identity, codes.reshape(-1, codes.shape[-1]))
 
 
 @st.cache_data(max_entries=64, show_spinner=False)
@@ -64,7 +64,7 @@ def _sheet(_model: Checkpoint, key: str, codes: np.ndarray) -> Sheet:
 
 def images_of(model: Checkpoint, codes: np.ndarray) -> np.ndarray:
     """Decodes codes (*, D) to images in [0, 1], (*, C, H, W)."""
-    images = _images(model, model.weights_sha256, codes.reshape(-1, codes.shape[-1]))
+    images = _images(model, model.identity, codes.reshape(-1, codes.shape[-1]))
     return images.reshape(*codes.shape[:-1], *images.shape[1:])
 
 
@@ -76,7 +76,7 @@ def _images(_model: Checkpoint, key: str, codes: np.ndarray) -> np.ndarray:
 def profile_of(model: Checkpoint, codes: np.ndarray, left_out: tuple[int, ...] = ()) -> Profile:
     """How far codes (*, D) can be trusted; each field has the shape (*)."""
     flat = codes.reshape(-1, codes.shape[-1])
-    found = _profile(model, model.weights_sha256, flat, left_out)
+    found = _profile(model, model.identity, flat, left_out)
     return Profile(*(field.reshape(codes.shape[:-1]) for field in found))
 
 
@@ -90,7 +90,7 @@ def _profile(
 
 def typical_of(model: Checkpoint) -> Profile:
     """What is usual for data: medians over the codes of evenly spread reference images."""
-    return _typical(model, model.weights_sha256)
+    return _typical(model, model.identity)
 
 
 @st.cache_data(max_entries=16, show_spinner=False)
@@ -106,7 +106,7 @@ def encoded(model: Checkpoint, data: bytes) -> Encoded:
     Raises:
         ImageRefused: If it is no image that can be used.
     """
-    return _encoded(model, model.weights_sha256, data)
+    return _encoded(model, model.identity, data)
 
 
 @st.cache_data(max_entries=32, show_spinner=False)
