@@ -12,7 +12,7 @@ from test_plane import unpack
 from vae.elbo.aggregate import aggregate_log_density
 from vae.elbo.holes import holes
 from vae.figures.plane import Slot
-from vae.ui import latent_map, maps
+from vae.ui import all_codes, latent_map
 
 ROOT = Path(__file__).parents[1]
 
@@ -199,8 +199,8 @@ def test_what_a_browser_sends_is_checked():
 
 
 def test_the_aggregate_of_many_is_of_a_part_and_says_how_many(monkeypatch, checkpoint):
-    monkeypatch.setattr(maps, "COMPONENTS", 50)
-    mu, sigma, count = maps.components(checkpoint("digits-2d"))
+    monkeypatch.setattr(all_codes, "COMPONENTS", 50)
+    mu, sigma, count = all_codes.components(checkpoint("digits-2d"))
     assert (len(mu), len(sigma), count) == (50, 50, 50)
     whole = {tuple(row) for row in checkpoint("digits-2d").reference.mu}
     assert {tuple(row) for row in mu.numpy()} <= whole

@@ -162,7 +162,7 @@ class Checkpoint:
 
     @cached_property
     def identity(self) -> str:
-        """The sha256 of what the manifest says: what a cached number of this checkpoint is kept by.
+        """The sha256 of what the manifest says, by which a cached number is kept.
 
         The manifest lists the digests of weights and reference set and the settings of the scores,
         so two checkpoints share it only where every number of theirs is the same.

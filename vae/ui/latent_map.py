@@ -12,7 +12,7 @@ from vae.explore.selection import inside
 from vae.figures.frame import nats
 from vae.figures.plane import Fact, group_slot, prior_rings
 from vae.model.checkpoint import SPLITS, Checkpoint
-from vae.ui import access, maps
+from vae.ui import access, all_codes, maps
 from vae.ui.access import Table
 from vae.ui.maps import Scene
 from vae.ui.plane import choose, plane
@@ -144,7 +144,7 @@ def _coloured(
     if name == "split":
         return table.split.astype(int), "", SPLITS, 0
     if name.startswith("log"):
-        return maps.log_ratio(model), "nats", (), 1
+        return all_codes.log_ratio(model), "nats", (), 1
     if name == "percentile":
         return table.percentile, "%", (), 0
     values = {
@@ -169,7 +169,7 @@ def scene(model: Checkpoint, table: Table, sample: int, chosen: Settings) -> Sce
             dimension_plane(dims, held), dims, Window(-span, -span, span, span),
         )  # fmt: skip
     if chosen.view == VIEWS[1]:
-        axes = maps.principal(model)
+        axes = all_codes.principal(model)
         places = (mu - axes.mean) @ axes.directions.T
         (first, second), variance = axes.directions, sigma**2
         across, up = variance @ first**2, variance @ second**2
@@ -186,7 +186,7 @@ def scene(model: Checkpoint, table: Table, sample: int, chosen: Settings) -> Sce
     def report(done: int, steps: int) -> None:
         bar.progress(done / steps, f"t-SNE: {done:,} of {steps:,} steps".replace(",", "\u2009"))
 
-    places, count = maps.tsne_places(model, sample, report)
+    places, count = all_codes.tsne_places(model, sample, report)
     bar.empty()
     span = 1.06 * float(np.nanmax(np.abs(places)))
     return Scene(
@@ -284,7 +284,7 @@ def _axes(
     model: Checkpoint, found: Scene, chosen: Settings
 ) -> tuple[tuple[str, str], tuple[str, str]]:
     if found.kind == VIEWS[1]:
-        shares = maps.principal(model).shares
+        shares = all_codes.principal(model).shares
         titles = [f"component {k + 1} ({100 * shares[k]:.0f} % of the variance)" for k in (0, 1)]
         return tuple(titles), ("component 1", "component 2")
     if found.kind == VIEWS[2]:

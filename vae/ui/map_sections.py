@@ -13,7 +13,7 @@ from vae.figures.frame import nats
 from vae.figures.latent_map import all_pairs
 from vae.figures.pictures import gallery_html
 from vae.model.checkpoint import SPLITS, Checkpoint
-from vae.ui import access, maps, widgets
+from vae.ui import access, all_codes, maps, widgets
 from vae.ui.access import Table
 from vae.ui.latent_map import DENSITY, KEY, ROUND_TRIP, VIEWS, Settings
 from vae.ui.maps import Scene
@@ -29,7 +29,7 @@ def words(model: Checkpoint, sample: int, found: Scene, chosen: Settings) -> Non
     dims, kept = model.config.latent_dim, f"sample {sample}'s values" if chosen.hold else "0"
     said = []
     if found.kind == VIEWS[1]:
-        share = 100 * float(maps.principal(model).shares.sum())
+        share = 100 * float(all_codes.principal(model).shares.sum())
         said.append(
             f"PCA: the two straight directions in which codes vary most; {share:.0f} % of their "
             "variance is seen here, and what differs along the other directions lies on top of "
@@ -69,11 +69,11 @@ def words(model: Checkpoint, sample: int, found: Scene, chosen: Settings) -> Non
 def holes(model: Checkpoint, found: Scene) -> None:
     """How much of the prior lies where no data do, and what the decoder draws there."""
     every = tuple(range(model.config.latent_dim))
-    share = maps.hole_share(model, every)
+    share = all_codes.hole_share(model, every)
     st.subheader("Holes: why samples can look like noise", anchor=False)
     more = ""
     if found.dims is not None and len(every) > 2:
-        two = maps.hole_share(model, found.dims)
+        two = all_codes.hole_share(model, found.dims)
         more = (
             f" In the two dimensions shown alone: {100 * two.share:.1f} % "
             f"± {100 * two.share_se:.1f} %, which is what the plane hatches."
@@ -83,7 +83,7 @@ def holes(model: Checkpoint, found: Scene) -> None:
         "the prior come from places that this model's data leave empty; of further data "
         f"{100 * share.level:.0f}\u00a0% would.{more}"
     )
-    in_holes, elsewhere = maps.hole_examples(model, model.identity, 8, share.threshold)
+    in_holes, elsewhere = all_codes.hole_examples(model, 8, share.threshold)
     for title, codes in (("From holes", in_holes), ("From elsewhere", elsewhere)):
         st.markdown(f"**{title}**")
         if not len(codes):

@@ -1,9 +1,8 @@
-"""What the latent map is made of: its settings, the plane's parts, cached, and its sections."""
+"""What the latent map is made of: its scene, its group, and the plane's parts, cached."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from threading import Lock
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,42 +10,31 @@ import streamlit as st
 import torch
 
 from vae.elbo.aggregate import aggregate_log_density
-from vae.elbo.holes import Holes, holes
 from vae.explore import lattice as lattices
 from vae.explore.lattice import Plane, Window
-from vae.explore.projection import TSNE_MOST, Principal, principal_axes, tsne
 from vae.explore.round_trip import round_trip
 from vae.figures import plane as parts
 from vae.figures.plane import Fact, Slot
 from vae.model.checkpoint import Checkpoint
 from vae.ui import access
+from vae.ui.all_codes import components, hole_share
 
 __all__ = [
-    "COMPONENTS",
     "Scene",
     "arrows",
     "colour",
-    "components",
     "field",
     "fine",
     "group",
-    "hole_examples",
-    "hole_share",
     "labels",
     "lattice",
-    "log_ratio",
     "notice",
     "points",
-    "principal",
     "set_group",
     "thumbnails",
-    "tsne_places",
     "unchecked",
 ]
 
-# Images whose Gaussians stand for all of them where there are more: the aggregate posterior costs
-# one evaluation for each pair of an image and a place.
-COMPONENTS = 3_000
 _FIELD_SIDE, _ARROWS_SIDE = 61, 17
 _MOST_PICTURES = 400
 
@@ -118,7 +106,12 @@ def points(key: str, model: Checkpoint, scene: Scene, facts: Sequence[Fact]) -> 
 
 @st.cache_resource(max_entries=4, show_spinner=False)
 def _points(
-    _model: Checkpoint, sha: str, key: str, geometry: str, _scene: Scene, _facts: Sequence[Fact]
+    _model: Checkpoint,
+    identity: str,
+    key: str,
+    geometry: str,
+    _scene: Scene,
+    _facts: Sequence[Fact],
 ) -> Slot:
     return parts.points_slot(
         key, _scene.places, _scene.spread, _model.reference.labels, _model.label_names, _facts
@@ -140,7 +133,7 @@ def colour(
 
 @st.cache_resource(max_entries=8, show_spinner=False)
 def _colour(
-    sha: str,
+    identity: str,
     key: str,
     title: str,
     _values: np.ndarray,
@@ -158,7 +151,7 @@ def lattice(key: str, model: Checkpoint, scene: Scene, name: str, window: Window
 
 @st.cache_resource(max_entries=12, show_spinner=False)
 def _lattice(
-    _model: Checkpoint, sha: str, key: str, name: str,
+    _model: Checkpoint, identity: str, key: str, name: str,
     origin: np.ndarray, across: np.ndarray, up: np.ndarray, window: tuple[float, ...],
 ) -> Slot:  # fmt: skip
     frames = lattices.decode_lattice(
@@ -176,7 +169,7 @@ def labels(model: Checkpoint, scene: Scene) -> list[dict]:
 
 
 @st.cache_resource(max_entries=16, show_spinner=False)
-def _labels(_model: Checkpoint, sha: str, geometry: str, _scene: Scene) -> list[dict]:
+def _labels(_model: Checkpoint, identity: str, geometry: str, _scene: Scene) -> list[dict]:
     return parts.cluster_labels(_scene.places, _model.reference.labels, _model.label_names)
 
 
@@ -193,15 +186,6 @@ def thumbnails(key: str, model: Checkpoint, scene: Scene, window: Window) -> Slo
     return parts.thumbnails_slot(key, rows, images, window)
 
 
-def components(model: Checkpoint) -> tuple[torch.Tensor, torch.Tensor, int]:
-    """The Gaussians that make up the aggregate: all, or where there are many a random part."""
-    table = access.table(model)
-    rows = np.arange(len(table.mu))
-    if len(rows) > COMPONENTS:
-        rows = np.sort(np.random.default_rng(0).choice(len(rows), COMPONENTS, replace=False))
-    return torch.from_numpy(table.mu[rows]), torch.from_numpy(table.sigma[rows]), len(rows)
-
-
 def field(
     key: str, model: Checkpoint, dims: tuple[int, int], window: Window, with_holes: bool
 ) -> Slot:
@@ -211,7 +195,7 @@ def field(
 
 @st.cache_resource(max_entries=12, show_spinner=False)
 def _field(
-    _model: Checkpoint, sha: str, key: str, dims: tuple[int, int], window: tuple[float, ...],
+    _model: Checkpoint, identity: str, key: str, dims: tuple[int, int], window: tuple[float, ...],
     with_holes: bool,
 ) -> Slot:  # fmt: skip
     mu, sigma, _ = components(_model)
@@ -227,42 +211,6 @@ def _field(
     )
 
 
-def hole_share(model: Checkpoint, dims: tuple[int, ...]) -> Holes:
-    """How much of the prior falls where no data lie, in some of the dimensions."""
-    return _hole_share(model, model.identity, dims)
-
-
-@st.cache_data(max_entries=32, show_spinner=False)
-def _hole_share(_model: Checkpoint, sha: str, dims: tuple[int, ...]) -> Holes:
-    mu, sigma, _ = components(_model)
-    return holes(mu[:, dims], sigma[:, dims])
-
-
-@st.cache_data(max_entries=8, show_spinner=False)
-def hole_examples(
-    _model: Checkpoint, sha: str, count: int, threshold: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Codes drawn from the prior, ``count`` of those in holes and of those outside, or fewer."""
-    mu, sigma, _ = components(_model)
-    codes = torch.randn(400, mu.shape[1], generator=torch.Generator().manual_seed(1)).double()
-    below = (aggregate_log_density(mu, sigma, codes) < threshold).numpy()
-    return codes.numpy()[below][:count], codes.numpy()[~below][:count]
-
-
-def log_ratio(model: Checkpoint) -> np.ndarray:
-    r"""Each sample's :math:`\log \bar q(\mu) / p(\mu)` in nats, with shape :math:`(N,)`."""
-    return _log_ratio(model, model.identity)
-
-
-@st.cache_resource(max_entries=4, show_spinner="Comparing codes with the prior")
-def _log_ratio(_model: Checkpoint, sha: str) -> np.ndarray:
-    mu, sigma, _ = components(_model)
-    z = torch.from_numpy(access.table(_model).mu)
-    zero = torch.zeros(1, z.shape[1])
-    prior = aggregate_log_density(zero, torch.ones_like(zero), z)
-    return (aggregate_log_density(mu, sigma, z) - prior).numpy()
-
-
 def arrows(key: str, model: Checkpoint, scene: Scene) -> tuple[Slot, float]:
     """The round trips of a grid of places, and their median length in the whole latent space."""
     return _arrows(model, model.identity, key, *scene.plane, tuple(scene.home))
@@ -270,7 +218,7 @@ def arrows(key: str, model: Checkpoint, scene: Scene) -> tuple[Slot, float]:
 
 @st.cache_resource(max_entries=8, show_spinner=False)
 def _arrows(
-    _model: Checkpoint, sha: str, key: str,
+    _model: Checkpoint, identity: str, key: str,
     origin: np.ndarray, across: np.ndarray, up: np.ndarray, home: tuple[float, ...],
 ) -> tuple[Slot, float]:  # fmt: skip
     plane = Plane(origin, across, up)
@@ -281,57 +229,6 @@ def _arrows(
     ends = round_trip(_model.model, codes)
     length = np.linalg.norm(ends - codes, axis=1)
     return parts.arrows_slot(key, starts, plane.project(ends)), float(np.median(length))
-
-
-# -- projections ----------------------------------------------------------------------------------
-
-
-def principal(model: Checkpoint) -> Principal:
-    """The two directions in which codes vary most."""
-    return _principal(model, model.identity)
-
-
-@st.cache_data(max_entries=8, show_spinner=False)
-def _principal(_model: Checkpoint, sha: str) -> Principal:
-    return principal_axes(_model.reference.mu)
-
-
-def tsne_places(
-    model: Checkpoint, sample: int, report: Callable[[int, int], None]
-) -> tuple[np.ndarray, int]:
-    """Places of codes by t-SNE, computed once a model, and how many codes have one.
-
-    Args:
-        model: The model.
-        sample: The chosen sample, which is among the codes where only some are taken.
-        report: Called with the steps done and the steps in all.
-
-    Returns:
-        Places with shape (N, 2), NaN where a code was left out, and their number.
-    """
-    mu = model.reference.mu
-    rows = np.arange(len(mu))
-    if len(mu) > TSNE_MOST:
-        some = np.random.default_rng(0).choice(len(mu), TSNE_MOST, replace=False)
-        # One that was left out takes the place of one that was not.
-        rows = some if sample in some else np.append(some[:-1], sample)
-    kept = _tsne_kept(model.identity)
-    with _tsne_turn():
-        if "places" not in kept or np.isnan(kept["places"][sample]).any():
-            places = np.full((len(mu), 2), np.nan)
-            places[rows] = tsne(mu[rows], report=report)
-            kept["places"] = places
-    return kept["places"], len(rows)
-
-
-@st.cache_resource(max_entries=8, show_spinner=False)
-def _tsne_kept(sha: str) -> dict[str, np.ndarray]:
-    return {}
-
-
-@st.cache_resource(show_spinner=False)
-def _tsne_turn() -> Lock:
-    return Lock()
 
 
 def fine(kept: object, scene: Scene) -> Window | None:
