@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 import torch
+from browser import CHROMIUM, FLAGS, running_app
 from torch import Tensor
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 
@@ -21,6 +23,9 @@ from vae.model.config import ModelConfig
 from vae.training.commit import commit
 from vae.training.config import TrainConfig
 from vae.training.fit import Fitted, fit
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
 
 CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
 
@@ -114,3 +119,38 @@ def linear_gaussian() -> Callable[..., LinearGaussian]:
 def within(value: Tensor, expected: Tensor | float, error: Tensor, errors: float = 4.0) -> bool:
     """Whether sampled numbers lie within so many standard errors of what they estimate."""
     return bool(((value - expected).abs() <= errors * error + 1e-9).all())
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[str]:
+    """The address of the running app; one for all tests, each a visitor of its own."""
+    with running_app() as address:
+        yield address
+
+
+# One a file: while it runs, no other event loop can run in this thread.
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(chromium: Browser) -> Iterator[Page]:
+    """A new visitor's window; whatever it asks another server for fails the test."""
+    context = chromium.new_context(viewport={"width": 1440, "height": 1000}, accept_downloads=True)
+    page = context.new_page()
+    page.set_default_timeout(30_000)
+    strangers = []
+    ours = re.compile(r"(https?|wss?)://localhost[:/]|data:|blob:")
+    page.on(
+        "request",
+        lambda request: None if ours.match(request.url) else strangers.append(request.url),
+    )
+    yield page
+    assert strangers == [], "the app asked another server for something"
+    context.close()

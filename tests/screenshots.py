@@ -7,14 +7,9 @@ pixels wide. With --readme only the README's pictures are taken, into tests/scre
 from __future__ import annotations
 
 import argparse
-import os
-import signal
-import socket
-import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
@@ -24,7 +19,7 @@ from urllib.parse import urlencode
 
 from PIL import Image
 
-from tests.test_browser import CHROMIUM, FLAGS, ROOT
+from tests.browser import CHROMIUM, FLAGS, ROOT, running_app
 from vae.ui.screens import SCREENS
 
 if TYPE_CHECKING:
@@ -38,7 +33,7 @@ MOST_BYTES = 200_000
 # Taller than any screen should be; a picture that reaches it is cut, and said to be.
 MOST_HEIGHT = 12_000
 
-_STARTS_WITHIN, _SETTLES_WITHIN = 120, 120
+_SETTLES_WITHIN = 120
 
 # No script runs, nothing is a skeleton or stale, every picture is decoded, every chart has marks.
 # What is folded away is not drawn, and is not waited for.
@@ -83,7 +78,7 @@ def main() -> int:
         return 1
     from playwright.sync_api import sync_playwright
 
-    with server() as address, sync_playwright() as playwright:
+    with running_app() as address, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         try:
             if flags.readme:
@@ -103,42 +98,6 @@ def main() -> int:
 def screens() -> list[str]:
     """The names of the screens in the navigation, in its order."""
     return [name for section in SCREENS.values() for name in section]
-
-
-@contextmanager
-def server() -> Iterator[str]:
-    """Runs the app on a free port of 127.0.0.1 and yields its address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "vae", "app", "--port", str(port), "--no-browser"]
-    with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(
-            command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True
-        )
-        address = f"http://localhost:{port}"
-        try:
-            deadline = time.monotonic() + _STARTS_WITHIN
-            while not answers(address):
-                if process.poll() is not None or time.monotonic() > deadline:
-                    log.seek(0)
-                    raise RuntimeError(f"the app did not start:\n{log.read().decode()[-2_000:]}")
-                time.sleep(0.2)
-            yield address
-        finally:
-            # The server is a child of the command: both are of the session started for them.
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGTERM)
-            process.wait(timeout=30)
-
-
-def answers(address: str) -> bool:
-    """Whether a server is healthy."""
-    try:
-        with urllib.request.urlopen(f"{address}/_stcore/health", timeout=1):
-            return True
-    except OSError:
-        return False
 
 
 def every_picture(

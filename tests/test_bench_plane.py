@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from test_browser import CHROMIUM
+from browser import CHROMIUM
 
 from vae.cli.main import main
 

@@ -6,25 +6,22 @@ import urllib.parse
 import numpy as np
 import pytest
 import torch
+from browser import IN_BROWSER, ROOT, lead, settle
 from PIL import Image
-from test_browser import CHROMIUM, ROOT, chromium, lead, page, server, settle  # noqa: F401
 
 import vae
 from vae.elbo.tiles import decode_means
 from vae.explore.traversals import prior_quantiles
 from vae.figures.pictures import to_bytes
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed"),
-]
+pytestmark = IN_BROWSER
 
 SHOWN = """film => { const canvas = film.querySelector('.view canvas');
   const data = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
   return [canvas.width, canvas.height, Array.from(data.filter((_, i) => i % 4 === 0))]; }"""
 
 
-def open_film(page, address, path):  # noqa: F811
+def open_film(page, address, path):
     """Opens a screen with a film and counts what passes between browser and server from then."""
     page.calls = []
     page.on(
@@ -66,7 +63,7 @@ def decoded(model, sample, row, place):
 
 
 @pytest.mark.parametrize("model", ["digits-2d", "sprites-10d"])
-def test_a_hand_scrubs_without_the_server(server, page, model):  # noqa: F811
+def test_a_hand_scrubs_without_the_server(server, page, model):
     film = open_film(page, server, f"/traversals?model={model}&sample=17")
     box = film.locator(".strip").nth(1).bounding_box()
     height = box["y"] + box["height"] / 2
@@ -89,7 +86,7 @@ def test_a_hand_scrubs_without_the_server(server, page, model):  # noqa: F811
     assert frame(film) == (1, 24)
 
 
-def test_the_keyboard_alone_scrubs_plays_and_commits(server, page):  # noqa: F811
+def test_the_keyboard_alone_scrubs_plays_and_commits(server, page):
     film = open_film(page, server, "/traversals?model=digits-10d")
     for _ in range(60):
         page.keyboard.press("Tab")
@@ -125,7 +122,7 @@ def test_the_keyboard_alone_scrubs_plays_and_commits(server, page):  # noqa: F81
     assert frame(film)[0] == 1
 
 
-def test_a_new_start_draws_the_films_anew(server, page):  # noqa: F811
+def test_a_new_start_draws_the_films_anew(server, page):
     film = open_film(page, server, "/traversals?model=digits-10d&sample=3")
     known = film.get_attribute("data-film")
     page.get_by_role("button", name="Next", exact=True).click()
@@ -134,7 +131,7 @@ def test_a_new_start_draws_the_films_anew(server, page):  # noqa: F811
     np.testing.assert_array_equal(pixels(film), decoded("digits-10d", 4, *frame(film)))
 
 
-def test_two_ways_move_together_over_their_profile(server, page):  # noqa: F811
+def test_two_ways_move_together_over_their_profile(server, page):
     film = open_film(page, server, "/traversals?walk=Between+two+images&to=40")
     film.locator(".strip").first.focus()
     page.keyboard.press("Home")
@@ -155,7 +152,7 @@ def test_two_ways_move_together_over_their_profile(server, page):  # noqa: F811
     assert first == second
 
 
-def test_the_overview_plays_unless_motion_is_unwelcome(server, chromium):  # noqa: F811
+def test_the_overview_plays_unless_motion_is_unwelcome(server, chromium):
     for motion, word in (("no-preference", "Pause"), ("reduce", "Play")):
         context = chromium.new_context(reduced_motion=motion)
         screen = context.new_page()
@@ -168,7 +165,7 @@ def test_the_overview_plays_unless_motion_is_unwelcome(server, chromium):  # noq
         context.close()
 
 
-def test_exports_open_and_have_every_frame(server, page, tmp_path):  # noqa: F811
+def test_exports_open_and_have_every_frame(server, page, tmp_path):
     open_film(page, server, "/traversals?model=digits-10d")
     files = {}
     for kind in ("PNG", "GIF", "WebP", "CSV"):
@@ -186,7 +183,7 @@ def test_exports_open_and_have_every_frame(server, page, tmp_path):  # noqa: F81
     assert lines[0].startswith("dimension,frame,value,prior_share,z_1,")
 
 
-def test_a_copied_link_restores_the_view(server, page):  # noqa: F811
+def test_a_copied_link_restores_the_view(server, page):
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     film = open_film(page, server, "/traversals?model=digits-10d&sample=9")
     film.locator(".strip").nth(2).focus()
@@ -208,14 +205,14 @@ def test_a_copied_link_restores_the_view(server, page):  # noqa: F811
     assert copy.get_attribute("data-film") == film.get_attribute("data-film")
 
 
-def test_a_bad_code_in_a_link_is_named(server, page):  # noqa: F811
+def test_a_bad_code_in_a_link_is_named(server, page):
     open_film(page, server, "/traversals?start=a+pasted+code&z=1,NaN")
     page.get_by_text("must be finite and at most 1000 in size").wait_for()
     page.get_by_text("Starting from sample 0.").wait_for()
 
 
 @pytest.mark.parametrize("walk", ["Dimensions", "Between two images", "Sliders"])
-def test_a_phone_shows_every_walk(server, chromium, walk):  # noqa: F811
+def test_a_phone_shows_every_walk(server, chromium, walk):
     context = chromium.new_context(
         viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True
     )
@@ -238,7 +235,7 @@ def test_a_phone_shows_every_walk(server, chromium, walk):  # noqa: F811
     context.close()
 
 
-def test_the_film_follows_the_theme(server, chromium):  # noqa: F811
+def test_the_film_follows_the_theme(server, chromium):
     grounds = set()
     for theme in ("light", "dark"):
         context = chromium.new_context(color_scheme=theme)

@@ -1,21 +1,15 @@
 """The plane in Chromium: hovering, choosing, circling, by mouse, by keyboard, on a phone."""
 
-# The fixtures are shared with the other tests in a browser, and pytest finds them by their names.
-# ruff: noqa: F401, F811
-
 import re
 
 import numpy as np
 import pytest
 import torch
-from test_browser import CHROMIUM, chromium, lead, page, server, settle
+from browser import IN_BROWSER, lead, settle
 
 from vae.elbo.tiles import decode_means
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed"),
-]
+pytestmark = IN_BROWSER
 
 # Components live in shadow roots, which a plain query doesn't enter.
 PLANE = """[...document.querySelectorAll('*')]

@@ -10,6 +10,7 @@ from vae.cli import (
     bench_film,
     bench_plane,
     bench_score,
+    bench_screens,
     bench_train,
 )
 from vae.cli.program import EXIT_USAGE, Stop
@@ -25,6 +26,7 @@ _BENCHMARKS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "bound": (bench_bound.TEXT, bench_bound.bench_bound),
     "plane": (bench_plane.TEXT, bench_plane.bench_plane),
     "film": (bench_film.TEXT, bench_film.bench_film),
+    "screens": (bench_screens.TEXT, bench_screens.bench_screens),
 }
 
 

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import signal
 import statistics
-import subprocess
-import sys
-import time
-import urllib.request
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from vae.cli.program import EXIT_MISSING, EXIT_USAGE, Stop, parse
+from vae.cli.chromium import (
+    Measure,
+    app_server,
+    check_port,
+    chromium,
+    clicked,
+    new_page,
+    percentile,
+    print_measures,
+    settle,
+)
+from vae.cli.program import EXIT_USAGE, Stop, parse
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -25,8 +27,6 @@ __all__ = ["TEXT", "bench_film"]
 
 TEXT = "Frames while scrubbing a film, a new start, and a change of screen, in Chromium."
 
-_FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync")
-_STARTS_WITHIN = 60
 _MOVES = 240
 
 # Components live in shadow roots, which a plain query doesn't enter.
@@ -44,19 +44,6 @@ _RECORD = f"""() => {{
   requestAnimationFrame(tick);
 }}"""
 
-# Notes the time from the next click until a condition holds and the frame after it is drawn.
-_AWAIT = """(condition) => {
-  window.benchWait = undefined;
-  const holds = eval(condition);
-  document.addEventListener('click', () => {
-    const start = performance.now();
-    const look = () => holds()
-      ? requestAnimationFrame(() => window.benchWait = performance.now() - start)
-      : requestAnimationFrame(look);
-    requestAnimationFrame(look);
-  }, {once: true, capture: true});
-}"""
-
 
 @dataclass(frozen=True)
 class _Arguments:
@@ -73,58 +60,23 @@ class _Arguments:
     json: bool = False
 
 
-class Measure(NamedTuple):
-    """One figure and what it must reach.
-
-    Attributes:
-        name: What was measured.
-        value: In the unit.
-        unit: The unit.
-        bar: At most this much.
-    """
-
-    name: str
-    value: float
-    unit: str
-    bar: float
-
-
 def bench_film(arguments: list[str]) -> int:
     """Runs the command; returns its exit code."""
     flags = parse(_Arguments, "bench film", TEXT, arguments)
-    if flags.turns < 1 or not 1 <= flags.port <= 65_535:
-        raise Stop(EXIT_USAGE, "turns must be at least 1, and port lie in 1..65535.")
-    try:
-        from playwright.sync_api import Error, sync_playwright
-    except ImportError as error:
-        raise Stop(
-            EXIT_MISSING, "playwright is not installed: pip install -r requirements-dev.txt."
-        ) from error
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if flags.turns < 1:
+        raise Stop(EXIT_USAGE, f"--turns must be at least 1, not {flags.turns}.")
+    check_port(flags.port)
     measures: list[Measure] = []
-    with _server(flags.port) as address, sync_playwright() as playwright:
-        try:
-            browser = playwright.chromium.launch(executable_path=chromium, args=list(_FLAGS))
-        except Error as error:
-            raise Stop(EXIT_MISSING, "Chromium does not start; install it first.") from error
-        page = browser.new_context(viewport={"width": 1440, "height": 1000}).new_page()
+    with app_server(flags.port) as (address, _), chromium() as browser:
+        page = new_page(browser)
         for model in ("digits-2d", "sprites-10d"):
             measures += _scrub(page, address, model)
         # Decoding takes next to nothing of the first, so that the second tells what it costs.
         for model in ("digits-10d", "sprites-10d"):
             measures.append(_new_start(page, address, model, flags.turns))
         measures += _switches(page, address, flags.turns)
-        browser.close()
-    if flags.json:
-        print(json.dumps([one._asdict() for one in measures], indent=1))
-    else:
-        print("\n".join(_line(one) for one in measures))
+    print_measures(measures, flags.json)
     return 0
-
-
-def _line(one: Measure) -> str:
-    reached = "reached" if one.value <= one.bar else "MISSED"
-    return f"{one.name:<52} {one.value:>8.1f} {one.unit:<8} at most {one.bar:>5g}   {reached}"
 
 
 def _scrub(page: Page, address: str, model: str) -> list[Measure]:
@@ -162,7 +114,7 @@ def _scrub(page: Page, address: str, model: str) -> list[Measure]:
         )
     return [
         Measure(f"scrub {model}, median frame", statistics.median(gaps), "ms", 17),
-        Measure(f"scrub {model}, 95th percentile", _percentile(gaps, 0.95), "ms", 34),
+        Measure(f"scrub {model}, 95th percentile", percentile(gaps, 0.95), "ms", 34),
         Measure(f"scrub {model}, messages to or from the server", heard, "", 0),
     ]
 
@@ -174,9 +126,7 @@ def _new_start(page: Page, address: str, model: str, turns: int) -> Measure:
     for _ in range(turns):
         known = page.locator(".film").first.get_attribute("data-film")
         condition = f"() => ({_FILM})()?.dataset.film !== {json.dumps(known)}"
-        times.append(
-            _clicked(page, condition, page.get_by_role("button", name="Next", exact=True))
-        )
+        times.append(clicked(page, condition, page.get_by_role("button", name="Next", exact=True)))
     return Measure(f"new start, all films of {model}", statistics.median(times), "ms", 500)
 
 
@@ -192,7 +142,7 @@ def _switches(page: Page, address: str, turns: int) -> list[Measure]:
             f"return film && film.dataset.film !== {json.dumps(known)} }}"
         )
         link = page.get_by_role("link", name=name, exact=True)
-        took = _clicked(page, condition, link)
+        took = clicked(page, condition, link)
         if turn > 1:
             times[name].append(took)
     return [
@@ -201,66 +151,7 @@ def _switches(page: Page, address: str, turns: int) -> list[Measure]:
     ]
 
 
-def _clicked(page: Page, condition: str, target: object) -> float:
-    """Milliseconds from a click until a condition holds and is drawn."""
-    _settle(page)
-    page.evaluate(_AWAIT, condition)
-    target.click()
-    page.wait_for_function("() => window.benchWait !== undefined")
-    return page.evaluate("() => window.benchWait")
-
-
 def _open(page: Page, url: str) -> None:
     page.goto(url)
     page.locator(".film[data-film]").first.wait_for()
-    _settle(page)
-
-
-def _settle(page: Page) -> None:
-    page.wait_for_function(
-        "() => document.querySelector('[data-testid=stApp]')"
-        "?.getAttribute('data-test-script-state') === 'notRunning'"
-    )
-    page.wait_for_timeout(300)
-
-
-def _percentile(values: Sequence[float], share: float) -> float:
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
-
-
-@contextmanager
-def _server(port: int) -> Iterator[str]:
-    """Runs the app for as long as it is measured, and yields its address."""
-    from vae.ui.serve import free_port
-
-    chosen = free_port(port)
-    if chosen is None:
-        raise Stop(EXIT_USAGE, f"port {port} and those after it are in use.")
-    command = [sys.executable, "-m", "vae", "app", "--port", str(chosen), "--no-browser"]
-    process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    address = f"http://localhost:{chosen}"
-    try:
-        deadline = time.monotonic() + _STARTS_WITHIN
-        while not _answers(address):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise Stop(
-                    EXIT_MISSING, "the app's server did not start; try `python -m vae app`."
-                )
-            time.sleep(0.2)
-        yield address
-    finally:
-        # The server is a child of the command: both are of the session started for them.
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGTERM)
-        process.wait(timeout=30)
-
-
-def _answers(address: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{address}/_stcore/health", timeout=1):
-            return True
-    except OSError:
-        return False
+    settle(page)

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import signal
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-import urllib.request
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from vae.cli.program import EXIT_MISSING, EXIT_USAGE, Stop, open_checkpoint, parse
+from vae.cli.chromium import (
+    Measure,
+    app_server,
+    check_port,
+    chromium,
+    clicked,
+    new_page,
+    percentile,
+    print_measures,
+)
+from vae.cli.program import EXIT_USAGE, Stop, open_checkpoint, parse
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -27,8 +29,7 @@ __all__ = ["TEXT", "bench_plane"]
 
 TEXT = "Frames while hovering, panning and zooming the latent map, its loading and its memory."
 
-_FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync")
-_STARTS_WITHIN, _OPENS_WITHIN = 120, 180
+_OPENS_WITHIN = 180
 _MOVES = 240
 _MOST_POINTS = 2_000_000
 
@@ -69,54 +70,22 @@ class _Arguments:
     json: bool = False
 
 
-class Measure(NamedTuple):
-    """One figure and what it must reach.
-
-    Attributes:
-        name: What was measured.
-        value: In the unit.
-        unit: The unit.
-        bar: At most this much; none where the figure is for information.
-    """
-
-    name: str
-    value: float
-    unit: str
-    bar: float | None = None
-
-
 def bench_plane(arguments: list[str]) -> int:
     """Runs the command; returns its exit code."""
     flags = parse(_Arguments, "bench plane", TEXT, arguments)
     if not all(1 <= points <= _MOST_POINTS for points in flags.points):
         raise Stop(EXIT_USAGE, f"--points must lie in 1..{_MOST_POINTS}.")
-    if not 1 <= flags.port <= 65_535:
-        raise Stop(EXIT_USAGE, f"--port must lie in 1..65535, not {flags.port}.")
-    try:
-        from playwright.sync_api import Error, sync_playwright
-    except ImportError as error:
-        raise Stop(
-            EXIT_MISSING, "playwright is not installed: pip install -r requirements-dev.txt."
-        ) from error
+    check_port(flags.port)
     source = open_checkpoint(flags.checkpoint)
     measures: list[Measure] = []
     with tempfile.TemporaryDirectory(prefix="elboscope-bench-") as folder:
         names = _models(Path(folder), source, flags)
-        with _server(flags.port, Path(folder)) as (address, pid), sync_playwright() as playwright:
-            chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-            try:
-                browser = playwright.chromium.launch(executable_path=chromium, args=list(_FLAGS))
-            except Error as error:
-                raise Stop(EXIT_MISSING, "Chromium does not start; install it first.") from error
+        with app_server(flags.port, Path(folder)) as (address, pid), chromium() as browser:
             # The server's own start, its imports, is not what is measured.
             _open(browser, f"{address}/latent_map?model={names[0]}").context.close()
             for name in names:
                 measures += _figures(browser, address, name, pid)
-            browser.close()
-    if flags.json:
-        print(json.dumps([one._asdict() for one in measures], indent=1))
-    else:
-        print("\n".join(_line(one) for one in measures))
+    print_measures(measures, flags.json)
     return 0
 
 
@@ -181,7 +150,7 @@ def _figures(browser: Browser, address: str, name: str, pid: int) -> list[Measur
         drawing = statistics.median(cost for _, cost in ticks)
         measures += [
             Measure(f"{name}: {gesture}, median frame", statistics.median(gaps), "ms", 17),
-            Measure(f"{name}: {gesture}, 95th percentile", _percentile(gaps, 0.95), "ms", 34),
+            Measure(f"{name}: {gesture}, 95th percentile", percentile(gaps, 0.95), "ms", 34),
             Measure(f"{name}: {gesture}, the plane's own part of it, median", drawing, "ms"),
             Measure(f"{name}: {gesture}, messages to or from the server", heard, "", 0),
         ]
@@ -199,44 +168,13 @@ def _switch(page: Page, turns: int = 5) -> float:
     for _ in range(turns):
         page.get_by_role("link", name="Traversals", exact=True).click()
         page.get_by_role("heading", name="Traversals").wait_for()
-        _settle(page)
-        page.evaluate(
-            f"""() => {{
-              window.benchWait = undefined;
-              document.addEventListener('click', () => {{
-                const start = performance.now();
-                const look = () => {_READY}
-                  ? requestAnimationFrame(() => window.benchWait = performance.now() - start)
-                  : requestAnimationFrame(look);
-                look();
-              }}, {{once: true, capture: true}});
-            }}"""
-        )
-        page.get_by_role("link", name="Latent map", exact=True).click()
-        page.wait_for_function("() => window.benchWait !== undefined")
-        times.append(page.evaluate("() => window.benchWait"))
-        _settle(page)
+        link = page.get_by_role("link", name="Latent map", exact=True)
+        times.append(clicked(page, f"() => {_READY}", link))
     return statistics.median(times)
 
 
-def _settle(page: Page) -> None:
-    page.wait_for_function(
-        "() => document.querySelector('[data-testid=stApp]')"
-        "?.getAttribute('data-test-script-state') === 'notRunning'"
-    )
-    page.wait_for_timeout(200)
-
-
-def _line(one: Measure) -> str:
-    value = f"{one.name:<62} {one.value:>8.1f} {one.unit:<3}"
-    if one.bar is None:
-        return value
-    return f"{value} at most {one.bar:>5g}   {'reached' if one.value <= one.bar else 'MISSED'}"
-
-
 def _open(browser: Browser, url: str) -> Page:
-    context = browser.new_context(viewport={"width": 1440, "height": 1000})
-    page = context.new_page()
+    page = new_page(browser)
     page.goto(url)
     page.locator(".elb-plane .stage[data-ready=true]").wait_for(timeout=1_000 * _OPENS_WITHIN)
     page.wait_for_function(f"() => {_PLANE}?.marksCost !== undefined")
@@ -250,50 +188,3 @@ def _resident(pid: int) -> float | None:
     except OSError:
         return None
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS"))
-
-
-def _percentile(values: Sequence[float], share: float) -> float:
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
-
-
-@contextmanager
-def _server(port: int, checkpoints: Path) -> Iterator[tuple[str, int]]:
-    """Runs the app for as long as it is measured; yields its address and its process."""
-    from vae.ui.serve import free_port
-
-    chosen = free_port(port)
-    if chosen is None:
-        raise Stop(EXIT_USAGE, f"port {port} and those after it are in use.")
-    root = Path(__file__).parents[2]
-    command = [sys.executable, "-m", "streamlit", "run", str(root / "app.py")]
-    process = subprocess.Popen(
-        [*command, "--server.port", str(chosen), "--server.headless", "true"],
-        cwd=root,
-        env={**os.environ, "ELBOSCOPE_CHECKPOINTS": str(checkpoints)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    address = f"http://localhost:{chosen}"
-    try:
-        deadline = time.monotonic() + _STARTS_WITHIN
-        while not _answers(address):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise Stop(
-                    EXIT_MISSING, "the app's server did not start; try `python -m vae app`."
-                )
-            time.sleep(0.2)
-        yield address, process.pid
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGTERM)
-        process.wait(timeout=30)
-
-
-def _answers(address: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{address}/_stcore/health", timeout=1):
-            return True
-    except OSError:
-        return False

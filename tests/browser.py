@@ -1,0 +1,87 @@
+"""What everything that drives the app in Chromium shares: the server, and how to wait for it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Locator, Page
+
+__all__ = ["CHROMIUM", "FLAGS", "IN_BROWSER", "ROOT", "lead", "running_app", "settle"]
+
+ROOT = Path(__file__).parents[1]
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+FLAGS = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+).split()
+
+# The marks of a file of such tests.
+IN_BROWSER = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed"),
+]
+
+_STARTS_WITHIN = 120
+
+
+@contextmanager
+def running_app() -> Iterator[str]:
+    """Runs the app on a free port of 127.0.0.1 and yields its address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "vae", "app", "--port", str(port), "--no-browser"]
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(
+            command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True
+        )
+        address = f"http://localhost:{port}"
+        try:
+            deadline = time.monotonic() + _STARTS_WITHIN
+            while not _answers(address):
+                if process.poll() is not None or time.monotonic() > deadline:
+                    log.seek(0)
+                    raise RuntimeError(f"the app did not start:\n{log.read().decode()[-2_000:]}")
+                time.sleep(0.2)
+            yield address
+        finally:
+            # The server is a child of the command: both are of the session started for them.
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGTERM)
+            process.wait(timeout=30)
+
+
+def _answers(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{address}/_stcore/health", timeout=1):
+            return True
+    except OSError:
+        return False
+
+
+def lead(page: Page) -> Locator:
+    """A screen's first sentence."""
+    return page.locator(".elb-lead").first
+
+
+def settle(page: Page) -> None:
+    """Waits until no script runs and the old screen has gone."""
+    page.wait_for_function(
+        "() => document.querySelector('[data-testid=stApp]')"
+        "?.getAttribute('data-test-script-state') === 'notRunning'"
+    )

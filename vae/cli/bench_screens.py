@@ -1,0 +1,111 @@
+"""``python -m vae bench screens``: how long a visitor waits for each screen, in Chromium."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vae.cli.chromium import (
+    Measure,
+    app_server,
+    check_port,
+    chromium,
+    clicked,
+    new_page,
+    print_measures,
+    settle,
+)
+from vae.cli.program import EXIT_MISSING, EXIT_USAGE, Stop, parse
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+__all__ = ["TEXT", "bench_screens"]
+
+TEXT = "From a click to the whole screen: a change of screen, and another sample, in Chromium."
+
+# At most so many milliseconds.
+_SWITCH, _REDRAW = 500, 300
+
+# The script has ended, and nothing of the run before it is left. The state is still that of the
+# run before in the first frames after a click, so a run must have been seen.
+_WHOLE = """(() => {
+  let ran = false;
+  return () => {
+    const app = document.querySelector('[data-testid=stApp]');
+    if (app.dataset.testScriptState !== 'notRunning') ran = true;
+    return ran && app.dataset.testScriptState === 'notRunning'
+      && !document.querySelector('[data-testid=stMain] [data-stale=true]');
+  };
+})()"""
+
+
+@dataclass(frozen=True)
+class _Arguments:
+    """What to measure.
+
+    Args:
+        checkpoint: The model shown, by its name.
+        screens: The screens, by the last part of their address; all when none is given.
+        port: The port of the server that is started for it.
+        turns: Changes and samples; medians are printed.
+        json: Print one JSON document instead of a table.
+    """
+
+    checkpoint: str = "digits-2d"
+    screens: tuple[str, ...] = ()
+    port: int = 8585
+    turns: int = 9
+    json: bool = False
+
+
+def bench_screens(arguments: list[str]) -> int:
+    """Runs the command; returns its exit code."""
+    from vae.ui.screens import SCREENS
+
+    flags = parse(_Arguments, "bench screens", TEXT, arguments)
+    if flags.turns < 1:
+        raise Stop(EXIT_USAGE, f"--turns must be at least 1, not {flags.turns}.")
+    titles = {name: title for section in SCREENS.values() for name, title in section.items()}
+    if unknown := set(flags.screens) - set(titles):
+        raise Stop(
+            EXIT_USAGE, f"there is no screen {min(unknown)!r}; there are: {', '.join(titles)}."
+        )
+    check_port(flags.port)
+    measures: list[Measure] = []
+    with app_server(flags.port) as (address, _), chromium() as browser:
+        page = new_page(browser)
+        for name in flags.screens or titles:
+            measures += _figures(page, address, flags, name, titles)
+    print_measures(measures, flags.json)
+    return 0
+
+
+def _figures(
+    page: Page, address: str, flags: _Arguments, name: str, titles: dict[str, str]
+) -> list[Measure]:
+    """One screen, drawn again and again."""
+    page.goto(f"{address}/{name}?model={flags.checkpoint}&sample=20")
+    page.get_by_role("heading", name=titles[name], exact=True, level=1).wait_for()
+    settle(page)
+    if page.get_by_test_id("stException").count():
+        raise Stop(EXIT_MISSING, f"the screen {titles[name]!r} ends in an error.")
+    # From a screen with little on it, so that this one's own time is what is measured.
+    away = "Derivation" if name != "derivation" else "Score images"
+    switches, redraws = [], []
+    for turn in range(flags.turns + 1):
+        page.get_by_role("link", name=away, exact=True).click()
+        page.get_by_role("heading", name=away, exact=True, level=1).wait_for()
+        took = clicked(page, _WHOLE, page.get_by_role("link", name=titles[name], exact=True))
+        if turn:  # the very first one fills caches
+            switches.append(took)
+    for turn in range(flags.turns + 1):
+        took = clicked(page, _WHOLE, page.get_by_role("button", name="Next", exact=True))
+        if turn:
+            redraws.append(took)
+    title = titles[name]
+    return [
+        Measure(f"{title}: change of screen, warm", statistics.median(switches), "ms", _SWITCH),
+        Measure(f"{title}: another sample", statistics.median(redraws), "ms", _REDRAW),
+    ]
