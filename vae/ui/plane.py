@@ -24,6 +24,8 @@ __all__ = ["MOST_MARKS", "choose", "plane", "scatter"]
 MOST_MARKS = 2_000
 
 _WEB = Path(parts.__file__).parent / "web" / "plane"
+# One script, in this order, since a component takes one.
+_SCRIPTS = ("space", "marks", "layers", "draw", "words", "hands", "plane")
 _SLOTS = ("points", "colour", "coarse", "fine", "thumbnails", "field", "arrows", "group")
 _COLOURS = {"line": palette.HAIRLINE, "prior": palette.PRIOR, "kl": palette.KL}
 
@@ -31,7 +33,7 @@ _COLOURS = {"line": palette.HAIRLINE, "prior": palette.PRIOR, "kl": palette.KL}
 @cache
 def _components() -> tuple[Callable, Callable]:
     read = {path.name: path.read_text("utf-8") for path in _WEB.iterdir()}
-    script = "\n".join(read[f"{name}.js"] for name in ("space", "marks", "draw", "hands", "plane"))
+    script = "\n".join(read[f"{name}.js"] for name in _SCRIPTS)
     return (
         st.components.v2.component("elboscope_plane_store", js=read["store.js"]),
         st.components.v2.component(

@@ -109,7 +109,7 @@ class Plane {
     }
     const group = this.slot("group");
     if (group) this.loop = [];
-    this.legend();
+    showLegend(this);
     const wanted = Object.entries(this.data.versions).filter(([, version]) => version);
     const complete = wanted.every(([name]) => this.slot(name));
     this.find("stage").dataset.ready = complete;
@@ -186,12 +186,12 @@ class Plane {
     if (cursor && this.index && !this.loop.length) {
       this.pointed = nearestTo(this.index, ...cursor, view.scaleX, view.scaleY, 14);
     }
-    if (!this.data.side) return this.tip();
+    if (!this.data.side) return showTip(this);
     const at = cursor ?? (this.points && this.data.selected != null ? this.placeOf(this.data.selected) : undefined);
     this.showDecoded(at);
-    this.find("where").textContent = at ? this.describePlace(at, cursor) : "";
-    this.find("what").textContent = this.describeSample(this.pointed >= 0 ? this.pointed : this.data.selected);
-    return this.tip();
+    this.find("where").textContent = at ? describePlace(this, at, cursor) : "";
+    this.find("what").textContent = describeSample(this, this.pointed >= 0 ? this.pointed : this.data.selected);
+    return showTip(this);
   }
 
   placeOf(row) { return row < this.points.x.length ? [this.points.x[row], this.points.y[row]] : undefined; }
@@ -221,83 +221,6 @@ class Plane {
       canvas.style.aspectRatio = `${width} / ${height}`;
     }
     this.picture.drawImage(cell.sheet.canvas, cell.column * width, cell.row * height, width, height, 0, 0, width, height);
-  }
-
-  describePlace([x, y], hovered) {
-    const [across, up] = this.data.names;
-    const words = [`${hovered ? "" : "At the chosen sample: "}${across} ${fmt(x, 2)}, ${up} ${fmt(y, 2)}`];
-    const field = this.slot("field");
-    if (field) {
-      const [left, bottom, right, top] = field.window;
-      const column = Math.floor(((x - left) / (right - left)) * field.side);
-      const row = Math.floor(((top - y) / (top - bottom)) * field.side);
-      const known = column >= 0 && row >= 0 && column < field.side && row < field.side;
-      if (known) words.push(`${field.title} ${fmt(field.values[row * field.side + column], 1)} nats`);
-    }
-    if (this.lattices().length && !this.cell) words.push("beyond the decoded window");
-    return words.join("\n");
-  }
-
-  describeSample(row) {
-    if (row == null || row < 0 || !this.points) return "";
-    const colour = this.slot("colour"), words = [`${this.data.noun} ${row}`];
-    const { facts } = this.points;
-    if (this.points.labels.length) words[0] += `: ${this.points.names[this.points.labels[row]] ?? "unlabelled"}`;
-    for (const [k, fact] of facts.entries()) {
-      words.push(`${fact.name} ${fmt(this.points[`fact_${k}`][row], fact.digits)} ${fact.unit}`);
-    }
-    if (colour?.title && !colour.names.length && !facts.some((fact) => fact.name === colour.title))
-      words.push(`${colour.title} ${fmt(colour.values[row], colour.digits)} ${colour.unit}`);
-    return words.join("\n");
-  }
-
-  // Without a side panel the pointed sample's numbers stand beside it.
-  tip() {
-    const tip = this.find("tip");
-    tip.hidden = this.data.side || this.pointed < 0 || !this.points;
-    if (tip.hidden) return;
-    tip.textContent = this.describeSample(this.pointed);
-    const [x, y] = this.placeOf(this.pointed);
-    tip.style.left = `${clamp(this.view.x(x) + 14, 4, Math.max(4, this.width - tip.offsetWidth - 4))}px`;
-    tip.style.top = `${clamp(this.view.y(y) + 14, 4, Math.max(4, this.height - tip.offsetHeight - 4))}px`;
-  }
-
-  legend() {
-    const colour = this.slot("colour"), box = this.find("legend");
-    const key = colour && `${colour.version} ${this.data.counts}`;
-    if (!colour || box.dataset.key === key) return;
-    box.dataset.key = key;
-    box.replaceChildren();
-    const line = (className, ...parts) => {
-      const element = document.createElement("div");
-      element.className = className;
-      element.append(...parts);
-      box.append(element);
-      return element;
-    };
-    if (!colour.names.length) {
-      if (!colour.title) return;
-      line("head", colour.unit ? `${colour.title}, ${colour.unit}` : colour.title);
-      const stops = colour.palette.filter((_, k) => k % 16 === 0 && k < 255).map((rgb) => `rgb(${rgb})`);
-      line("scale").style.background = `linear-gradient(to right, ${stops.join(",")})`;
-      const { low, high, digits } = colour;
-      line("ends", ...[low, (low + high) / 2, high].map((value, k) => {
-        const end = document.createElement("span");
-        end.textContent = (k === 0 && colour.clipped ? "\u2264 " : k === 2 && colour.clipped ? "\u2265 " : "") + fmt(value, digits);
-        return end;
-      }));
-      return;
-    }
-    const names = line("names");
-    colour.names.forEach((name, code) => {
-      const entry = document.createElement("span"), sign = document.createElement("canvas");
-      sign.width = sign.height = 28;
-      const ctx = sign.getContext("2d");
-      ctx.fillStyle = `rgb(${colour.palette[code]})`;
-      fillShape(ctx, code, 14, 14, 10);
-      entry.append(sign, name);
-      names.append(entry);
-    });
   }
 
   probe(px, py) {
@@ -363,7 +286,7 @@ class Plane {
   pick(row) {
     if (row < 0 || row === this.data.selected) return;
     this.data.selected = row; // Shown at once; Python follows.
-    this.say(`Chosen: ${this.describeSample(row)}`);
+    this.say(`Chosen: ${describeSample(this, row)}`);
     this.request();
     this.send("pick", row);
   }
@@ -442,7 +365,7 @@ class Plane {
     clearTimeout(this.sayTimer);
     this.sayTimer = setTimeout(() => {
       const [across, up] = this.data.names;
-      const near = this.pointed >= 0 ? `; ${this.describeSample(this.pointed)}` : "";
+      const near = this.pointed >= 0 ? `; ${describeSample(this, this.pointed)}` : "";
       if (this.cursor) this.say(`${across} ${fmt(this.cursor[0], 2)}, ${up} ${fmt(this.cursor[1], 2)}${near}`);
     }, 400);
     this.request();
