@@ -41,7 +41,7 @@ class Company(NamedTuple):
 def batch_mates(
     model: LatentModel, levels: np.ndarray, others: np.ndarray, seed: int = 0
 ) -> list[Company]:
-    r"""Scores an image alone, with 7 others, with 255 others, and those in another order.
+    r"""Scores an image alone, with 7 others, with all others, and those in another order.
 
     Args:
         model: The model.

@@ -42,6 +42,8 @@ __all__ = [
 ]
 
 _MOST_FOR_SURGERY = 2_000
+# A usual batch; a larger one shows nothing more, and the whole screen waits for it.
+_COMPANY = 64
 
 
 def blurred(model: Checkpoint, sample: int) -> Receipt:
@@ -75,7 +77,7 @@ def batch_mates(model: Checkpoint, sample: int) -> list[Company] | None:
 @st.cache_data(max_entries=64, show_spinner="Scoring one image in four companies")
 def _batch_mates(_model: Checkpoint, key: str, sample: int) -> list[Company] | None:
     size = _model.reference.size
-    mates = (sample + np.arange(min(256, size))) % size
+    mates = (sample + np.arange(min(_COMPANY, size))) % size
     levels = access.levels_at(_model, mates)
     if levels is None:
         return None
