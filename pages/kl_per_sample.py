@@ -3,7 +3,7 @@
 import streamlit as st
 
 from vae.figures.frame import nats
-from vae.ui import access, widgets
+from vae.ui import access, mistaken_reading, widgets
 from vae.ui import kl_per_sample as sections
 
 model, sample = access.current()
@@ -22,10 +22,10 @@ st.subheader("2. The same image in other company", anchor=False)
 company = st.container()
 
 st.subheader("3. Why the batch cannot stand in for its images", anchor=False)
-sections.misconception()
+mistaken_reading.misconception()
 
 st.subheader("4. What the mistaken reading really trains", anchor=False)
-sections.contrast()
+mistaken_reading.contrast()
 
 st.subheader("5. Where this model's KL goes", anchor=False)
 sections.surgery(model, sample)

@@ -29,8 +29,8 @@ TEXT = "Frames while scrubbing a film, a new start, and a change of screen, in C
 
 _MOVES = 240
 
-# Components live in shadow roots, which a plain query doesn't enter. Looking through the whole page
-# in every frame would slow what is measured, so a film once found is kept.
+# Components live in shadow roots, which a plain query doesn't enter. Looking through the whole
+# page in every frame would slow what is measured, so a film once found is kept.
 _FILM = """() => window.benchFilm = window.benchFilm?.isConnected ? window.benchFilm
   : [...document.querySelectorAll('*')]
     .map(one => one.shadowRoot?.querySelector('.film[data-film]')).find(Boolean)"""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from vae.cli.chromium import (
     Measure,
+    Processor,
     app_server,
     check_port,
     chromium,
@@ -74,16 +75,16 @@ def bench_screens(arguments: list[str]) -> int:
         )
     check_port(flags.port)
     measures: list[Measure] = []
-    with app_server(flags.port) as (address, _), chromium() as browser:
+    with app_server(flags.port) as (address, pid), chromium() as browser:
         page = new_page(browser)
         for name in flags.screens or titles:
-            measures += _figures(page, address, flags, name, titles)
+            measures += _figures(page, address, pid, flags, name, titles)
     print_measures(measures, flags.json)
     return 0
 
 
 def _figures(
-    page: Page, address: str, flags: _Arguments, name: str, titles: dict[str, str]
+    page: Page, address: str, pid: int, flags: _Arguments, name: str, titles: dict[str, str]
 ) -> list[Measure]:
     """One screen, drawn again and again."""
     page.goto(f"{address}/{name}?model={flags.checkpoint}&sample=20")
@@ -92,20 +93,29 @@ def _figures(
     if page.get_by_test_id("stException").count():
         raise Stop(EXIT_MISSING, f"the screen {titles[name]!r} ends in an error.")
     # From a screen with little on it, so that this one's own time is what is measured.
-    away = "Derivation" if name != "derivation" else "Score images"
-    switches, redraws = [], []
-    for turn in range(flags.turns + 1):
+    title, away = titles[name], "Derivation" if name != "derivation" else "Score images"
+
+    def switch() -> float:
         page.get_by_role("link", name=away, exact=True).click()
         page.get_by_role("heading", name=away, exact=True, level=1).wait_for()
-        took = clicked(page, _WHOLE, page.get_by_role("link", name=titles[name], exact=True))
-        if turn:  # the very first one fills caches
-            switches.append(took)
-    for turn in range(flags.turns + 1):
-        took = clicked(page, _WHOLE, page.get_by_role("button", name="Next", exact=True))
-        if turn:
-            redraws.append(took)
-    title = titles[name]
-    return [
+        return clicked(page, _WHOLE, page.get_by_role("link", name=title, exact=True))
+
+    def step() -> float:
+        return clicked(page, _WHOLE, page.get_by_role("button", name="Next", exact=True))
+
+    switch()  # the very first ones fill caches
+    switches = [switch() for _ in range(flags.turns)]
+    step()
+    processor = Processor(page, pid)
+    redraws = [step() for _ in range(flags.turns)]
+    settle(page)
+    in_page, in_server = processor.spent()
+    found = [
         Measure(f"{title}: change of screen, warm", statistics.median(switches), "ms", _SWITCH),
         Measure(f"{title}: another sample", statistics.median(redraws), "ms", _REDRAW),
+        Measure(f"{title}: its processor time in the page", in_page / flags.turns, "ms"),
     ]
+    if in_server is not None:
+        took = in_server / flags.turns
+        found.append(Measure(f"{title}: its processor time in the server", took, "ms"))
+    return found
