@@ -1,4 +1,4 @@
-"""What the KL acts on, for the chosen model: the parts of a screen besides the mistaken reading."""
+"""What the KL acts on, for the chosen model: this screen's parts but for the mistaken reading."""
 
 from __future__ import annotations
 
