@@ -13,9 +13,14 @@ import torch
 
 from vae.elbo.aggregate import batch_moment_kl
 from vae.elbo.scoring import sample_scores
-from vae.model.vae import LatentModel
+from vae.elbo.terms import standard_normal_kl
+from vae.elbo.tiles import encode_tiled
+from vae.model.vae import LatentModel, observe
 
 __all__ = ["Company", "batch_mates"]
+
+
+_NEIGHBOURS = 16
 
 
 class Company(NamedTuple):
@@ -43,6 +48,10 @@ def batch_mates(
 ) -> list[Company]:
     r"""Scores an image alone, with 7 others, with all others, and those in another order.
 
+    The whole company is encoded: every KL, their mean and the moments are of all. The ELBO's
+    expectation is taken beside the neighbours in the batch, which are all that the decoder ever
+    sees at once with an image; decoding the rest would show nothing and take most of the time.
+
     Args:
         model: The model.
         levels: The image, ``uint8``, with shape :math:`(C, H, W)`.
@@ -66,14 +75,20 @@ def batch_mates(
 def _score(
     model: LatentModel, name: str, mates: np.ndarray, order: np.ndarray, seed: int
 ) -> Company:
-    scores = sample_scores(model, mates[order], draws=16, seed=seed)
+    with torch.inference_mode():
+        mu, sigma = encode_tiled(model, observe(model.config, mates[order], seed))
+        kl = standard_normal_kl(mu, 2 * sigma.log()).sum(-1)
+        moments = batch_moment_kl(mu, sigma.square()).sum()
     place = int(np.flatnonzero(order == 0)[0])
-    moments = batch_moment_kl(scores.mu, torch.square(scores.sigma)).sum()
+    first = max(0, place - _NEIGHBOURS // 2)
+    near = sample_scores(
+        model, mates[order[first : first + _NEIGHBOURS]], draws=16, seed=seed
+    ).terms
     return Company(
         name=name,
         size=len(order),
-        kl=float(scores.terms.kl[place]),
-        elbo=float(scores.terms.elbo[place]),
-        batch_mean_kl=float(scores.terms.kl.mean()),
+        kl=float(kl[place]),
+        elbo=float(near.elbo[place - first]),
+        batch_mean_kl=float(kl.mean()),
         batch_moment_kl=float(moments),
     )

@@ -42,8 +42,7 @@ __all__ = [
 ]
 
 _MOST_FOR_SURGERY = 2_000
-# A usual batch; a larger one shows nothing more, and the whole screen waits for it.
-_COMPANY = 64
+_COMPANY = 256
 
 
 def blurred(model: Checkpoint, sample: int) -> Receipt:
