@@ -205,7 +205,9 @@ def train_step(
     # The only mean over the batch in the project: each image's own loss, then their average.
     # Shares are equal, so the mean over processes is that over images too.
     loss = outcome.loss.mean()
-    optimizer.zero_grad(set_to_none=True)
+    # What the optimiser's own zero_grad does, without its book-keeping.
+    for weight in state.parameters:
+        weight.grad = None
     loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(state.parameters, config.clip)
     state.step += 1
