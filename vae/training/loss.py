@@ -63,7 +63,7 @@ class TrainingLoss(nn.Module):
         self.images = images
         self.processes = processes
         self.scheduled = config.objective == "capacity" or config.beta_schedule != "constant"
-        self.refits = model.decoder.likelihood.adapts
+        self.refits = config.likelihood == "gaussian" and config.gaussian_sigma == "optimal"
 
     def forward(
         self, x: Tensor, noise: Tensor, blur: Tensor | float = 0.0, setting: Tensor | None = None
