@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,11 +15,15 @@ import pytest
 import torch
 from conftest import few_digits
 
+from vae.cli.program import Stop
 from vae.model.checkpoint import load
+from vae.training import processes as module
 from vae.training.config import TrainConfig
 from vae.training.fit import fit
 from vae.training.packing import pack, unpack
-from vae.training.processes import ALONE, joined
+from vae.training.processes import ALONE, Processes, joined
+from vae.training.state import RunState
+from vae.training.watch import Watch
 
 ROOT = Path(__file__).parents[1]
 QUICK = TrainConfig(
@@ -58,6 +64,39 @@ def main(folder: Path) -> None:
             (folder / "steps.json").write_text(json.dumps(fitted.steps))
         arguments = _parsed([*FLAGS, "--out", str(folder / "model")])
         _train(*arguments, "torchrun ...", processes)
+        interrupted_and_resumed(folder / "cut", processes)
+
+
+class Stopping(Watch):
+    """A watch that asks for an end at step 10, as a signal would."""
+
+    def look(self, state: RunState) -> None:
+        super().look(state)
+        self._asked = state.step == 10
+
+
+def interrupted_and_resumed(out: Path, processes: Processes) -> None:
+    """The same run as ``FLAGS`` makes, by the program, in two halves."""
+    from vae.cli.main import main as command
+    from vae.cli.train import _parsed, _train
+
+    words = ["--out", str(out)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vae.training.watch.Watch", Stopping)
+        config, to = _parsed([*FLAGS, *words])
+        with pytest.raises(Stop) as stop:
+            _train(config, to, "torchrun ...", processes)
+    assert stop.value.code == 0
+    if processes.leads:
+        (out.parent / "said").write_text(str(stop.value))
+    # No process is still at work in the folder when the first one looks for the state.
+    torch.distributed.barrier()
+    if not processes.leads:
+        # As on a machine that doesn't see the leading one's disk.
+        words = ["--out", str(out.parent / "elsewhere")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vae.training.processes.joined", lambda device: nullcontext(processes))
+        assert command(["train", "--resume", "--quiet", *words]) == 0
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +111,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4_000:]
     assert "Warning: " not in done.stderr
-    # One process alone prints the result.
-    assert done.stdout.count("best step") == 1
+    # One process alone prints the result of each of the two commands.
+    assert re.findall(r"(\w+): best step", done.stdout) == ["model", "cut"]
     return folder
 
 
@@ -105,6 +144,42 @@ def test_the_command_line_under_torchrun(folder: Path, tmp_path: Path) -> None:
     assert found.manifest["metrics"]["elbo"] == pytest.approx(
         alone.manifest["metrics"]["elbo"], abs=1e-2
     )
+
+
+def test_two_processes_resume(folder: Path) -> None:
+    said = (folder / "said").read_text()
+    assert "stopped at step 10 and saved" in said
+    assert f"torchrun --nproc-per-node 2 -m vae train --resume --out {folder / 'cut'}" in said
+    whole, cut = load(folder / "model"), load(folder / "cut")
+    assert cut.manifest["training"]["processes"] == 2
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, cut.model.state_dict()[name]), name
+    assert not (folder / "cut" / ".run").exists() and not (folder / "elsewhere").exists()
+
+
+def test_the_command_that_starts_as_many_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ALONE.program == ["python"]
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert Processes(0, 2).program == ["torchrun", "--nproc-per-node", "2"]
+    monkeypatch.setenv("GROUP_WORLD_SIZE", "3")
+    words = "torchrun --nproc-per-node 2 --nnodes 3 --rdzv-backend c10d --rdzv-endpoint HOST:PORT"
+    assert Processes(0, 6).program == words.split()
+
+
+@pytest.mark.parametrize(
+    ("cores", "beside", "said", "threads"),
+    [(16, 2, "1", 8), (16, 2, None, 8), (2, 2, "1", 1), (1, 2, "1", 1), (16, 2, "3", None)],
+)
+def test_processes_share_the_cores(monkeypatch, cores, beside, said, threads) -> None:
+    found = []
+    monkeypatch.setattr(module, "cores", lambda: cores)
+    monkeypatch.setattr(torch, "set_num_threads", found.append)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(beside))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if said:
+        monkeypatch.setenv("OMP_NUM_THREADS", said)
+    module._share_cores()
+    assert found == ([threads] if threads else [])
 
 
 def test_one_process_needs_no_others(monkeypatch: pytest.MonkeyPatch) -> None:

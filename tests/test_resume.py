@@ -24,10 +24,11 @@ from conftest import few_digits
 
 from vae.model.checkpoint import load
 from vae.training.config import TrainConfig
+from vae.training.departures import changes
 from vae.training.fit import Diverged, Fitted, fit
 from vae.training.packing import Damaged, pack, unpack
 from vae.training.run_folder import RunFolder, RunLocked, is_running, process_mark
-from vae.training.state import RunState, changes, config_of
+from vae.training.state import RunState, config_of
 from vae.training.stopping import Interrupted, StopSignals
 from vae.training.watch import Watch
 
@@ -524,6 +525,55 @@ def test_a_changed_run_is_refused_on_resume(begun: Path, run) -> None:
     assert saved(begun) == before
 
 
+def test_a_changed_run_goes_on_by_force_and_says_so(begun: Path, run) -> None:
+    flags = ("--resume", "--force", "--out", begun)
+    for change, words in (
+        (("--hidden", "17"), "hidden was [16] and is [17]"),
+        (("--seed", "3"), "seed was 0 and is 3"),
+        (("--data", "sprites"), "data was digits and is sprites"),
+    ):
+        code, said = run("train", "--quiet", *change, *flags)
+        assert code == 2 and words in said and "even --force can't" in said
+        # No advice that doesn't help.
+        code, said = run("train", "--quiet", *change, "--resume", "--out", begun)
+        assert code == 2 and words in said and "--force" not in said
+    code, said = run("train", "--steps", "200", "--ema", "0.5", *flags)
+    changed = ["steps was 400 and is 200", "ema was 0.995 and is 0.5"]
+    assert code == 0 and f"Not the run as it was begun: {'; '.join(changed)}" in said
+    manifest = load(begun).manifest
+    assert manifest["training"]["steps"] == 200 and manifest["config"]["ema"] == 0.5
+    expected = [f"resumed at step 100: {words}" for words in changed]
+    assert manifest["training"]["departures"] == expected
+    code, said = run("train", *FLAGS, "--force", "--out", begun)
+    assert code == 2 and "--force goes with --resume" in said
+
+
+def test_another_version_is_named(begun: Path, run, whole: bytes, monkeypatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("vae.__version__", "9.9")
+        code, said = run("train", "--resume", "--quiet", "--out", begun)
+        assert code == 2 and "and is 9.9" in said and "--force" in said
+    # The same steps by another torch: its last digits, and its user, can't be refused.
+    patched = saved(begun)[0]
+    tensors, facts = unpack(patched)
+    assert facts["torch"] == torch.__version__ and facts["departures"] == []
+    older = pack(tensors, {**facts, "torch": "2.0.0"})
+    RunFolder(begun).write("state.safetensors", older)
+    code, said = run("train", "--resume", "--out", begun)
+    assert code == 0 and f"torch was 2.0.0 and is {torch.__version__}" in said
+    assert (begun / "model.safetensors").read_bytes() == whole
+    departures = [f"resumed at step 100: torch was 2.0.0 and is {torch.__version__}"]
+    assert load(begun).manifest["training"]["departures"] == departures
+
+
+def test_a_state_in_another_form_is_one_sentence(begun: Path, run) -> None:
+    tensors, facts = unpack(saved(begun)[0])
+    tensors = {name: value for name, value in tensors.items() if name != "means.kl"}
+    RunFolder(begun).write("state.safetensors", pack(tensors, facts))
+    code, said = run("train", "--resume", "--quiet", "--out", begun)
+    assert code == 66 and "another version saved it" in said and "--overwrite" in said
+
+
 def test_resuming_needs_a_sound_state(begun: Path, run, tmp_path: Path) -> None:
     code, said = run("train", "--resume", "--out", tmp_path / "nothing")
     assert code == 66 and "holds no unfinished run" in said
@@ -588,14 +638,30 @@ def test_a_checkpoint_stays_until_the_new_one_is_whole(begun: Path, run, tmp_pat
     assert load(begun).weights_sha256 != before and load(begun).manifest["config"]["seed"] == 5
 
 
-def test_too_little_memory_is_one_sentence(run, tmp_path: Path, monkeypatch) -> None:
-    def exhausted(*_: object, **__: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
+def on_a_gpu(*_: object, **__: object) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
 
-    monkeypatch.setattr("vae.training.fit.fit", exhausted)
-    code, said = run("train", *FLAGS, "--out", tmp_path / "model")
-    assert (code, said) == (2, "vae train: out of memory; give a smaller --batch-size.")
-    assert not (tmp_path / "model").exists()
+
+def on_the_machine(*_: object, **__: object) -> None:
+    torch.empty(2**58)
+
+
+@pytest.mark.parametrize("exhausted", [on_a_gpu, on_the_machine])
+def test_too_little_memory_is_one_sentence(run, begun: Path, monkeypatch, exhausted) -> None:
+    monkeypatch.setattr("vae.training.fit.train_step", exhausted)
+    other = begun.parent / "other"
+    code, said = run("train", *FLAGS, "--out", other)
+    advice = "vae train: out of memory with batches of 250 images; "
+    assert (code, said) == (2, f"{advice}try --batch-size 125.")
+    assert RunFolder(other).status()["phase"] == "failed"
+    # A run that has been saved needn't start anew, and the advice is one that works.
+    code, said = run("train", "--resume", "--quiet", "--out", begun)
+    words = f"python -m vae train --resume --out {begun} --force --batch-size 125"
+    assert (code, said) == (2, f"{advice}go on with half of them by `{words}`.")
+    monkeypatch.undo()
+    assert run(*words.split()[3:], "--quiet")[0] == 0
+    departures = ["resumed at step 100: batch_size was 250 and is 125"]
+    assert load(begun).manifest["training"]["departures"] == departures
 
 
 def test_what_is_saved_holds_no_pickle(begun: Path) -> None:

@@ -55,6 +55,7 @@ def bench_train(arguments: list[str]) -> int:
         name = f"{ratio.case}, batch {batch}: {ratio.loop}"
         print(
             f"  {name:<48} {ratio.median:5.2f} x {ratio.against:<12} "
-            f"({ratio.low:.2f} to {ratio.high:.2f}), {ratio.images_per_second:,.0f} images/s"
+            f"({ratio.low:.2f} to {ratio.high:.2f}; {ratio.by_processor:.2f} by processor time), "
+            f"{ratio.images_per_second:,.0f} images/s"
         )
     return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,6 +45,8 @@ class _Arguments:
             lies in its folder .run.
         overwrite: Replace a checkpoint, or an unfinished run, that stands there.
         resume: Go on with the unfinished run that stands there; no other flag is needed.
+        force: Resume although flags differ from those the run was begun with, or the version
+            does; what differs is shown and recorded.
         save_minutes: The minutes between two savings of the run, and so what a crash can cost.
         tensorboard: A folder for TensorBoard's files (needs the tensorboard package).
         quiet: Draw no progress bar.
@@ -52,6 +55,7 @@ class _Arguments:
     out: Path
     overwrite: bool = False
     resume: bool = False
+    force: bool = False
     save_minutes: float = 1.0
     tensorboard: Path | None = None
     quiet: bool = False
@@ -59,10 +63,13 @@ class _Arguments:
 
 def train(arguments: list[str]) -> int:
     """Runs the command; returns its exit code."""
+    from vae.training.config import TrainConfig
     from vae.training.devices import choose_device
     from vae.training.processes import joined
 
     config, to = _parsed(arguments)
+    if to.force and not to.resume:
+        raise Stop(EXIT_USAGE, "--force goes with --resume; to start anew, pass --overwrite.")
     if not 0 <= to.save_minutes < 1e6:
         raise Stop(EXIT_USAGE, f"--save-minutes must be at least 0, not {to.save_minutes}.")
     try:
@@ -70,13 +77,10 @@ def train(arguments: list[str]) -> int:
     except ValueError as error:
         raise Stop(EXIT_USAGE, str(error)) from error
     with joined(device.type) as processes:
-        command = ["python"] if processes.count == 1 else _torchrun(processes)
-        command = shlex.join([*command, "-m", "vae", "train", *arguments])
+        # What the leading process reads of a run to resume, the others may not see.
+        config = TrainConfig.from_dict(processes.same(dataclasses.asdict(config)))
+        command = shlex.join([*processes.program, "-m", "vae", "train", *arguments])
         return _train(config, to, command, processes)
-
-
-def _torchrun(processes: Processes) -> list[str]:
-    return ["torchrun", "--nproc-per-node", str(processes.count)]
 
 
 def _train(config: TrainConfig, to: _Arguments, command: str, processes: Processes) -> int:
@@ -85,7 +89,11 @@ def _train(config: TrainConfig, to: _Arguments, command: str, processes: Process
     from vae.training.stopping import StopSignals
     from vae.training.watch import Watch
 
-    with _place(to, processes) as folder, StopSignals() as signals, _sentences(to, folder):
+    with (
+        _place(to, processes) as folder,
+        StopSignals() as signals,
+        _sentences(config, to, folder, processes),
+    ):
         saved = None
         if to.resume:
             # Only the leading process needs to see the folder.
@@ -96,7 +104,7 @@ def _train(config: TrainConfig, to: _Arguments, command: str, processes: Process
             data, config = _opened(config)
         if not processes.leads:
             silent = Watch(progress=False, signals=signals)
-            fit(config, data, watch=silent, processes=processes, saved=saved)
+            fit(config, data, False, silent, processes, saved, to.force)
             return 0
         watch = Watch(
             folder,
@@ -106,7 +114,7 @@ def _train(config: TrainConfig, to: _Arguments, command: str, processes: Process
             save_seconds=60 * to.save_minutes,
             tensorboard=to.tensorboard,
         )
-        fitted = fit(config, data, watch=watch, processes=processes, saved=saved)
+        fitted = fit(config, data, watch=watch, processes=processes, saved=saved, force=to.force)
         # From here on all is saved, and an interruption needn't wait.
         signals.at_once = True
         watch.close(phase="reference", message="Computing the reference statistics.")
@@ -164,6 +172,8 @@ def _begun(arguments: list[str]) -> TrainConfig | None:
     folder = RunFolder(known.out)
     recover(folder.out)
     data = folder.read("state.safetensors")
+    if data is None and os.environ.get("RANK", "0") != "0":
+        return None  # only the leading process needs to see the folder
     if data is None:
         raise Stop(EXIT_MISSING, f"{str(known.out)!r} holds no unfinished run to resume.")
     try:
@@ -221,7 +231,9 @@ def _opened(config: TrainConfig) -> tuple[Any, TrainConfig]:
 
 
 @contextmanager
-def _sentences(to: _Arguments, folder: RunFolder) -> Iterator[None]:
+def _sentences(
+    config: TrainConfig, to: _Arguments, folder: RunFolder, processes: Processes
+) -> Iterator[None]:
     """Turns what can end a run into one sentence and an exit code."""
     import torch
 
@@ -229,7 +241,8 @@ def _sentences(to: _Arguments, folder: RunFolder) -> Iterator[None]:
     from vae.training.packing import Damaged
     from vae.training.stopping import Interrupted
 
-    go_on = shlex.join(["python", "-m", "vae", "train", "--resume", "--out", str(to.out)])
+    words = [*processes.program, "-m", "vae", "train", "--resume", "--out", str(to.out)]
+    go_on = shlex.join(words)
     try:
         yield
     except Interrupted as error:
@@ -238,7 +251,12 @@ def _sentences(to: _Arguments, folder: RunFolder) -> Iterator[None]:
     except Diverged as error:
         raise Stop(EXIT_DIVERGED, str(error)) from error
     except (torch.OutOfMemoryError, MemoryError) as error:
-        raise Stop(EXIT_USAGE, "out of memory; give a smaller --batch-size.") from error
+        raise Stop(EXIT_USAGE, _too_little_memory(config, folder, words)) from error
+    except RuntimeError as error:
+        # What torch raises where the memory of the machine itself, not of a GPU, is at its end.
+        if "can't allocate memory" not in str(error) and "not enough memory" not in str(error):
+            raise
+        raise Stop(EXIT_USAGE, _too_little_memory(config, folder, words)) from error
     except Damaged as error:
         raise Stop(EXIT_MISSING, _damaged(to.out, error)) from error
     except ValueError as error:
@@ -248,6 +266,15 @@ def _sentences(to: _Arguments, folder: RunFolder) -> Iterator[None]:
         if folder.holds_state:
             advice = f" Make room, then go on with `{go_on}`."
         raise unwritable(to.out, error, advice) from error
+
+
+def _too_little_memory(config: TrainConfig, folder: RunFolder, words: list[str]) -> str:
+    # Another batch is another run: it is advised, not taken unasked.
+    half = ["--batch-size", str(max(1, config.batch_size // 2))]
+    sentence = f"out of memory with batches of {config.batch_size} images; "
+    if not folder.holds_state:
+        return f"{sentence}try {shlex.join(half)}."
+    return f"{sentence}go on with half of them by `{shlex.join([*words, '--force', *half])}`."
 
 
 def _damaged(out: Path, error: ValueError) -> str:

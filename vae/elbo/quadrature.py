@@ -108,8 +108,8 @@ def node_log_likelihoods(model: LatentModel, x: Tensor, z: Tensor) -> Tensor:
     def tile(rows: Tensor) -> Tensor:
         first, last = int(rows[0]) // draws, int(rows[-1]) // draws
         # A tile within one image needs no copy of it for each row.
-        images_of = x[first] if first == last else x[rows // draws]
-        return log_likelihood(model.decode(codes[rows]), images_of)
+        images_of = x[first] if first == last else x.index_select(0, rows // draws)
+        return log_likelihood(model.decode(codes.index_select(0, rows)), images_of)
 
     return map_tiles(decoder_rows(model.config), images * draws, tile).reshape(images, draws)
 

@@ -25,6 +25,7 @@ from torch.distributions import Bernoulli, Distribution, Independent, Normal
 from vae.model.config import ModelConfig
 
 __all__ = [
+    "BernoulliLogits",
     "ContinuousBernoulli",
     "DiscretizedLogistic",
     "Likelihood",
@@ -77,6 +78,21 @@ class ContinuousBernoulli(Distribution):
         safe = torch.where(near, torch.ones_like(logits), logits)
         series = 0.5 + logits / 12 - logits**3 / 720 + logits**5 / 30240
         return torch.where(near, series, -1 / torch.expm1(-safe) - 1 / safe)
+
+
+class BernoulliLogits(Bernoulli):
+    r"""A Bernoulli whose log-probability takes fewer passes over the pixels than torch's.
+
+    .. math:: \log p(x) = x \ell - \mathrm{softplus}(\ell)
+
+    Linear in :math:`x`, it extends to grey pixels as torch's does. A pixel is off by at most half
+    a unit in the last place of its logit, and exactly by 0 where that exceeds 20.
+    """
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        r"""The log-probability of ``value``, broadcast against the logits, :math:`(*)`."""
+        # In place: one buffer less to fetch for a step that waits for memory.
+        return (value * self.logits).sub_(F.softplus(self.logits))
 
 
 class DiscretizedLogistic(Distribution):
@@ -178,7 +194,13 @@ def facts_of(name: str) -> LikelihoodFacts:
 
 
 class Likelihood(nn.Module, ABC):
-    r"""Maps the decoder's raw output to :math:`p(x \mid z)`. Abstract."""
+    r"""Maps the decoder's raw output to :math:`p(x \mid z)`. Abstract.
+
+    Attributes:
+        adapts: Whether training has to call :meth:`adapt_`.
+    """
+
+    adapts = False
 
     @abstractmethod
     def pixel(self, raw: Tensor) -> Distribution:
@@ -194,7 +216,7 @@ class Likelihood(nn.Module, ABC):
 
     @torch.no_grad()
     def adapt_(self, squared_error: Tensor) -> None:
-        r"""Refits constants that have a closed-form optimum; training calls it each step.
+        r"""Refits constants that have a closed-form optimum; training calls it after each step.
 
         Args:
             squared_error: The mean over a batch's pixels of :math:`(x - \hat x)^2`, a scalar.
@@ -203,7 +225,7 @@ class Likelihood(nn.Module, ABC):
 
 class _Bernoulli(Likelihood):
     def pixel(self, raw: Tensor) -> Distribution:
-        return Bernoulli(logits=raw, validate_args=False)
+        return BernoulliLogits(logits=raw, validate_args=False)
 
     def raw_of_mean(self, mean: Tensor) -> Tensor:
         return torch.logit(mean, eps=1e-3)
@@ -232,9 +254,9 @@ class _Gaussian(Likelihood):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.mode = config.gaussian_sigma
+        self.adapts = config.gaussian_sigma == "optimal"
         log_sigma = torch.tensor(math.log(config.sigma))
-        if self.mode == "learned":
+        if config.gaussian_sigma == "learned":
             self.log_sigma = nn.Parameter(log_sigma)
         else:
             self.register_buffer("log_sigma", log_sigma)
@@ -254,7 +276,7 @@ class _Gaussian(Likelihood):
     def adapt_(self, squared_error: Tensor) -> None:
         # The sigma that maximises the likelihood is the root mean squared error; an average over
         # batches keeps it a constant of the model rather than a function of one batch.
-        if self.mode == "optimal":
+        if self.adapts:
             self.log_sigma.lerp_(squared_error.sqrt().clamp_min(self.floor).log(), 0.01)
 
 

@@ -72,6 +72,7 @@ def commit(
             "device": fitted.device,
             "arithmetic": fitted.speed,
             "processes": fitted.processes,
+            **({"departures": fitted.departures} if fitted.departures else {}),
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
             "parameters": sum(weight.numel() for weight in fitted.model.parameters()),

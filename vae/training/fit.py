@@ -53,6 +53,7 @@ class Fitted(NamedTuple):
         device: The device it ran on.
         speed: The arithmetic, in words.
         processes: The number of processes that shared each batch.
+        departures: What was changed when it was resumed, in words.
     """
 
     model: VAE
@@ -63,6 +64,7 @@ class Fitted(NamedTuple):
     device: str
     speed: str
     processes: int
+    departures: list[str]
 
 
 def fit(
@@ -72,6 +74,7 @@ def fit(
     watch: Watch | None = None,
     processes: Processes = ALONE,
     saved: tuple[bytes, bytes | None] | None = None,
+    force: bool = False,
 ) -> Fitted:
     """Trains a VAE.
 
@@ -82,6 +85,7 @@ def fit(
         watch: Shows, records and saves the run.
         processes: Those that share each batch.
         saved: The state and the best weights, as saved, of a run to resume.
+        force: Whether a run may go on with another config; what differs is recorded.
 
     Returns:
         The best model on the validation split by the ELBO, whatever the objective; except under
@@ -96,21 +100,26 @@ def fit(
     watch = watch or Watch(progress=progress)
     device = choose_device(config.device)
     state = RunState(config, data, device, processes)
-    if saved is not None:
-        state.load(*saved)
+    differing = [] if saved is None else state.load(*saved, force)
     loss_of = TrainingLoss(state.model, config, len(data.splits.train), processes)
     speed = _speed(state, loss_of, watch, processes)
     step_of = speed.ready(loss_of)
     if processes.count > 1:
-        step_of = DistributedDataParallel(step_of)
+        step_of = DistributedDataParallel(step_of, gradient_as_bucket_view=True)
     validation = data.read(data.splits.validation[: config.validation_images])
     # A contrast's point is where it ends, and test images choose nothing.
     chooses = config.objective != "batch_moment_kl" and data.validation_chooses
 
     watch.start(
-        state, state.batches.size, {"device": device_name(device), "arithmetic": speed.name}
-    )
+        state, state.batches.size,
+        {
+            "device": device_name(device), "arithmetic": speed.name,
+            "departures": state.departures,
+        },
+    )  # fmt: skip
     watch.say(_opening(state, speed, processes))
+    if differing:
+        watch.say(f"Not the run as it was begun: {'; '.join(differing)}")
     start = time.perf_counter() - state.seconds
     limit = 60 * config.max_minutes or math.inf
     time_share = state.seconds / limit
@@ -159,6 +168,7 @@ def fit(
         device=device_name(device),
         speed=speed.name,
         processes=processes.count,
+        departures=state.departures,
     )
 
 
@@ -195,12 +205,13 @@ def train_step(
     # The only mean over the batch in the project: each image's own loss, then their average.
     # Shares are equal, so the mean over processes is that over images too.
     loss = outcome.loss.mean()
-    optimizer.zero_grad(set_to_none=True)
+    # What the optimiser's own zero_grad does, without its book-keeping.
+    for weight in state.parameters:
+        weight.grad = None
     loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(state.parameters, config.clip)
     state.step += 1
-    state.note(outcome, loss)
-    state.finite &= torch.isfinite(norm)
+    state.note(outcome, loss, norm)
     # Asking a GPU would make it wait; what it learns too late is never saved.
     if (state.device.type == "cpu" or state.step % _AGREE_EVERY == 0) and not state.finite:
         raise Diverged(
@@ -208,8 +219,10 @@ def train_step(
             "--warmup-steps."
         )
     optimizer.step()
-    state.model.decoder.likelihood.adapt_(processes.mean(outcome.squared_error))
-    state.averaged.update_parameters(state.model)
+    likelihood = state.model.decoder.likelihood
+    if likelihood.adapts:
+        likelihood.adapt_(processes.mean(outcome.squared_error))
+    state.average()
 
 
 def _speed(state: RunState, loss_of: TrainingLoss, watch: Watch, processes: Processes) -> Speed:
@@ -236,7 +249,7 @@ def _evaluate(
     if not processes.leads:
         state.history.append({"step": state.step})
         return
-    found = validate(state.averaged.module, levels, state.config, state.device)
+    found = validate(state.averaged, levels, state.config, state.device)
     if not math.isfinite(found["elbo"]):
         raise Diverged(
             f"The validation ELBO is no longer finite at step {state.step}; lower --learning-rate."

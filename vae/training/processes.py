@@ -6,6 +6,7 @@ that the result is that of one process with the same batch, up to the order of s
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from vae.data.bulk import cores
 
 __all__ = ["ALONE", "Processes", "joined"]
 
@@ -41,6 +44,20 @@ class Processes:
     def leads(self) -> bool:
         """Whether this process writes and prints."""
         return self.rank == 0
+
+    @property
+    def program(self) -> list[str]:
+        """The words of a command line that start as many processes again."""
+        if self.count == 1:
+            return ["python"]
+        each = os.environ.get("LOCAL_WORLD_SIZE", str(self.count))
+        words = ["torchrun", "--nproc-per-node", each]
+        machines = os.environ.get("GROUP_WORLD_SIZE", "1")
+        if machines != "1":
+            # Where they meet is no part of the run: whoever repeats it has machines of their own.
+            words += ["--nnodes", machines, "--rdzv-backend", "c10d", "--rdzv-endpoint"]
+            words.append("HOST:PORT")
+        return words
 
     def share(self, batch: Tensor) -> Tensor:
         """This process's rows of a batch whose size the number of processes divides."""
@@ -82,6 +99,10 @@ class Processes:
             data.copy_(torch.frombuffer(bytearray(value), dtype=torch.uint8))
         dist.broadcast(data, 0)
         return bytes(data.cpu().numpy())
+
+    def same(self, facts: dict[str, Any]) -> dict[str, Any]:
+        """The leading process's facts, JSON values, in all processes."""
+        return json.loads(self.from_leader(json.dumps(facts).encode()))
 
     @contextmanager
     def leader_first(self) -> Iterator[None]:
@@ -131,6 +152,8 @@ def joined(device: str) -> Iterator[Processes]:
         yield ALONE
         return
     carrier = torch.device("cpu")
+    if device == "cpu":
+        _share_cores()
     if device == "cuda":
         carrier = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(carrier)
@@ -139,3 +162,14 @@ def joined(device: str) -> Iterator[Processes]:
         yield Processes(dist.get_rank(), count, carrier)
     finally:
         dist.destroy_process_group()
+
+
+def _share_cores() -> None:
+    """Gives each process its part of the cores, where nobody has said how many it may use.
+
+    torchrun then sets one thread each, which leaves most cores of a larger machine idle; threads
+    that are more than the cores wait for each other and are slower by far.
+    """
+    if os.environ.get("OMP_NUM_THREADS", "1") == "1":
+        beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        torch.set_num_threads(max(1, cores() // beside))

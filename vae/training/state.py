@@ -6,31 +6,29 @@ evaluations so far: a resumed run takes, on a CPU, the very steps that it would 
 
 from __future__ import annotations
 
+import copy
 import math
+from collections import deque
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 import vae
 from vae.data.datasets import ImageData
 from vae.model.vae import VAE
 from vae.training.batches import Batches
 from vae.training.config import TrainConfig
+from vae.training.departures import departures
 from vae.training.loss import BatchLoss
 from vae.training.packing import Damaged, pack, unpack
 from vae.training.processes import ALONE, Processes
 
-__all__ = ["Averages", "Changed", "RunState", "changes", "config_of"]
+__all__ = ["Averages", "RunState", "config_of"]
 
-# What a resumed run may change: words for people, and the machine.
-_FREE = ("title", "description", "device")
-
-
-class Changed(ValueError):
-    """Raised when a run can't be resumed, because it isn't the same run."""
+_LOSSES = 20
 
 
 class Averages(NamedTuple):
@@ -81,40 +79,58 @@ class RunState:
             weight_decay=config.weight_decay,
             fused=device.type != "mps",
         )
-        self.averaged = AveragedModel(
-            self.model, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True
+        self.averaged = copy.deepcopy(self.model).requires_grad_(False)
+        # As lists: to walk through the modules in each step takes longer than to average.
+        self._present, self._average = (
+            [*model.parameters(), *model.buffers()] for model in (self.model, self.averaged)
         )
+        self._move = get_ema_multi_avg_fn(config.ema)
         self.step = 0
         self.seconds = 0.0
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Tensor] = {}
         self.best_elbo, self.best_step = -math.inf, 0
         self.speed: dict[str, Any] = {}
+        self.departures: list[str] = []
         self._kl = torch.zeros(config.latent_dim, device=device)
         self._log_likelihood = torch.zeros((), device=device)
-        self._since = 0
-        self.losses = torch.full((20,), math.nan, device=device)
-        self.finite = torch.ones((), dtype=torch.bool, device=device)
+        self._images = 0
+        self._losses: deque[Tensor] = deque(maxlen=_LOSSES)
+        self._norms = torch.zeros((), device=device)
 
     @torch.no_grad()
-    def note(self, outcome: BatchLoss, loss: Tensor) -> None:
+    def note(self, outcome: BatchLoss, loss: Tensor, norm: Tensor) -> None:
         """Remembers a step's terms; nothing is read back from the device."""
-        self._kl += outcome.kl_per_dim.mean(0)
-        self._log_likelihood += outcome.expected_log_likelihood.mean()
-        self._since += 1
-        self.losses[self.step % len(self.losses)] = loss
+        self._kl += outcome.kl_per_dim.sum(0)
+        self._log_likelihood += outcome.expected_log_likelihood.sum()
+        self._images += len(outcome.loss)
+        self._losses.append(loss.detach())
+        self._norms += norm
+
+    @property
+    def finite(self) -> bool:
+        """Whether the gradient was finite in every step; the device is waited for."""
+        # A sum of norms is finite as long as each of them is.
+        return math.isfinite(float(self._norms))
+
+    def average(self) -> None:
+        """Moves the averaged weights towards the present ones; the first step sets them."""
+        if self.step > 1:
+            self._move(self._average, self._present, None)
+        else:
+            self.averaged.load_state_dict(self.model.state_dict())
 
     def averages(self) -> Averages:
         """The training images' means since the last evaluation."""
-        kl = (self._kl / max(1, self._since)).tolist()
-        distortion = -float(self._log_likelihood) / max(1, self._since)
+        kl = (self._kl / max(1, self._images)).tolist()
+        distortion = -float(self._log_likelihood) / max(1, self._images)
         rate = math.fsum(kl)
         return Averages(-distortion - rate, rate, distortion, kl)
 
     @property
     def has_averages(self) -> bool:
         """Whether any step was taken since the last evaluation."""
-        return self._since > 0
+        return self._images > 0
 
     def join_averages(self, processes: Processes) -> None:
         """Makes the means those of all processes' images."""
@@ -125,17 +141,16 @@ class RunState:
         """Starts the means anew."""
         self._kl.zero_()
         self._log_likelihood.zero_()
-        self._since = 0
+        self._images = 0
 
     def last_losses(self) -> list[float | None]:
         """The losses of the last twenty steps, oldest first; null where not finite."""
-        first = (self.step + 1) % len(self.losses)
-        losses = self.losses.roll(-first).tolist()[-max(1, self.step) :]
+        losses = self._loss_tensor().tolist()
         return [value if math.isfinite(value) else None for value in losses]
 
     def keep_as_best(self, elbo: float) -> None:
         """Keeps the averaged weights of this step."""
-        weights = self.averaged.module.state_dict()
+        weights = self.averaged.state_dict()
         self.best = {name: value.detach().cpu().clone() for name, value in weights.items()}
         self.best_elbo, self.best_step = elbo, self.step
 
@@ -158,18 +173,19 @@ class RunState:
             tensors[f"batches.{name}"] = value
         tensors["means.kl"] = self._kl
         tensors["means.log_likelihood"] = self._log_likelihood
-        tensors["losses"] = self.losses
+        tensors["losses"] = self._loss_tensor()
         facts = {
             "config": asdict(self.config),
             "elboscope": vae.__version__,
             "torch": torch.__version__,
             "step": self.step,
             "seconds": self.seconds,
-            "since": self._since,
+            "images": self._images,
             "best_step": self.best_step,
             "best_elbo": self.best_elbo if self.best else None,
             "history": self.history,
             "speed": self.speed,
+            "departures": self.departures,
         }
         return pack(tensors, facts)
 
@@ -177,19 +193,36 @@ class RunState:
         """The best weights as the bytes of a file."""
         return pack(self.best, {"step": self.best_step, "elbo": self.best_elbo})
 
-    def load(self, data: bytes, best: bytes | None) -> None:
+    def load(self, data: bytes, best: bytes | None, force: bool = False) -> list[str]:
         """Takes up a saved state.
+
+        Args:
+            data: The state, as saved.
+            best: The best weights, as saved; none where there were none yet.
+            force: Whether a changed config may go on; see :func:`departures`.
+
+        Returns:
+            What sets the run apart from the one that was saved, in words.
 
         Raises:
             Damaged: If a file isn't as it was written.
             Changed: If it belongs to another run; the message names what differs.
         """
         tensors, facts = unpack(data)
-        if differing := changes(facts["config"], asdict(self.config)):
-            raise Changed(
-                f"this isn't the run that was begun there: {'; '.join(differing)}. Pass what it "
-                "was begun with, or --overwrite to start anew."
-            )
+        differing = departures(facts, self.config, force)
+        try:
+            self._take_up(tensors, facts, best)
+        except (KeyError, RuntimeError) as error:
+            raise Damaged("another version saved it, in a way that this one can't read") from error
+        if any(words.startswith(("precision ", "compile ")) for words in differing):
+            self.speed = {}
+        at = f"resumed at step {self.step}"
+        self.departures += [f"{at}: {words}" for words in differing]
+        return differing
+
+    def _take_up(
+        self, tensors: dict[str, Tensor], facts: dict[str, Any], best: bytes | None
+    ) -> None:
         parts: dict[str, dict[str, Tensor]] = {}
         for name, value in tensors.items():
             room, _, rest = name.partition(".")
@@ -205,10 +238,10 @@ class RunState:
         self.batches.load_state(parts["batches"])
         self._kl.copy_(parts["means"]["kl"])
         self._log_likelihood.copy_(parts["means"]["log_likelihood"])
-        self.losses.copy_(parts["losses"][""])
-        self._since = facts["since"]
+        self._losses.extend(parts["losses"][""].to(self.device))
+        self._images = facts["images"]
         self.step, self.seconds, self.history = facts["step"], facts["seconds"], facts["history"]
-        self.speed = facts["speed"]
+        self.speed, self.departures = facts["speed"], facts["departures"]
         if facts["best_elbo"] is not None:
             if best is None:
                 raise Damaged("its best weights are missing")
@@ -216,6 +249,10 @@ class RunState:
             # there are taken again, and lead to the same weights.
             self.best, kept = unpack(best)
             self.best_elbo, self.best_step = kept["elbo"], kept["step"]
+
+    def _loss_tensor(self) -> Tensor:
+        """The last losses, oldest first, with shape (20,) or less."""
+        return torch.stack([*self._losses]) if self._losses else torch.empty(0)
 
 
 def config_of(data: bytes) -> TrainConfig:
@@ -225,16 +262,3 @@ def config_of(data: bytes) -> TrainConfig:
         ValueError: If it is damaged, or from a version with other fields.
     """
     return TrainConfig.from_dict(unpack(data)[1]["config"])
-
-
-def changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """What differs between two configs, in words; lists and tuples are the same here."""
-    return [
-        f"{name} was {_plain(before.get(name))} and is {_plain(after.get(name))}"
-        for name in {**before, **after}
-        if name not in _FREE and _plain(before.get(name)) != _plain(after.get(name))
-    ]
-
-
-def _plain(value: object) -> object:
-    return list(value) if isinstance(value, tuple) else value
