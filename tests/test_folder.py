@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vae.data import parallel
+from vae.data import bulk, file_set
 from vae.data.datasets import DataMissing, open_data
+from vae.data.file_set import FileSet
 from vae.data.images import preprocess, read_image
+from vae.data.published import middle
+from vae.data.spec import ImageSpec
 
 
 @pytest.fixture
@@ -42,7 +45,7 @@ def test_the_second_opening_decodes_nothing(photos, monkeypatch):
     def fail(*_):
         raise AssertionError("decoded again")
 
-    monkeypatch.setattr(parallel, "decode_part", fail)
+    monkeypatch.setattr(bulk.Decoder, "__call__", fail)
     again = open_data(f"folder:{photos}", image_size=16, channels=1)
     np.testing.assert_array_equal(again.read(np.arange(60)), before)
 
@@ -65,13 +68,39 @@ def test_an_unreadable_file_is_left_out_and_named(photos, capsys):
 def test_several_processes_decode_as_one_does(photos, monkeypatch):
     (photos / "dogs" / "0.png").write_bytes(b"no image")
     alone = open_data(f"folder:{photos}", image_size=16, channels=3)
-    monkeypatch.setattr(parallel, "_WORTH_PROCESSES", 0)
-    monkeypatch.setattr(parallel, "_PART_BYTES", 7 * 3 * 16 * 16)
-    monkeypatch.setattr("joblib.cpu_count", lambda: 2)
+    several_processes(monkeypatch)
     monkeypatch.setenv("ELBOSCOPE_CACHE", os.environ["ELBOSCOPE_CACHE"] + "-2")
     together = open_data(f"folder:{photos}", image_size=16, channels=3)
     assert together.digest == alone.digest
     np.testing.assert_array_equal(together.labels_of(np.arange(60)), [0] * 30 + [1] * 30)
+
+
+def several_processes(monkeypatch):
+    monkeypatch.setattr(file_set, "_WORTH_PROCESSES", 0)
+    monkeypatch.setattr(file_set, "_PART_BYTES", 7 * 3 * 16 * 16)
+    monkeypatch.setattr(file_set, "cores", lambda: 2)
+
+
+def test_what_is_cut_first_is_cut_in_other_processes_too(photos, monkeypatch):
+    spec = ImageSpec(channels=3, height=20, width=20)
+    files = sorted(map(str, photos.rglob("*.png")))
+    several_processes(monkeypatch)
+    levels = np.concatenate(list(FileSet(files, spec, trim=middle)))
+    expected = [np.asarray(Image.open(file))[:, 2:22].transpose(2, 0, 1) for file in files]
+    np.testing.assert_array_equal(levels, expected)
+
+
+def test_a_file_that_ends_its_process_is_left_out_alone(photos, monkeypatch, capsys):
+    files = sorted(map(str, photos.rglob("*.png")))
+    several_processes(monkeypatch)
+    ask = bulk._Pool._ask
+    monkeypatch.setattr(
+        bulk._Pool, "_ask", lambda self, paths: None if files[9] in paths else ask(self, paths)
+    )
+    images = FileSet(files, ImageSpec(channels=1, height=8, width=8))
+    assert sum(map(len, images)) == 59
+    assert images.kept == [i for i in range(60) if i != 9]
+    assert f"left out {files[9]}: The file ended the program" in capsys.readouterr().err
 
 
 def test_what_is_no_regular_file_is_passed_over(photos):

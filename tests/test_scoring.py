@@ -155,6 +155,18 @@ def test_tiles_shrink_as_images_grow(side: int, rows: int) -> None:
 # --- Stored and stated numbers ----------------------------------------------------------------
 
 
+def test_few_draws_decode_no_more_than_they_need(monkeypatch) -> None:
+    torch.manual_seed(0)
+    config = ModelConfig(ImageSpec(1, 8, 8), latent_dim=5, hidden=(4,), likelihood="gaussian")
+    model = VAE(config)
+    decoded = []
+    decode = model.decode
+    monkeypatch.setattr(model, "decode", lambda z: decoded.append(len(z)) or decode(z))
+    levels = np.zeros((1000, 1, 8, 8), np.uint8)
+    sample_scores(model, levels, draws=1)
+    assert sum(decoded) == decoder_rows(config) == 1024
+
+
 @pytest.mark.parametrize("name", [*DIGITS, "digits-binary-2d-batch-moment"])
 def test_the_stored_scores_are_found_again(name: str, checkpoint) -> None:
     model = checkpoint(name)

@@ -16,7 +16,7 @@ import stat
 import subprocess
 import sys
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -27,7 +27,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vae.data.adaptation import Adaptation, is_rounded, preprocess
-from vae.data.decoding import ImageRefused, Limits, read_plain
+from vae.data.decoding import ImageRefused, Limits, Raster, read_plain
 from vae.data.spec import ImageSpec
 
 __all__ = ["Decoded", "Decoder", "cores", "decoded", "first_words", "read_file", "usual_workers"]
@@ -64,29 +64,32 @@ class Decoder:
         adaptation: How an image that isn't of the model's size is brought to it.
         limits: What is refused before it is decoded.
         data: The name of the model's data set, as :func:`preprocess` wants it.
+        trim: Cuts a decoded image first; a function of a module, so that other processes find it.
     """
 
     spec: ImageSpec
     adaptation: Adaptation = field(default_factory=Adaptation)
     limits: Limits = field(default_factory=Limits)
     data: str = ""
+    trim: Callable[[Raster], Raster] | None = None
 
     def __call__(self, paths: Sequence[str]) -> Decoded:
         """Decodes files one after the other."""
-        levels, refused, stamps, steps = [], {}, [], Counter()
+        levels, count = np.empty((len(paths), *self.spec.shape), np.uint8), 0
+        refused, stamps, steps = {}, [], Counter()
         for position, path in enumerate(paths):
             try:
                 content, stamp = read_file(path, self.limits)
                 stamps.append(stamp)
-                one, words = self.levels_of(content)
-                levels.append(one)
+                levels[count], words = self.levels_of(content)
+                count += 1
                 if words:
                     steps.update(words)
             except ImageRefused as error:
                 if len(stamps) == position:
                     stamps.append((-1, -1))
                 refused[position] = (error.code, error.message)
-        return Decoded(self._stack(levels), refused, stamps, steps)
+        return Decoded(levels[:count], refused, stamps, steps)
 
     def levels_of(self, content: bytes) -> tuple[np.ndarray, Set[str]]:
         """One file's levels (C, H, W), and the first words of the steps that it took.
@@ -99,13 +102,15 @@ class Decoder:
             rounded = self._is_rounded is not None and self._is_rounded[read].any()
             levels = read if self.spec.levels == 256 else self._level_of[read]
             return levels.transpose(2, 0, 1), {"Rounded"} if rounded else _NOTHING
+        if self.trim is not None:
+            read = self.trim(read)
         prepared = preprocess(read, self.spec, self.adaptation, self.data)
         return prepared.levels, first_words((*read.notes, *prepared.steps))
 
     @cached_property
     def _untouched(self) -> tuple[int, int, int] | None:
         """The shape (h, w, c) of a file to which nothing is done."""
-        if "yes" in (self.adaptation.invert, self.adaptation.crop):
+        if self.trim is not None or "yes" in (self.adaptation.invert, self.adaptation.crop):
             return None
         return (self.spec.height, self.spec.width, self.spec.channels)
 
@@ -117,9 +122,6 @@ class Decoder:
     def _is_rounded(self) -> np.ndarray | None:
         rounded = is_rounded(_SHADES, self._level_of, self.spec)
         return rounded if rounded.any() else None
-
-    def _stack(self, levels: list[np.ndarray]) -> np.ndarray:
-        return np.stack(levels) if levels else np.empty((0, *self.spec.shape), np.uint8)
 
 
 def first_words(steps: Iterable[str]) -> set[str]:
@@ -141,9 +143,10 @@ def read_file(path: str, limits: Limits) -> tuple[bytes, tuple[int, int]]:
                 raise ImageRefused("E-FILE-01", "It is not a file; name files and folders only.")
             stamp, most = (status.st_size, status.st_mtime_ns), limits.bytes + 1
             content = os.read(descriptor, min(most, status.st_size + 1))
-            # One read is all of a small file; a large one, or one that grows, may take more.
-            while len(content) < most and (more := os.read(descriptor, most - len(content))):
-                content += more
+            if len(content) != status.st_size:
+                # One read is all of a small file; a large one, or one that grows, may take more.
+                while len(content) < most and (more := os.read(descriptor, most - len(content))):
+                    content += more
             return content, stamp
         finally:
             os.close(descriptor)

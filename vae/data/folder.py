@@ -18,8 +18,8 @@ import numpy as np
 
 from vae.data.cache import cached, key_of
 from vae.data.datasets import DataMissing, ImageData, held_out_sizes, shuffled, split_indices
+from vae.data.file_set import FileSet
 from vae.data.listing import walk_images
-from vae.data.parallel import Decoder
 from vae.data.spec import ImageSpec
 
 __all__ = ["LABELS", "open_folder"]
@@ -53,7 +53,7 @@ def open_folder(folder: str, image_size: int, channels: int) -> ImageData:
         )
     spec = ImageSpec(channels=channels, height=image_size, width=image_size)
     names = [name for name, _, _ in files]
-    decode = Decoder([str(root / name) for name in names], spec)
+    decode = FileSet([str(root / name) for name in names], spec)
     decoded = cached(
         key_of(spec, "folder", files),
         spec,

@@ -34,8 +34,8 @@ from vae.data.datasets import (
     shuffled,
     split_indices,
 )
+from vae.data.file_set import FileSet
 from vae.data.images import Raster
-from vae.data.parallel import Decoder
 from vae.data.spec import ImageSpec
 
 __all__ = ["SETS", "PublishedSet", "data_home", "open_published"]
@@ -180,7 +180,7 @@ def open_published(name: str, image_size: int = 64, channels: int = 3) -> ImageD
                 f"incomplete ({reason[:200]}): delete them and run `python -m vae data {base}`."
             ) from error
         labels, sizes = np.asarray(parts.labels), list(parts.sizes)
-        if isinstance(parts.images, Decoder) and len(kept := parts.images.kept) < len(labels):
+        if isinstance(parts.images, FileSet) and len(kept := parts.images.kept) < len(labels):
             bounds = np.cumsum([0, *sizes])
             sizes = np.histogram(kept, bins=bounds)[0].tolist()
             labels = labels[kept]
@@ -273,7 +273,7 @@ def _load_faces(root: Path, spec: ImageSpec) -> Parts:
     column = parts[0].attr_names.index(_FACE_LABEL)
     labels = np.concatenate([one.attr[:, column].numpy() for one in parts]).astype(np.int64)
     sizes = tuple(len(one) for one in parts)
-    return Parts(Decoder(names, spec, trim=middle), labels, sizes)
+    return Parts(FileSet(names, spec, trim=middle), labels, sizes)
 
 
 def middle(raster: Raster) -> Raster:

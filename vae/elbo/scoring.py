@@ -294,7 +294,7 @@ def sample_scores(
     most = draws if quadrature else max(draws, calibrated_draws)
     expectations, errors, calibrated, bounds, bound_errors, evidences = [], [], [], [], [], []
     dims = model.config.latent_dim
-    for part in _parts(len(x), max(most, 144), dims):
+    for part in _parts(len(x), len(hermite_nodes(dims)[1]) if quadrature else most, dims):
         nodes, weights = posterior_nodes(
             model.config, levels[part], mu[part], sigma[part], most, seed
         )

@@ -28,7 +28,8 @@ def image_generator(levels: np.ndarray, seed: int, purpose: Purpose) -> np.rando
     Returns:
         A NumPy generator at the start of the stream.
     """
-    key = int.from_bytes(_digest(levels, seed, purpose), "little")
+    digest = _digest(_begun(levels.shape, seed, purpose), np.ascontiguousarray(levels))
+    key = int.from_bytes(digest, "little")
     return np.random.Generator(np.random.Philox(key=key))
 
 
@@ -49,9 +50,10 @@ def image_normals(
     # One generator that is set to each image's own start: making one takes as long as its draws.
     philox = np.random.Philox(key=0)
     generator, start = np.random.Generator(philox), philox.state
+    begun = _begun(levels.shape[1:], seed, purpose)
     noise = np.empty((len(levels), *shape))
-    for one, row in zip(levels, noise, strict=True):
-        start["state"]["key"] = np.frombuffer(_digest(one, seed, purpose), dtype="<u8")
+    for one, row in zip(np.ascontiguousarray(levels), noise, strict=True):
+        start["state"]["key"] = np.frombuffer(_digest(begun, one), dtype="<u8")
         philox.state = start
         generator.standard_normal(out=row)
     return noise
@@ -64,6 +66,12 @@ def image_uniforms(levels: np.ndarray, seed: int) -> np.ndarray:
     return np.stack([image_generator(one, seed, "binarize").random(one.shape) for one in levels])
 
 
-def _digest(levels: np.ndarray, seed: int, purpose: Purpose) -> bytes:
-    header = f"{purpose}:{seed}:{levels.shape}".encode()
-    return blake2b(header + np.ascontiguousarray(levels).tobytes(), digest_size=16).digest()
+def _begun(shape: tuple[int, ...], seed: int, purpose: Purpose) -> blake2b:
+    """What the digests of all images of one shape have in common."""
+    return blake2b(f"{purpose}:{seed}:{shape}".encode(), digest_size=16)
+
+
+def _digest(begun: blake2b, levels: np.ndarray) -> bytes:
+    digest = begun.copy()
+    digest.update(levels)
+    return digest.digest()
