@@ -19,11 +19,11 @@ RUN  := $(VENV)/bin/python
 app: $(VENV)/.app-installed ## Open the app on http://localhost:8501 (another port: PORT=9000)
 	$(RUN) -m vae app $(if $(PORT),--port $(PORT))
 
-test: $(VENV)/.dev-installed ## Run the tests (some of them: ARGS="-k sprites")
-	$(RUN) -m pytest -ra $(ARGS)
+test: $(VENV)/.dev-installed ## Run the tests on two cores (some of them: ARGS="-k sprites")
+	$(RUN) -m pytest -ra -n 2 --dist loadfile $(ARGS)
 
 test-slow: $(VENV)/.dev-installed ## Run the long tests: fuzzing, kills, soak
-	$(RUN) -m pytest -ra -m slow $(ARGS)
+	$(RUN) -m pytest -ra -m slow -n 2 $(ARGS)
 
 lint: $(VENV)/.dev-installed ## Check the code's style and format
 	$(RUN) -m ruff check .

@@ -26,6 +26,7 @@ def test_main_flow(server, page, tmp_path):
     page.get_by_role("link", name="Traversals", exact=True).click()
     page.locator(".film[data-film] .strip").first.wait_for()
     page.get_by_text("Starting from sample 17.").wait_for()
+    settle(page)
     assert page.locator(".film .strip").count() == 2
 
     page.get_by_role("link", name="Score images", exact=True).click()

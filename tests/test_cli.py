@@ -162,7 +162,7 @@ def test_a_wrong_flag_names_the_valid(run, arguments: tuple[str, ...], named: st
         ),
         (("bench", "train", "--turns", "2"), "at least 3 turns"),
         (("data", "imagenet"), "mnist, fashion_mnist"),
-        (("bench", "speed"), "choose one of: train, bound"),
+        (("bench", "speed"), "choose one of: train, score, alarms, bound"),
         (("bench", "bound", "--turns", "0"), "must be at least 1"),
         (("app", "--port", "70000"), "--port must lie in 1..65535"),
     ],

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from vae.data.datasets import open_data
+from vae.data.published import SETS
 from vae.data.spec import ImageSpec
 from vae.model.config import ModelConfig
 from vae.model.vae import VAE
@@ -20,10 +21,16 @@ from vae.training.presets import DEFAULT_PRESET, PRESETS
 QUICK = TrainConfig(hidden=(16,), latent_dim=3, steps=12, device="cpu")
 
 
+def spec_of(data: str) -> ImageSpec:
+    """The images of a data set, which need not be on this machine."""
+    published = SETS.get(data.removesuffix(":full"))
+    return published.spec if published else open_data(data).spec
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_describe_a_model(name: str) -> None:
     config = PRESETS[name]
-    spec = open_data(config.data).spec
+    spec = spec_of(config.data)
     model = config.model(spec)
     assert ModelConfig.from_dict(model.to_dict()) == model
     assert model.image == spec and config.title and config.description
@@ -122,7 +129,7 @@ def test_configs_are_frozen() -> None:
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_run_is_rebuilt_from_its_json(name: str) -> None:
-    config = PRESETS[name].resolved(open_data(PRESETS[name].data).spec)
+    config = PRESETS[name].resolved(spec_of(PRESETS[name].data))
     assert TrainConfig.from_dict(json.loads(json.dumps(dataclasses.asdict(config)))) == config
     with pytest.raises(ValueError, match="unknown fields in the run's config: wings"):
         TrainConfig.from_dict({"wings": 2})

@@ -516,8 +516,16 @@ def test_every_screen_says_what_its_numbers_are(monkeypatch, tmp_path, likelihoo
         access.entries.clear()
 
 
-def test_a_wrong_run_is_said_before_it_starts():
+def test_a_wrong_run_is_said_before_it_starts(monkeypatch, tmp_path):
+    import shutil
+
+    from vae.ui import access
+
+    shutil.copytree(ROOT / "checkpoints" / "digits-2d", tmp_path / "digits-2d")
+    monkeypatch.setenv("ELBOSCOPE_CHECKPOINTS", str(tmp_path))
+    access.entries.clear()
     app = screen(page_named("train"))
+    access.entries.clear()
     start = [one for one in app.button if one.key == "start"][0]
     assert not start.disabled
     app.text_input(key="name-digits-2d").set_value("digits-2d").run()
