@@ -16,6 +16,16 @@ PAGES = sorted((ROOT / "pages").glob("*.py"))
 MODELS = ("digits-2d", "digits-10d", "digits-binary-2d")
 
 
+@pytest.fixture(autouse=True)
+def scanned_anew():
+    """A folder that one test puts in the place of the models must not be seen by the next."""
+    from vae.ui import access
+
+    access.entries.clear()
+    yield
+    access.entries.clear()
+
+
 def raw(model):
     """A checkpoint's manifest and reference, read without the product's own code."""
     folder = ROOT / "checkpoints" / model
