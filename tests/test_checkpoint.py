@@ -609,12 +609,12 @@ def test_a_flipped_bit_in_the_manifest_never_changes_the_model(path: Path) -> No
 def test_a_bit_that_flips_on_the_way_to_disk_is_noticed(
     path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before, honest = contents(path), module._write_file
+    before, honest = contents(path), module.create_file
 
     def faulty(target: Path, data: bytes) -> None:
         honest(target, flip(data, 1_003) if target.name == name else data)
 
-    monkeypatch.setattr(module, "_write_file", faulty)
+    monkeypatch.setattr(module, "create_file", faulty)
     with pytest.raises(OSError, match=f"{name} reads back otherwise"):
         write(path, **small(1), overwrite=True)
     assert contents(path) == before

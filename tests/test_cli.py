@@ -251,7 +251,7 @@ def test_a_disk_fault_is_its_own_code(run, tmp_path: Path, monkeypatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("vae.model.checkpoint._write_file", full)
+    monkeypatch.setattr("vae.model.checkpoint.create_file", full)
     outcome = run("train", *QUICK, "--quiet", "--out", tmp_path / "mine")
     assert outcome.code == 74 and "No space left on device" in outcome.sentence()
     assert "--resume" in outcome.sentence()

@@ -614,7 +614,7 @@ def test_a_commit_that_fails_is_made_up_for(begun: Path, run, whole: bytes, monk
         raise OSError(errno.EROFS, "Read-only file system")
 
     with monkeypatch.context() as patch:
-        patch.setattr("vae.model.checkpoint._write_file", read_only)
+        patch.setattr("vae.model.checkpoint.create_file", read_only)
         code, said = run("train", "--resume", "--quiet", "--out", begun)
     assert code == 73 and "Read-only file system" in said and "--resume" in said
     assert not (begun / "manifest.json").exists()

@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vae.data.datasets import DataMissing
+from vae.data.disk import create_file, is_alive
 from vae.data.spec import ImageSpec
 
 __all__ = ["CacheUnwritable", "Decoded", "cache_home", "cached", "find", "key_of"]
@@ -199,10 +200,7 @@ def _write(
             "spec": repr(spec),
             "facts": facts(),
         }
-        with (fresh / _FACTS).open("x", encoding="utf-8") as file:
-            json.dump(contents, file)
-            file.flush()
-            os.fsync(file.fileno())
+        create_file(fresh / _FACTS, json.dumps(contents).encode())
         target = home / digest.hexdigest()[:32]
         if find(digest.hexdigest(), spec) is None:
             shutil.rmtree(target, ignore_errors=True)  # damaged, whatever it was
@@ -220,20 +218,9 @@ def _write(
 def _remove_leftovers(home: Path) -> None:
     """Removes what a decoder left behind that was killed."""
     for folder in home.glob(".tmp-*"):
-        if not _runs(folder.name.split("-")[1]):
+        pid = folder.name.split("-")[1]
+        if not (pid.isdecimal() and is_alive(int(pid))):
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _runs(pid: str) -> bool:
-    if not pid.isdecimal():
-        return False
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):
-        return True
-    return True
 
 
 @contextmanager

@@ -13,11 +13,11 @@ import os
 import re
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from vae.data.disk import replace_file
 from vae.data.images import Adaptation
 from vae.elbo.calibration import Calibration
 from vae.model.checkpoint import Checkpoint, CheckpointError
@@ -202,20 +202,9 @@ def write_calibration(
     folder = checkpoint.path / _FOLDER
     folder.mkdir(exist_ok=True)
     document = {"format": _FORMAT, **asdict(made), "elbo": elbo.tolist()}
-    _write(folder / f"{name}.json", f"{json.dumps(document, indent=1, allow_nan=False)}\n")
+    text = f"{json.dumps(document, indent=1, allow_nan=False)}\n"
+    replace_file(folder / f"{name}.json", text.encode())
     return made
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _from_json(name: str, document: dict[str, Any]) -> CalibrationSet:

@@ -34,6 +34,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.distributions import Distribution
 
+from vae.data.disk import create_file, flush_folder, is_alive
 from vae.model.config import ModelConfig
 from vae.model.vae import VAE
 
@@ -278,8 +279,8 @@ def write(
         # Written last: a directory without a manifest isn't a checkpoint.
         contents["manifest.json"] = _to_json(manifest, indent=1).encode()
         for name, data in contents.items():
-            _write_file(fresh / name, data)
-        _flush_folder(fresh)
+            create_file(fresh / name, data)
+        flush_folder(fresh)
         for name, data in contents.items():
             if (fresh / name).read_bytes() != data:
                 raise OSError(errno.EIO, f"{name} reads back otherwise than it was written")
@@ -421,20 +422,11 @@ def _remove_leftovers(path: Path) -> None:
     """Removes what a writer of this name left behind that was killed or is ourselves."""
     prefix = f".{path.name}.tmp-"
     for name in os.listdir(path.parent):
-        if name.startswith(prefix) and not _runs(name.removeprefix(prefix)):
+        if not name.startswith(prefix):
+            continue
+        pid = name.removeprefix(prefix)
+        if not (pid.isdecimal() and int(pid) != os.getpid() and is_alive(int(pid))):
             shutil.rmtree(path.parent / name, ignore_errors=True)
-
-
-def _runs(pid: str) -> bool:
-    if not pid.isdecimal() or int(pid) == os.getpid():
-        return False
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):
-        return True
-    return True
 
 
 def _previous(path: Path) -> Path:
@@ -455,23 +447,8 @@ def _move_into_place(fresh: Path, path: Path) -> None:
             if error.errno not in _REPLACED or not attempts_left:
                 recover(path)
                 raise
-    _flush_folder(path.parent)
+    flush_folder(path.parent)
     shutil.rmtree(previous, ignore_errors=True)
-
-
-def _write_file(path: Path, data: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _flush_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _read_file(path: Path, limit: int) -> bytes:

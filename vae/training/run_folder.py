@@ -24,6 +24,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from vae.data.disk import is_alive, replace_file
+
 __all__ = ["RunFolder", "RunLocked", "is_running", "process_mark"]
 
 
@@ -119,22 +121,12 @@ class RunFolder:
         Raises:
             OSError: If the disk refuses or alters what it was given; the old file stays.
         """
-        fresh = self.path / f".{name}.tmp-{os.getpid()}"
         try:
-            with fresh.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            if fresh.read_bytes() != data:
-                raise OSError(errno.EIO, f"{name} reads back otherwise than it was written")
-            fresh.replace(self.path / name)
+            replace_file(self.path / name, data)
         except OSError as error:
-            with suppress(OSError):
-                fresh.unlink(missing_ok=True)
             if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
                 raise OSError(error.errno, _room(self.path, len(data))) from error
             raise
-        _flush(self.path)
 
     def check_room(self, size: int) -> None:
         """Refuses to start what cannot be saved three times over.
@@ -197,13 +189,7 @@ def is_running(status: Mapping[str, Any]) -> bool:
     pid = status.get("pid")
     if not isinstance(pid, int):
         return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return status.get("process") in ("", process_mark(pid))
+    return is_alive(pid) and status.get("process") in ("", process_mark(pid))
 
 
 def now() -> float:
@@ -214,11 +200,3 @@ def now() -> float:
 def _room(path: Path, needed: int) -> str:
     free = shutil.disk_usage(path).free
     return f"no room left: {needed / 2**20:.1f} MB are needed and {free / 2**20:.1f} MB are free"
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
