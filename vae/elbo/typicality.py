@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["Typicality", "typicality", "upper_p_value"]
+__all__ = ["Typicality", "two_sided", "typicality", "upper_p_value"]
 
 
 class Typicality(NamedTuple):
@@ -44,7 +44,20 @@ def typicality(reference: np.ndarray, values: np.ndarray) -> Typicality:
         The p-values, none below :math:`1 / (n + 1)`.
     """
     low, high = upper_p_value(-reference, -values), upper_p_value(reference, values)
-    return Typicality(low, high, np.minimum(1, 2 * np.minimum(low, high)))
+    return Typicality(low, high, two_sided(low, high))
+
+
+def two_sided(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    r"""The p-value of lying as far out on either side.
+
+    Args:
+        low: The p-values of being as low or lower.
+        high: Those of being as high or higher, with the same shape.
+
+    Returns:
+        :math:`\min(1, 2 \min(p_{low}, p_{high}))`, with their shape.
+    """
+    return np.minimum(1, 2 * np.minimum(low, high))
 
 
 def upper_p_value(reference: np.ndarray, values: np.ndarray) -> np.ndarray:

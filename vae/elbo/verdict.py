@@ -15,6 +15,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
+
+from vae.elbo.typicality import two_sided
+
 __all__ = ["CAVEAT", "Opinions", "Verdict", "give_verdict"]
 
 CAVEAT = (
@@ -42,6 +46,11 @@ class Opinions(NamedTuple):
     regret: float | None = None
     complexity: float | None = None
     best_passes: bool | None = None
+
+    @property
+    def elbo_two_sided(self) -> float:
+        """Of an ELBO as far out on either side."""
+        return float(two_sided(np.array(self.elbo), np.array(self.elbo_high)))
 
 
 class Verdict(NamedTuple):
@@ -74,8 +83,8 @@ def give_verdict(opinions: Opinions, rate: float) -> Verdict:
         The verdict.
     """
     flagged = opinions.elbo <= rate
-    two_sided = min(1.0, 2 * min(opinions.elbo, opinions.elbo_high))
-    too_high = not flagged and opinions.elbo_high < opinions.elbo and two_sided <= rate
+    either = opinions.elbo_two_sided
+    too_high = not flagged and opinions.elbo_high < opinions.elbo and either <= rate
     share = f"{100 * rate:.1f}\u00a0%"
     if flagged:
         headline = "Unlike the images this model knows"
@@ -84,7 +93,7 @@ def give_verdict(opinions: Opinions, rate: float) -> Verdict:
         headline = "Suspiciously easy"
         reason = (
             f"It isn't flagged, but it scores higher than nearly every image that the model knows "
-            f"(two-sided p = {two_sided:.3f}), which plain foreign images do."
+            f"(two-sided p = {either:.3f}), which plain foreign images do."
         )
     elif opinions.elbo <= 0.05:
         headline = "Unusual, but it passes"

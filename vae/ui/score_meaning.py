@@ -80,9 +80,10 @@ def choose_rate(calibration: Calibration) -> FalseAlarms:
 def in_short(row: ScoreRow, alarms: FalseAlarms, n: int) -> str:
     """Whether an image is flagged, as a sentence of HTML."""
     rate = f"{100 * alarms.rate:.1f}\u00a0% false alarms"
-    if row.p_value <= alarms.rate:
+    verdict = give_verdict(Opinions(row.p_value, _high(row, n)), alarms.rate)
+    if verdict.flagged:
         return f"It is <b>flagged</b> at {rate}: unlike the images this model knows."
-    if 2 * _high(row, n) <= alarms.rate:
+    if verdict.doubtful:
         return f"It <b>passes</b> at {rate}, but is suspiciously easy."
     return f"It <b>passes</b> at {rate}."
 
@@ -168,10 +169,9 @@ def show_verdict(row: ScoreRow, n: int, heard: Heard, alarms: FalseAlarms, exact
     lines = [f"**{verdict.headline}.** {verdict.reason}", *verdict.findings]
     box("\n\n".join(lines), icon=f":material/{icon}:")
     st.caption(CAVEAT)
-    two_sided = min(1.0, 2 * min(opinions.elbo, opinions.elbo_high))
     table = [
         ("ELBO, low", f"{nats(row.elbo, 2)} nats", opinions.elbo, n),
-        ("ELBO, on either side", f"{nats(row.elbo, 2)} nats", two_sided, n),
+        ("ELBO, on either side", f"{nats(row.elbo, 2)} nats", opinions.elbo_two_sided, n),
     ]
     if heard.evidence:
         one = heard.evidence
