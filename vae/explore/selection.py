@@ -1,10 +1,10 @@
-"""A group of samples, chosen by a loop drawn around them."""
+"""A group of samples: inside a loop drawn around them, or nearest to a place."""
 
 from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["MOST_CORNERS", "inside", "nearest"]
+__all__ = ["MOST_CORNERS", "inside", "nearest", "nearest_to"]
 
 MOST_CORNERS = 2_000
 
@@ -50,9 +50,24 @@ def nearest(mu: np.ndarray, sample: int, count: int) -> tuple[np.ndarray, np.nda
     Returns:
         Their numbers, nearest first, and their distances, each with shape :math:`(K,)`.
     """
-    distance = np.linalg.norm(mu - mu[sample], axis=1)
-    distance[sample] = np.inf
-    count = min(count, len(mu) - 1)
+    near, distance = nearest_to(mu, mu[sample], count + 1)
+    others = np.flatnonzero(near != sample)[:count]
+    return near[others], distance[others]
+
+
+def nearest_to(mu: np.ndarray, place: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    r"""The samples whose codes lie nearest to a place.
+
+    Args:
+        mu: Posterior means, with shape :math:`(N, D)`.
+        place: The place, with shape :math:`(D)`.
+        count: How many; fewer where there are fewer samples.
+
+    Returns:
+        Their numbers, nearest first, and their distances, each with shape :math:`(K,)`.
+    """
+    distance = np.linalg.norm(mu - place, axis=1)
+    count = min(count, len(mu))
     near = np.argpartition(distance, count - 1)[:count] if count else np.arange(0)
     near = near[np.lexsort((near, distance[near]))]
     return near, distance[near]

@@ -1,4 +1,4 @@
-r"""Walks through the latent space, decoded: traversals, lattices and samples from the prior.
+r"""Walks through the latent space, decoded: traversals and samples from the prior.
 
 References:
     | beta-VAE (Higgins et al., 2017), figure 1, for traversals,
@@ -17,7 +17,6 @@ from vae.elbo.tiles import decode_means
 from vae.model.vae import LatentModel
 
 __all__ = [
-    "lattice",
     "manifold_codes",
     "posterior_draws",
     "prior_codes",
@@ -97,30 +96,6 @@ def prior_codes(dims: int, count: int, seed: int, temperature: float = 1.0) -> n
         The codes, with shape :math:`(N, D)`.
     """
     return temperature * np.random.default_rng(seed).standard_normal((count, dims))
-
-
-def lattice(model: LatentModel, span: float = 3.0, side: int = 21) -> np.ndarray:
-    r"""Decodes a square lattice over a two-dimensional latent space.
-
-    Args:
-        model: A model with :math:`D = 2`.
-        span: The lattice covers :math:`[-s, s]^2`.
-        side: The number of cells along each axis; each is decoded at its centre.
-
-    Returns:
-        Images in [0, 1], with shape :math:`(S, S, C, H, W)`; the first axis is :math:`z_2` from
-        top to bottom (falling), the second :math:`z_1` from left to right.
-
-    Raises:
-        ValueError: If :math:`D \ne 2`.
-    """
-    if model.config.latent_dim != 2:
-        raise ValueError(f"a lattice needs 2 latent dimensions, not {model.config.latent_dim}.")
-    centres = span * (2 * (np.arange(side) + 0.5) / side - 1)
-    z2, z1 = np.meshgrid(centres[::-1], centres, indexing="ij")
-    codes = np.stack((z1, z2), -1).reshape(-1, 2)
-    frames = decode_means(model, torch.from_numpy(codes))
-    return frames.numpy().reshape(side, side, *frames.shape[1:])
 
 
 def posterior_draws(

@@ -34,7 +34,6 @@ __all__ = [
     "draws_of",
     "entries",
     "images",
-    "lattice",
     "levels_at",
     "levels_of",
     "posterior_draws",
@@ -194,16 +193,6 @@ def reconstructions(model: Checkpoint, rows: Sequence[int]) -> np.ndarray:
 @st.cache_data(max_entries=256, show_spinner=False)
 def _reconstructions(_model: Checkpoint, key: str, rows: tuple[int, ...]) -> np.ndarray:
     return decode_means(_model.model, torch.from_numpy(_model.reference.mu[list(rows)])).numpy()
-
-
-def lattice(model: Checkpoint, span: float, side: int) -> np.ndarray:
-    """The decoded plane of a two-dimensional model; see :func:`vae.explore.traversals.lattice`."""
-    return _lattice(model, model.identity, span, side)
-
-
-@st.cache_data(max_entries=16, show_spinner=False)
-def _lattice(_model: Checkpoint, key: str, span: float, side: int) -> np.ndarray:
-    return traversals.lattice(_model.model, span, side)
 
 
 def posterior_draws(model: Checkpoint, sample: int, count: int, seed: int) -> np.ndarray:

@@ -12,6 +12,7 @@ from vae.elbo.counterfactual import AcceptedMove
 from vae.elbo.files import ScoreSettings
 from vae.elbo.refined import MOST_DRAWS, TOLERANCE, RefinedBound, refined_bound
 from vae.elbo.scoring import Receipt
+from vae.explore.selection import nearest_to
 from vae.figures.frame import nats
 from vae.figures.sample_elbo import pixel_map, receipt
 from vae.figures.scores import code_place, difference_map
@@ -42,8 +43,7 @@ def show_receipt(parts: Receipt) -> None:
 def show_place(model: Checkpoint, parts: Receipt, moved: np.ndarray | None) -> None:
     """The image's own Gaussian among the reference codes, and the nearest reference images."""
     table = access.table(model)
-    distance = np.linalg.norm(table.mu - parts.mu, axis=1)
-    near = np.argsort(distance, kind="stable")[:6]
+    near, distance = nearest_to(table.mu, parts.mu, 6)
     axes = (0, 1) if len(table.by_kl) == 2 else tuple(int(d) for d in table.by_kl[:2])
     left, right = st.columns([1, 1.2], gap="large")
     with left:
@@ -60,7 +60,8 @@ def show_place(model: Checkpoint, parts: Receipt, moved: np.ndarray | None) -> N
             )
     with right:
         st.markdown("**Nearest reference images**, by the distance of their codes")
-        widgets.gallery(model, near, [f"{row}: {distance[row]:.2f} away" for row in near], 3)
+        captions = [f"{row}: {away:.2f} away" for row, away in zip(near, distance, strict=True)]
+        widgets.gallery(model, near, captions, 3)
 
 
 def show_refined(model: Checkpoint, levels: np.ndarray, settings: ScoreSettings) -> None:

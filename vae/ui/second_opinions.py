@@ -18,6 +18,7 @@ from vae.elbo.counterfactual import AcceptedMove, nearest_accepted
 from vae.elbo.gaps import best_gaussian
 from vae.elbo.scoring import sample_scores
 from vae.elbo.typicality import upper_p_value
+from vae.explore.selection import nearest_to
 from vae.model.checkpoint import Checkpoint
 from vae.model.vae import observe
 from vae.ui import access
@@ -197,8 +198,5 @@ def _accepted_move(
 ) -> AcceptedMove:
     table = access.table(_model)
     accepted = table.mu[table.elbo > threshold]
-    nearest = np.argsort(np.linalg.norm(accepted - mu, axis=1), kind="stable")
-    few = _model.config.image.pixels > _LARGE
-    return nearest_accepted(
-        _model.model, mu, threshold, accepted[nearest[: _TARGETS[few]]], draws=draws, seed=seed
-    )
+    near, _ = nearest_to(accepted, mu, _TARGETS[_model.config.image.pixels > _LARGE])
+    return nearest_accepted(_model.model, mu, threshold, accepted[near], draws=draws, seed=seed)
