@@ -17,6 +17,7 @@ from vae.figures.pictures import figure_html
 from vae.model.checkpoint import SPLITS, Checkpoint, CheckpointError
 from vae.model.likelihoods import facts_of
 from vae.ui import access
+from vae.ui.links import remember
 from vae.ui.screens import SCREENS, page_path
 from vae.ui.style import STYLE
 from vae.ui.train_gate import training_allowed
@@ -68,7 +69,7 @@ def _explain_emptiness() -> None:
 def _pick_model(names: list[str]) -> Checkpoint:
     asked = st.query_params.get("model")
     if asked is not None and asked not in names:
-        _notice(
+        remember(
             f"The link names a model “{asked[:60]}” that isn't here, so another one is shown. "
             f"There are: {', '.join(names)}."
         )
@@ -103,7 +104,7 @@ def _pick_sample(model: Checkpoint) -> None:
     asked = st.query_params.get("sample")
     usable = asked is None or _is_position(asked, last)
     if not usable:
-        _notice(
+        remember(
             f"The link names a sample “{asked[:20]}” that this model doesn't have, so another one "
             f"is shown. Samples run from 0 to {last}."
         )
@@ -150,12 +151,6 @@ def _step(by: int | None, last: int) -> None:
         st.session_state["sample"] = random.randint(0, last)
     else:
         st.session_state["sample"] = (st.session_state.get("sample", 0) + by) % (last + 1)
-
-
-def _notice(sentence: str) -> None:
-    notices = st.session_state.setdefault("notices", [])
-    if sentence not in notices:
-        notices.append(sentence)
 
 
 def _forget_notices() -> None:

@@ -8,15 +8,22 @@ from typing import Any
 
 import streamlit as st
 
-__all__ = ["choice", "notice", "number", "shown"]
+__all__ = ["choice", "notice", "number", "remember", "shown"]
 
 
 def notice(sentence: str) -> None:
     """Says once what a link asked for in vain; the frame goes on saying it until a change."""
-    notices = st.session_state.setdefault("notices", [])
-    if sentence not in notices:
-        notices.append(sentence)
+    if remember(sentence):
         st.warning(sentence, icon=":material/link_off:")
+
+
+def remember(sentence: str, where: str = "notices") -> bool:
+    """Keeps a sentence about the link until a change; says whether it is new."""
+    kept = st.session_state.setdefault(where, [])
+    if sentence in kept:
+        return False
+    kept.append(sentence)
+    return True
 
 
 def shown(text: str) -> str:

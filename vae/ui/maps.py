@@ -18,6 +18,7 @@ from vae.figures.plane import Fact, Slot
 from vae.model.checkpoint import Checkpoint
 from vae.ui import access
 from vae.ui.all_codes import components, hole_share
+from vae.ui.links import remember
 
 __all__ = [
     "Scene",
@@ -28,7 +29,6 @@ __all__ = [
     "group",
     "labels",
     "lattice",
-    "notice",
     "points",
     "set_group",
     "thumbnails",
@@ -66,20 +66,14 @@ def unchecked(key: str, options: Sequence[str], what: str) -> None:
     asked = st.query_params.get(key)
     if asked is not None and asked not in options:
         shown = ", ".join(options[:12])
-        notice(
+        remember(
             f"The link names a {what} “{asked[:20]}” that this model doesn't have, so the default "
-            f"is shown. There are: {shown}."
+            f"is shown. There are: {shown}.",
+            "map_notices",
         )
     # A value that another model left behind must not meet options that lack it.
     if key in st.session_state and st.session_state[key] not in options:
         del st.session_state[key]
-
-
-def notice(sentence: str) -> None:
-    """A sentence that stays until a setting of the map changes."""
-    notices = st.session_state.setdefault("map_notices", [])
-    if sentence not in notices:
-        notices.append(sentence)
 
 
 # -- groups ---------------------------------------------------------------------------------------
