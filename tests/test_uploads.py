@@ -66,9 +66,9 @@ def test_results_come_in_parts_and_the_same_bytes_once(checkpoint, monkeypatch) 
     calls = []
     original = batches.score_bytes
 
-    def counted(model, named, **settings):  # noqa: ANN001, ANN003, ANN202
+    def counted(model, named, settings):  # noqa: ANN001, ANN202
         calls.append(len(named))
-        return original(model, named, **settings)
+        return original(model, named, settings)
 
     monkeypatch.setattr(batches, "score_bytes", counted)
     files = [(f"{n}.png", f"junk {n % 10}".encode()) for n in range(100)]

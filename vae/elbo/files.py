@@ -80,6 +80,9 @@ class ScoreSettings:
     calibration: str | None = None
 
 
+_SETTINGS = ScoreSettings()
+
+
 class ScoredPart(NamedTuple):
     """The rows of some neighbouring files of a listing.
 
@@ -128,27 +131,14 @@ def prepare(
 def score_bytes(
     checkpoint: Checkpoint,
     named: Sequence[tuple[str, bytes | ImageRefused]],
-    *,
-    adaptation: Adaptation = _ADAPTATION,
-    limits: Limits = _LIMITS,
-    draws: int = DRAWS,
-    importance_samples: int = 0,
-    seed: int = 0,
-    evidence: bool = True,
-    calibration: str | None = None,
+    settings: ScoreSettings = _SETTINGS,
 ) -> list[ScoredImage]:
     """Scores the bytes of image files; a refused one is a row that says why.
 
     Args:
         checkpoint: The model.
         named: A name and the bytes of each file, or why they could not be read.
-        adaptation: How an image that isn't of the model's size is brought to it.
-        limits: What is refused before it is decoded.
-        draws: See :func:`vae.score`, as for the rest.
-        importance_samples: The k of the importance-weighted bound; 0 leaves it out.
-        seed: The seed.
-        evidence: Whether to compute the exact evidence where it exists.
-        calibration: The named calibration set; the model's own when not given.
+        settings: How they are scored.
 
     Returns:
         One row for each file, in order, with the image as it was prepared.
@@ -159,22 +149,32 @@ def score_bytes(
         try:
             if isinstance(data, ImageRefused):
                 raise data
-            prepared[position] = prepare(checkpoint, data, adaptation, limits)
+            prepared[position] = prepare(checkpoint, data, settings.adaptation, settings.limits)
         except ImageRefused as error:
-            rows[position] = refused_row(checkpoint, name, seed, error.code, error.message)
+            rows[position] = refused_row(
+                checkpoint, name, settings.seed, error.code, error.message
+            )
     if prepared:
-        scored = score_levels(
-            checkpoint,
-            np.stack([one.levels for one in prepared.values()]),
-            names=[named[position][0] for position in prepared],
-            draws=draws,
-            importance_samples=importance_samples,
-            seed=seed,
-            evidence=evidence,
-            calibration=calibration,
-        )
+        levels = np.stack([one.levels for one in prepared.values()])
+        names = [named[position][0] for position in prepared]
+        scored = _score(checkpoint, settings, levels, names)
         rows |= dict(zip(prepared, scored, strict=True))
     return [ScoredImage(rows[i], prepared.get(i)) for i in range(len(named))]
+
+
+def _score(
+    checkpoint: Checkpoint, settings: ScoreSettings, levels: np.ndarray, names: Sequence[str]
+) -> list[ScoreRow]:
+    return score_levels(
+        checkpoint,
+        levels,
+        names=names,
+        draws=settings.draws,
+        importance_samples=settings.importance_samples,
+        seed=settings.seed,
+        evidence=settings.evidence,
+        calibration=settings.calibration,
+    )
 
 
 def part_size(checkpoint: Checkpoint) -> int:
@@ -185,7 +185,7 @@ def part_size(checkpoint: Checkpoint) -> int:
 def score_files(
     checkpoint: Checkpoint,
     files: Iterable[ImageFile],
-    settings: ScoreSettings = ScoreSettings(),
+    settings: ScoreSettings = _SETTINGS,
     *,
     workers: int | None = None,
     wanted: Callable[[int, list[ImageFile]], bool] = lambda number, files: True,
@@ -266,18 +266,9 @@ def _score_part(
         stamps += piece.stamps
         steps.update(piece.steps)
         start += len(piece.stamps)
-    scored = iter(
-        score_levels(
-            checkpoint,
-            np.concatenate([piece.levels for piece in pieces]),
-            names=[file.name for i, file in enumerate(files) if i not in refused],
-            draws=settings.draws,
-            importance_samples=settings.importance_samples,
-            seed=settings.seed,
-            evidence=settings.evidence,
-            calibration=settings.calibration,
-        )
-    )
+    levels = np.concatenate([piece.levels for piece in pieces])
+    names = [file.name for i, file in enumerate(files) if i not in refused]
+    scored = iter(_score(checkpoint, settings, levels, names))
     rows = [
         refused_row(checkpoint, file.name, settings.seed, *refused[i])
         if i in refused

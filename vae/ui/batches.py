@@ -5,12 +5,10 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import astuple
 
 import numpy as np
 import streamlit as st
 
-from vae.data.images import Adaptation
 from vae.elbo.calibration_sets import calibration_of
 from vae.elbo.files import ScoredImage, ScoreSettings, score_bytes
 from vae.model.checkpoint import Checkpoint
@@ -46,10 +44,7 @@ def score_in_parts(
     for start in range(0, len(different), _PART):
         part = different[start : start + _PART]
         data = tuple(files[same[0]][1] for same in part)
-        results = _scored(
-            model, model.name, model.identity, data, astuple(settings.adaptation), settings.draws,
-            settings.importance_samples, settings.seed, settings.calibration, stamp,
-        )  # fmt: skip
+        results = _scored(model, model.name, model.identity, data, settings, stamp)
         for same, result in zip(part, results, strict=True):
             for position in same:
                 row = result.row._replace(name=files[position][0])
@@ -63,22 +58,10 @@ def _scored(
     name: str,  # rows state it
     key: str,
     data: tuple[bytes, ...],
-    adaptation: tuple[str, ...],
-    draws: int,
-    importance_samples: int,
-    seed: int,
-    calibration: str | None,
+    settings: ScoreSettings,
     stamp: str,
 ) -> list[ScoredImage]:
-    return score_bytes(
-        _model,
-        [("", one) for one in data],
-        adaptation=Adaptation(*adaptation),
-        draws=draws,
-        importance_samples=importance_samples,
-        seed=seed,
-        calibration=calibration,
-    )
+    return score_bytes(_model, [("", one) for one in data], settings)
 
 
 def scored_with_progress(

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import streamlit as st
 
-from vae.elbo.files import score_bytes
+from vae.elbo.files import ScoreSettings, score_bytes
 from vae.figures.bound import ladder, three_densities, two_clouds
 from vae.figures.frame import nats
 from vae.model.checkpoint import Checkpoint
@@ -25,7 +25,7 @@ def pick_image(model: Checkpoint, sample: int) -> tuple[np.ndarray | None, str]:
         sent = st.file_uploader("One image, up to 5 MB", key="bound_upload")
     if sent is not None:
         files, _ = admitted([sent])
-        scored = score_bytes(model, files, evidence=False)[0]
+        scored = score_bytes(model, files, ScoreSettings(evidence=False))[0]
         if scored.prepared is not None:
             return scored.prepared.levels, scored.row.name
         st.error(f"{scored.row.error} ({scored.row.error_code})")

@@ -30,7 +30,7 @@ from starlette.types import Receive, Scope, Send
 
 from vae.data.images import Adaptation, Limits
 from vae.elbo.calibration_sets import calibration_of, calibrations
-from vae.elbo.files import score_bytes
+from vae.elbo.files import ScoreSettings, score_bytes
 from vae.elbo.rows import ScoreRow, to_json
 from vae.elbo.scoring import DRAWS
 from vae.model.checkpoint import CheckpointError
@@ -78,11 +78,7 @@ class _Options(NamedTuple):
     """The query of ``/api/score``."""
 
     model: str
-    draws: int
-    importance_samples: int
-    seed: int
-    adaptation: Adaptation
-    calibration: str | None
+    settings: ScoreSettings
 
 
 class _InMemory(MultiPartParser):
@@ -226,7 +222,7 @@ def _rows(options: _Options, files: list[tuple[str, bytes]], deadline: float) ->
 
     try:
         model = access.checkpoint(options.model)
-        calibration_of(model, options.calibration)
+        calibration_of(model, options.settings.calibration)
     except KeyError as error:
         known = ", ".join(access.entries()) or "none"
         sentence = f"There is no model named {options.model[:80]!r}. There are: {known}."
@@ -238,15 +234,7 @@ def _rows(options: _Options, files: list[tuple[str, bytes]], deadline: float) ->
         if time.monotonic() > deadline:
             sentence = f"Only {start} of {len(files)} files were scored in time; send fewer."
             raise _Refusal("E-HTTP-08", sentence, Retry_After="10")
-        scored = score_bytes(
-            model,
-            files[start : start + _FILES_AT_ONCE],
-            adaptation=options.adaptation,
-            draws=options.draws,
-            importance_samples=options.importance_samples,
-            seed=options.seed,
-            calibration=options.calibration,
-        )
+        scored = score_bytes(model, files[start : start + _FILES_AT_ONCE], options.settings)
         rows += [one.row for one in scored]
     return rows
 
@@ -298,14 +286,14 @@ def _options(query: Mapping[str, str]) -> _Options:
     for name in ("invert", "crop"):
         if query.get(name, "auto") not in choices:
             raise _Refusal("E-HTTP-01", f"{name} must be one of {', '.join(choices)}.")
-    return _Options(
-        model=query["model"],
+    settings = ScoreSettings(
+        adaptation=Adaptation(query.get("invert", "auto"), query.get("crop", "auto")),
         draws=_whole(query, "draws", 1, 4_096, DRAWS),
         importance_samples=_whole(query, "importance_samples", 0, 5_000, 0),
         seed=_whole(query, "seed", 0, 2**32 - 1, 0),
-        adaptation=Adaptation(query.get("invert", "auto"), query.get("crop", "auto")),
         calibration=query.get("calibration") or None,
     )
+    return _Options(query["model"], settings)
 
 
 def _whole(query: Mapping[str, str], name: str, low: int, high: int, usual: int) -> int:
