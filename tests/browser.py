@@ -10,13 +10,14 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+from vae.cli.chromium import answers
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
@@ -53,7 +54,7 @@ def running_app() -> Iterator[str]:
         address = f"http://localhost:{port}"
         try:
             deadline = time.monotonic() + _STARTS_WITHIN
-            while not _answers(address):
+            while not answers(address):
                 if process.poll() is not None or time.monotonic() > deadline:
                     log.seek(0)
                     raise RuntimeError(f"the app did not start:\n{log.read().decode()[-2_000:]}")
@@ -64,14 +65,6 @@ def running_app() -> Iterator[str]:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGTERM)
             process.wait(timeout=30)
-
-
-def _answers(address: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{address}/_stcore/health", timeout=1):
-            return True
-    except OSError:
-        return False
 
 
 def lead(page: Page) -> Locator:

@@ -169,10 +169,7 @@ def check_train(model):
         (run / "history.jsonl").write_text(history)
         patch.setenv("ELBOSCOPE_CHECKPOINTS", root)
         access.entries.clear()
-        try:
-            app = screen(page_named("train"), model=model)
-        finally:
-            access.entries.clear()
+        app = screen(page_named("train"), model=model)
     words = " ".join(one.value for one in app.markdown)
     shown = f"{best:,.2f}".replace("-", "\N{MINUS SIGN}")
     assert f"Best validation ELBO so far: **{shown} nats**, at step 400" in words
@@ -438,7 +435,6 @@ def test_a_named_calibration_set_can_be_chosen(monkeypatch, tmp_path):
     from vae.data.images import Adaptation
     from vae.elbo.calibration_sets import write_calibration
     from vae.model.checkpoint import load
-    from vae.ui import access
 
     shutil.copytree(ROOT / "checkpoints" / "digits-2d", tmp_path / "digits-2d")
     model = load(tmp_path / "digits-2d")
@@ -446,11 +442,9 @@ def test_a_named_calibration_set_can_be_chosen(monkeypatch, tmp_path):
         model, "strict", np.linspace(-40, -30, 99), draws=0, seed=0, adaptation=Adaptation()
     )
     monkeypatch.setenv("ELBOSCOPE_CHECKPOINTS", str(tmp_path))
-    access.entries.clear()
     app = scored_screen(("seven.png", png(raw("digits-2d")[1]["levels"][31, 0], 16)))
     assert "passes</b>" in text_of(app)
     app.selectbox(key="calibration-digits-2d").set_value("strict").run()
-    access.entries.clear()
     assert not app.exception
     assert "<b>flagged</b>" in text_of(app)
     assert "smallest rate that 99 images support is 1.0 %" in markdown_of(app)
@@ -465,20 +459,15 @@ def test_only_refused_files_say_so():
 
 
 def test_without_checkpoints_the_page_says_what_to_do(monkeypatch, tmp_path):
-    from vae.ui import access
 
     monkeypatch.setenv("ELBOSCOPE_CHECKPOINTS", str(tmp_path))
-    access.entries.clear()
     app = frame()
-    access.entries.clear()
     assert not app.exception
     assert "make train-digits" in app.warning[0].value
 
 
 def test_a_damaged_checkpoint_is_listed_and_the_others_work(monkeypatch, tmp_path):
     import shutil
-
-    from vae.ui import access
 
     shutil.copytree(ROOT / "checkpoints" / "digits-2d", tmp_path / "digits-2d")
     shutil.copytree(ROOT / "checkpoints" / "digits-2d", tmp_path / "broken")
@@ -489,12 +478,10 @@ def test_a_damaged_checkpoint_is_listed_and_the_others_work(monkeypatch, tmp_pat
     data[-1] ^= 1
     weights.write_bytes(bytes(data))
     monkeypatch.setenv("ELBOSCOPE_CHECKPOINTS", str(tmp_path))
-    access.entries.clear()
     app = frame()
     assert not app.exception
     assert any("broken cannot be opened" in one.value for one in app.caption)
     app.selectbox(key="model").set_value("flipped").run()
-    access.entries.clear()
     assert not app.exception
     assert "E-CKPT-03" in app.error[0].value
 
@@ -506,7 +493,6 @@ def test_every_screen_says_what_its_numbers_are(monkeypatch, tmp_path, likelihoo
     from vae.training.commit import commit
     from vae.training.config import TrainConfig
     from vae.training.fit import fit
-    from vae.ui import access
 
     config = TrainConfig(hidden=(8,), steps=4, batch_size=8, likelihood=likelihood,
                          importance_samples=0)  # fmt: skip
@@ -515,27 +501,19 @@ def test_every_screen_says_what_its_numbers_are(monkeypatch, tmp_path, likelihoo
     commit(tmp_path / "mine", config, data, fitted, "python -m vae", progress=False)
     shutil.copytree(ROOT / "checkpoints" / "digits-2d", tmp_path / "digits-2d")
     monkeypatch.setenv("ELBOSCOPE_CHECKPOINTS", str(tmp_path))
-    access.entries.clear()
-    try:
-        for name in ("overview", "sample_elbo", "bound"):
-            text = text_of(screen(page_named(name), model="mine"))
-            assert "nats, higher is better" in text
-            grey = "Not a density, so its “ELBO” bounds no log p(x). The model digits-2d has a"
-            assert (grey in text) == (likelihood == "bernoulli_grey")
-    finally:
-        access.entries.clear()
+    for name in ("overview", "sample_elbo", "bound"):
+        text = text_of(screen(page_named(name), model="mine"))
+        assert "nats, higher is better" in text
+        grey = "Not a density, so its “ELBO” bounds no log p(x). The model digits-2d has a"
+        assert (grey in text) == (likelihood == "bernoulli_grey")
 
 
 def test_a_wrong_run_is_said_before_it_starts(monkeypatch, tmp_path):
     import shutil
 
-    from vae.ui import access
-
     shutil.copytree(ROOT / "checkpoints" / "digits-2d", tmp_path / "digits-2d")
     monkeypatch.setenv("ELBOSCOPE_CHECKPOINTS", str(tmp_path))
-    access.entries.clear()
     app = screen(page_named("train"))
-    access.entries.clear()
     start = [one for one in app.button if one.key == "start"][0]
     assert not start.disabled
     app.text_input(key="name-digits-2d").set_value("digits-2d").run()

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Measure",
     "Processor",
+    "answers",
     "app_server",
     "check_port",
     "chromium",
@@ -212,7 +213,7 @@ def app_server(port: int, checkpoints: Path | None = None) -> Iterator[tuple[str
     address = f"http://localhost:{chosen}"
     try:
         deadline = time.monotonic() + _STARTS_WITHIN
-        while not _answers(address):
+        while not answers(address):
             if process.poll() is not None or time.monotonic() > deadline:
                 raise Stop(
                     EXIT_MISSING, "the app's server did not start; try `python -m vae app`."
@@ -225,7 +226,8 @@ def app_server(port: int, checkpoints: Path | None = None) -> Iterator[tuple[str
         process.wait(timeout=30)
 
 
-def _answers(address: str) -> bool:
+def answers(address: str) -> bool:
+    """Whether a server of the app is up at an address."""
     try:
         with urllib.request.urlopen(f"{address}/_stcore/health", timeout=1):
             return True
