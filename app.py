@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 # As in vae/__main__.py: threads that wait must leave the cores to other visitors and to training.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 import streamlit as st  # noqa: E402
 

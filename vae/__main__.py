@@ -4,9 +4,11 @@ import os
 import sys
 import warnings
 
-# Set before torch loads its threads. By default they spin while they wait, and two programs that
-# spin on the same cores slow each other down by tens of times; asleep, they share.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Set before torch loads its threads. By default they spin long while they wait, and two programs
+# that spin on the same cores slow each other down many times over; put to sleep at once, one alone
+# takes twice as long, since waking costs more than a small operation. So they spin for the length
+# of a small operation, and then sleep.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 # What Pillow warns of in an image file is either refused or harmless.
 warnings.filterwarnings("ignore", module=r"PIL\b")
