@@ -20,7 +20,7 @@ from vae.model.vae import LatentModel, observe
 __all__ = ["Company", "batch_mates"]
 
 
-_NEIGHBOURS = 16
+_NEIGHBOURS = 8
 
 
 class Company(NamedTuple):

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from vae.elbo.evidence import exact_evidence, node_log_likelihoods
 from vae.elbo.ladder import bound_ladder
+from vae.elbo.quadrature import CoarseScan
 from vae.elbo.scoring import posterior_nodes, sample_scores
 from vae.elbo.terms import log_density
 from vae.model.vae import LatentModel, observe
@@ -63,7 +64,11 @@ class Line(NamedTuple):
 
 @torch.inference_mode()
 def derivation(
-    model: LatentModel, levels: np.ndarray, draws: int = 64, seed: int = 0
+    model: LatentModel,
+    levels: np.ndarray,
+    draws: int = 64,
+    seed: int = 0,
+    scan: CoarseScan | None = None,
 ) -> list[Line]:
     r"""Evaluates the derivation for one image.
 
@@ -72,6 +77,7 @@ def derivation(
         levels: One image's levels, ``uint8``, with shape :math:`(C, H, W)`.
         draws: Draws from q where :math:`D > 2`.
         seed: The seed of every draw.
+        scan: The model's decoded coarse cells, for a caller that keeps them.
 
     Returns:
         The lines in order; those that need the exact evidence are there for :math:`D \le 2` only.
@@ -103,7 +109,7 @@ def derivation(
     lines = []
     ladder = bound_ladder(model, levels, seed=seed)
     if exact:
-        evidence = exact_evidence(model, x, mu)
+        evidence = exact_evidence(model, x, mu, scan=scan)
         log_evidence, error = float(evidence.log_evidence[0]), float(evidence.error[0])
         to_posterior = divergence_to_posterior(model, x, mu, sigma, log_evidence)
         lines += [

@@ -26,7 +26,7 @@ def ladder(rungs: Sequence[Rung], marks: Sequence[Rung], top: str, height: int =
         top: The name of the exact value among the rungs, if there is one; else empty.
         height: In pixels.
     """
-    figure = new_figure(height, "nats (higher is closer to the truth)", "")
+    figure = new_figure(height, "nats (higher is closer to the truth)", room=(150, 52))
     figure.add_scatter(
         x=[value for _, value, _ in rungs], y=[name for name, _, _ in rungs], mode="lines",
         line={"color": palette.PRIOR, "width": 1, "dash": "dot"}, hoverinfo="skip",
@@ -74,7 +74,7 @@ def three_densities(
         centre: The middle and the half-width of the window, each :math:`(2,)`.
         height: In pixels.
     """
-    figure = new_figure(height, "latent dimension 1", "latent dimension 2")
+    figure = new_figure(height, "latent dimension 1", "latent dimension 2", room=(56, 110))
     peak = float(posterior.max())
     figure.add_heatmap(
         x=axis[0], y=axis[1], z=posterior, zmin=0, zmax=peak, name="posterior",
@@ -123,7 +123,9 @@ def two_clouds(
         height: In pixels.
     """
     across, up = axes
-    figure = new_figure(height, f"latent dimension {across + 1}", f"latent dimension {up + 1}")
+    figure = new_figure(
+        height, f"latent dimension {across + 1}", f"latent dimension {up + 1}", room=(56, 90)
+    )
     for name, z, colour, symbol, size in (
         ("q(z|x), the encoder's", q, palette.KL, "circle-open", 5),
         ("p(z|x), by importance resampling", posterior, palette.EVIDENCE, "x", 6),

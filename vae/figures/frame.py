@@ -12,12 +12,23 @@ MINUS = "\N{MINUS SIGN}"
 THIN_SPACE = "\N{THIN SPACE}"
 
 
-def new_figure(height: int, x_title: str = "", y_title: str = "") -> go.Figure:
+def new_figure(
+    height: int, x_title: str = "", y_title: str = "", room: tuple[int, int] | None = None
+) -> go.Figure:
     """An empty figure in the house style; its height is fixed so that nothing jumps.
 
     The axes' titles name quantity and unit. Text has no colour of its own: it takes the theme's.
+
+    Args:
+        height: In pixels.
+        x_title: Of the axis across.
+        y_title: Of the axis up.
+        room: Pixels for labels on the left and below. Plotly measures them where none are given,
+            for which it draws everything twice; a chart that changes with each sample gives them.
     """
+    left, below = room or (8, 8)
     axis = {
+        "automargin": room is None,
         "gridcolor": palette.HAIRLINE,
         "zeroline": False,
         "linecolor": palette.HAIRLINE,
@@ -28,9 +39,9 @@ def new_figure(height: int, x_title: str = "", y_title: str = "") -> go.Figure:
     return go.Figure(
         layout={
             "height": height,
-            "margin": {"l": 8, "r": 8, "t": 8, "b": 8},
-            "xaxis": {**axis, "title": {**axis["title"], "text": x_title}, "automargin": True},
-            "yaxis": {**axis, "title": {**axis["title"], "text": y_title}, "automargin": True},
+            "margin": {"l": left, "r": 8, "t": 8, "b": below},
+            "xaxis": {**axis, "title": {**axis["title"], "text": x_title}},
+            "yaxis": {**axis, "title": {**axis["title"], "text": y_title}},
             "paper_bgcolor": "rgba(0,0,0,0)",
             "plot_bgcolor": "rgba(0,0,0,0)",
             "showlegend": False,

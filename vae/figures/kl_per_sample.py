@@ -8,7 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from vae.figures import palette
-from vae.figures.frame import nats, new_figure, ring_selected
+from vae.figures.frame import nats, new_figure
 
 __all__ = [
     "aggregate_picture",
@@ -17,7 +17,6 @@ __all__ = [
     "samples_picture",
     "sigma_histogram",
     "surgery_bars",
-    "surgery_shares",
 ]
 
 _GRID = np.linspace(-3.6, 3.6, 361)
@@ -33,7 +32,7 @@ def aggregate_picture(height: int = 330) -> go.Figure:
     Args:
         height: In pixels.
     """
-    figure = new_figure(height, "z", "density")
+    figure = new_figure(height, "z", "density", room=(52, 48))
     figure.add_scatter(
         x=_GRID, y=_normal(_GRID, 0, 1), mode="lines",
         line={"color": palette.EVIDENCE, "width": 3}, fill="tozeroy",
@@ -54,7 +53,7 @@ def samples_picture(sigma: float, shown: int = 9, height: int = 330) -> go.Figur
         shown: How many are drawn, at even quantiles of their means.
         height: In pixels.
     """
-    figure = new_figure(height, "z", "density")
+    figure = new_figure(height, "z", "density", room=(52, 48))
     spread = np.sqrt(1 - sigma**2)
     for i in range(shown):
         mean = NormalDist().inv_cdf((i + 0.5) / shown) * spread
@@ -88,7 +87,9 @@ def cost_of_narrowing(
         height: In pixels.
     """
     widths = np.geomspace(0.02, 0.999, 160)
-    figure = new_figure(height, "σ of each image's own code", "nats for each dimension")
+    figure = new_figure(
+        height, "σ of each image's own code", "nats for each dimension", room=(48, 48)
+    )
     figure.add_scatter(
         x=widths, y=-np.log(widths), mode="lines", line={"color": palette.KL, "width": 3},
         name="KL per sample = information",
@@ -126,7 +127,7 @@ def sigma_histogram(sigmas: dict[str, np.ndarray], floor: float, height: int = 3
         floor: The smallest that the models allow.
         height: In pixels.
     """
-    figure = new_figure(height, "σ of a latent dimension (logarithmic)", "codes")
+    figure = new_figure(height, "σ of a latent dimension (logarithmic)", "codes", room=(60, 48))
     # Models are no quantity: they take two of the class colours.
     colours = (palette.CLASSES[0], palette.CLASSES[7])
     edges = np.geomspace(floor * 0.9, 1.1, 61)
@@ -152,7 +153,7 @@ def bound_against_evidence(
         pairs: Evidence and ELBO in nats, each :math:`(N,)`, by the model's title.
         height: In pixels.
     """
-    figure = new_figure(height, "exact log p(x), nats", "ELBO, nats")
+    figure = new_figure(height, "exact log p(x), nats", "ELBO, nats", room=(64, 48))
     low = min(float(evidence.min()) for evidence, _ in pairs.values())
     high = max(float(evidence.max()) for evidence, _ in pairs.values())
     figure.add_scatter(
@@ -203,36 +204,3 @@ def surgery_bars(
         barmode="stack", showlegend=True, legend={"orientation": "h", "y": -0.75},
         margin={"t": 26},
     )  # fmt: skip
-
-
-def surgery_shares(
-    information: np.ndarray,
-    misfit: np.ndarray,
-    samples: np.ndarray,
-    ceiling: float,
-    selected: int | None,
-    height: int = 340,
-) -> go.Figure:
-    """Each image's KL as its own information and its own misfit.
-
-    Args:
-        information: Nats for each image, :math:`(N,)`, between 0 and the ceiling.
-        misfit: Nats for each image, :math:`(N,)`; one image's may be negative.
-        samples: Their numbers in the reference set, :math:`(N,)`.
-        ceiling: log N in nats.
-        selected: The chosen sample's place in these arrays, if it has one.
-        height: In pixels.
-    """
-    figure = new_figure(height, "information about which image, nats", "misfit share, nats")
-    figure.add_scatter(
-        x=information, y=misfit, mode="markers",
-        customdata=np.column_stack((samples, information + misfit)),
-        marker={"color": palette.KL, "size": 6, "opacity": 0.7},
-        hovertemplate="sample %{customdata[0]}<br>information %{x:.3f} nats<br>misfit %{y:.3f} "
-        "nats<br>together its KL, %{customdata[1]:.3f} nats<extra></extra>",
-    )  # fmt: skip
-    if selected is not None:
-        ring_selected(figure, information[selected], misfit[selected])
-    figure.add_vline(x=ceiling, line={"color": palette.PRIOR, "dash": "dot", "width": 2})
-    figure.add_hline(y=0, line={"color": palette.HAIRLINE, "width": 1})
-    return figure.update_layout(clickmode="event+select")

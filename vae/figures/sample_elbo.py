@@ -6,7 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from vae.figures import palette
-from vae.figures.frame import nats, new_figure, ring_selected
+from vae.figures.frame import nats, new_figure
 
 __all__ = [
     "BLOCKS",
@@ -15,7 +15,6 @@ __all__ = [
     "block_sums",
     "blocks",
     "difference",
-    "elbo_plane",
     "iso_lines",
     "pixel_map",
     "receipt",
@@ -79,7 +78,7 @@ def receipt(
     starts = np.concatenate(([0.0], np.cumsum(steps)[:-1]))
     kinds = ["KL of this sample"] * len(dims) + ["expected log-likelihood"] * len(blocks)
     colours = [palette.KL] * len(dims) + [palette.EXPECTED_LOG_LIKELIHOOD] * len(blocks)
-    figure = new_figure(height, "", "running total, nats")
+    figure = new_figure(height, "", "running total, nats", room=(76, 76))
     figure.add_bar(
         x=labels, y=steps, base=starts, marker={"color": colours}, customdata=kinds,
         hovertemplate="%{x}: %{customdata}<br>%{y:.4f} nats<extra></extra>",
@@ -103,7 +102,7 @@ def pixel_map(pixels: np.ndarray, height: int = 300) -> go.Figure:
     """
     cost = -pixels.sum(0)
     rows, columns = cost.shape
-    figure = new_figure(height)
+    figure = new_figure(height, room=(8, 40))
     figure.add_heatmap(
         z=cost, x=np.arange(1, columns + 1), y=np.arange(1, rows + 1),
         colorscale=palette.SEQUENTIAL,
@@ -143,51 +142,6 @@ def block_map(pixels: np.ndarray, name: str, height: int = 300) -> go.Figure:
         dtick=max(1, part.shape[0] // 4), showgrid=False, autorange="reversed", scaleanchor="x",
         constrain="domain",
     )  # fmt: skip
-
-
-def elbo_plane(
-    kl: np.ndarray, distortion: np.ndarray, selected: int, beta: float = 1.0, height: int = 460
-) -> go.Figure:
-    r"""All samples by what their code costs and what drawing them from it costs.
-
-    Args:
-        kl: The KL of each in nats, with shape :math:`(N,)`.
-        distortion: Minus the expected log-likelihood of each in nats, with shape :math:`(N,)`.
-        selected: The chosen sample.
-        beta: The weight of the KL; it tilts the lines of equal cost. At 1 they are the ELBO's.
-        height: In pixels.
-
-    Returns:
-        The figure; every point carries its sample's number as ``customdata[0]``.
-    """
-    figure = new_figure(height, *KL_AND_DISTORTION)
-    name = "ELBO" if beta == 1 else "−cost"
-    lines = iso_lines(kl, distortion, beta)
-    ends = lines[0][0]
-    for _, level in lines:
-        figure.add_scatter(
-            x=ends, y=level - beta * ends, mode="lines", hoverinfo="skip",
-            line={"color": palette.ELBO, "width": 1, "dash": "dot"},
-        )  # fmt: skip
-        figure.add_annotation(
-            x=1, xref="paper", y=level - beta * ends[1], text=f"{name} {nats(-level)}",
-            showarrow=False, xanchor="left", font={"size": 11},
-        )  # fmt: skip
-    figure.add_scatter(
-        x=kl, y=distortion, mode="markers",
-        customdata=np.column_stack((np.arange(len(kl)), -kl - distortion)),
-        marker={
-            "size": 7, "color": palette.ELBO, "opacity": 0.75,
-            "line": {"width": 0.5, "color": "rgba(255,255,255,0.6)"},
-        },
-        hovertemplate="sample %{customdata[0]}<br>KL %{x:.2f} nats<br>−expected log-likelihood "
-        "%{y:.1f} nats<br>ELBO %{customdata[1]:.1f} nats<extra></extra>",
-    )  # fmt: skip
-    ring_selected(figure, kl[selected], distortion[selected])
-    room = 0.05 * float(np.ptp(distortion))
-    figure.update_xaxes(range=ends.tolist())
-    figure.update_yaxes(range=[float(distortion.min()) - room, float(distortion.max()) + room])
-    return figure.update_layout(margin={"r": 84}, clickmode="event+select")
 
 
 def iso_lines(

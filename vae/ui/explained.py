@@ -43,6 +43,8 @@ __all__ = [
 
 _MOST_FOR_SURGERY = 2_000
 _COMPANY = 256
+# Cells of the posterior along a side: fine enough to look smooth, decoded for each sample.
+_PLANE_SIDE = 81
 
 
 def blurred(model: Checkpoint, sample: int) -> Receipt:
@@ -65,7 +67,9 @@ def _derivation(_model: Checkpoint, key: str, sample: int) -> list[Line] | None:
     levels = access.levels_at(_model, [sample])
     if levels is None:
         return None
-    return derivation_module.derivation(_model.model, levels[0], draws=access.draws_of(_model))
+    return derivation_module.derivation(
+        _model.model, levels[0], draws=access.draws_of(_model), scan=_scan(_model, key)
+    )
 
 
 def batch_mates(model: Checkpoint, sample: int) -> list[Company] | None:
@@ -197,7 +201,7 @@ def _posterior(
     x = observe(_model.config, levels[None])[0]
     found = _quadrature(_model, key, levels)
     centre = torch.from_numpy(window.mean(1))
-    grid = true_posterior(_model.model, x, centre, torch.from_numpy(window), 101, found)
+    grid = true_posterior(_model.model, x, centre, torch.from_numpy(window), _PLANE_SIDE, found)
     return grid.axes.numpy(), grid.density.numpy()
 
 

@@ -9,13 +9,13 @@ import torch
 
 from vae.elbo.losses import implied_variance
 from vae.elbo.reductions import REDUCTIONS, Reduction
+from vae.figures import palette
 from vae.figures.frame import nats
-from vae.figures.kl_per_sample import (
-    surgery_bars,
-    surgery_shares,
-)
+from vae.figures.kl_per_sample import surgery_bars
+from vae.figures.plane import Fact
 from vae.model.checkpoint import Checkpoint
 from vae.ui import access, explained, widgets
+from vae.ui.plane import scatter
 
 __all__ = ["company", "reduction_lens", "surgery"]
 
@@ -181,11 +181,7 @@ def surgery(model: Checkpoint, sample: int) -> None:
     with right:
         place = int(np.searchsorted(rows, sample))
         among = place < len(rows) and rows[place] == sample
-        widgets.chart(
-            surgery_shares(*shares, rows, ceiling, place if among else None),
-            "Each image's information and misfit"
-            + ("; the chosen sample is ringed" if among else ""),
-        )
+        _shares(model, shares, rows, sample, ceiling)
         if among:
             mine = (
                 f"Sample {sample}: information {nats(shares[0][place], 3)} nats, misfit "
@@ -197,3 +193,33 @@ def surgery(model: Checkpoint, sample: int) -> None:
                 "images that this part looks at."
             )
         st.caption(f"{mine} One image's misfit may be negative; only its mean is a divergence.")
+
+
+def _shares(
+    model: Checkpoint,
+    shares: tuple[np.ndarray, np.ndarray],
+    rows: np.ndarray,
+    sample: int,
+    ceiling: float,
+) -> None:
+    """Each image's KL as its own information and its own misfit, under log N."""
+    places = np.full((model.reference.size, 2), np.nan)
+    places[rows] = np.column_stack(shares)
+    ends = np.array([places[rows].min(0), places[rows].max(0)])
+    lines = (("log N", palette.PRIOR, [[ceiling, end] for end in ends[::-1, 1]]),
+             ("misfit 0", palette.HAIRLINE, [[0, 0], [ceiling, 0]]))  # fmt: skip
+    scatter(
+        places,
+        key=f"shares-{model.name}",
+        alt="Each image's information and misfit; the chosen sample is ringed",
+        axes=("information about which image, nats", "misfit share, nats"),
+        names=("information", "misfit"),
+        facts=[Fact("KL", access.table(model).kl, digits=3)],
+        selected=sample,
+        colour=palette.KL,
+        lines=[
+            {"points": points, "colour": colour, "dash": name == "log N", "width": 1,
+             "label": name}
+            for name, colour, points in lines
+        ],
+    )  # fmt: skip

@@ -18,10 +18,7 @@ from vae.figures import palette
 from vae.figures import plane as parts
 from vae.figures.plane import Fact, Slot
 
-__all__ = ["MOST_MARKS", "choose", "plane", "scatter"]
-
-# A chart of Plotly with more marks than this is slow, so a scatter becomes a plane.
-MOST_MARKS = 2_000
+__all__ = ["choose", "plane", "scatter"]
 
 _WEB = Path(parts.__file__).parent / "web" / "plane"
 # One script, in this order, since a component takes one.
@@ -160,7 +157,7 @@ def scatter(
     r"""A scatter of samples of any number; a click chooses one for every screen.
 
     Args:
-        places: With shape :math:`(N, 2)`.
+        places: With shape :math:`(N, 2)`; NaN for samples that are left out.
         key: The widget's key.
         alt: What it shows, for those who don't see it.
         axes: Titles of the axes, with their units.
@@ -172,7 +169,7 @@ def scatter(
         home: Left, bottom, right, top; a little more than the points when not given.
     """
     if home is None:
-        low, high = places.min(0), places.max(0)
+        low, high = np.nanmin(places, 0), np.nanmax(places, 0)
         room = 0.06 * (high - low) + 1e-6
         home = (*(low - room), *(high + room))
     if isinstance(colour, str):

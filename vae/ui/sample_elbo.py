@@ -19,14 +19,13 @@ from vae.figures.sample_elbo import (
     block_map,
     blocks,
     difference,
-    elbo_plane,
     iso_lines,
     receipt,
 )
 from vae.model.checkpoint import SPLITS, Checkpoint
 from vae.ui import access, widgets
 from vae.ui.missing import offer_images
-from vae.ui.plane import MOST_MARKS, scatter
+from vae.ui.plane import scatter
 from vae.ui.thumbnails import thumbnails
 
 __all__ = [
@@ -126,28 +125,21 @@ def plane(model: Checkpoint, table: access.Table, sample: int) -> None:
         f"{len(table.kl):,} images by KL and minus expected log-likelihood; sample {sample} is "
         "ringed."
     )
-    if len(table.kl) <= MOST_MARKS:
-        widgets.pick_on_click(
-            elbo_plane(table.kl, distortion, sample, beta),
-            alt,
-            key=f"plane-{model.name}",
-            samples=len(table.kl),
-        )
-    else:
-        scatter(
-            np.column_stack((table.kl, distortion)),
-            key=f"plane-{model.name}",
-            alt=alt,
-            axes=KL_AND_DISTORTION,
-            names=("KL", "−expected log-likelihood"),
-            facts=[Fact("ELBO", table.elbo)],
-            selected=sample,
-            lines=[
-                {"points": np.column_stack((ends, level - beta * ends)).tolist(),
-                 "colour": palette.ELBO, "dash": True, "width": 1, "label": nats(-level)}
-                for ends, level in iso_lines(table.kl, distortion, beta)
-            ],
-        )  # fmt: skip
+    name = "ELBO" if beta == 1 else "−cost"
+    scatter(
+        np.column_stack((table.kl, distortion)),
+        key=f"plane-{model.name}",
+        alt=alt,
+        axes=KL_AND_DISTORTION,
+        names=("KL", "−expected log-likelihood"),
+        facts=[Fact("ELBO", table.elbo)],
+        selected=sample,
+        lines=[
+            {"points": np.column_stack((ends, level - beta * ends)).tolist(),
+             "colour": palette.ELBO, "dash": True, "width": 1, "label": f"{name} {nats(-level)}"}
+            for ends, level in iso_lines(table.kl, distortion, beta)
+        ],
+    )  # fmt: skip
     if beta == 1:
         st.caption(
             "Dotted: equal ELBO. Two images on one line cost the same, for different reasons."

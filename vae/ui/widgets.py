@@ -17,7 +17,7 @@ from vae.ui import access
 from vae.ui.honesty import badges
 from vae.ui.style import quantity
 
-__all__ = ["chart", "gallery", "lead", "opening", "picture", "pick_on_click", "sums"]
+__all__ = ["chart", "gallery", "lead", "opening", "picture", "sums"]
 
 
 def opening(title: str, sentence: str) -> None:
@@ -45,28 +45,6 @@ def picture(image: np.ndarray, caption: str, alt: str, width: int = 240) -> None
 def chart(figure: go.Figure, alt: str, key: str | None = None, **selection: Any) -> None:  # noqa: ANN401
     """A chart that fills its column, with a description for those who don't see it."""
     st.plotly_chart(figure, alt=alt, key=key, config={"displayModeBar": False}, **selection)
-
-
-def pick_on_click(figure: go.Figure, alt: str, key: str, samples: int) -> None:
-    """A chart on which a click on a point chooses its sample for every screen.
-
-    Args:
-        figure: Its points carry their sample's number as ``customdata[0]``.
-        alt: What the chart shows.
-        key: The widget's key.
-        samples: How many samples there are.
-    """
-
-    def pick() -> None:
-        points = st.session_state[key]["selection"]["points"]
-        data = points[0].get("customdata") if points else None
-        # A row of a two-dimensional array arrives as a mapping of its columns.
-        number = data.get("0") if isinstance(data, dict) else data[0] if data else None
-        # What a browser sends is checked like any other input.
-        if isinstance(number, int | float) and 0 <= number < samples:
-            st.session_state["sample"] = int(number)
-
-    chart(figure, alt, key, on_select=pick, selection_mode="points")
 
 
 def gallery(model: Checkpoint, rows: Sequence[int], captions: Sequence[str], columns: int) -> None:

@@ -102,8 +102,13 @@ function drawLines({ below: ctx, view, data }) {
 function drawLineNames({ below: ctx, view, data, theme }) {
   for (const { points, label } of data.lines) {
     if (!label) continue;
-    const [x, y] = points.at(-1);
-    halo(ctx, theme, label, view.x(x), view.y(y), "11px ");
+    const [x, y] = points.at(-1), { area } = view;
+    const across = view.x(x), up = view.y(y), right = area.x + area.width, foot = area.y + area.height;
+    if (across < area.x - 1 || across > right + 1 || up < area.y - 1 || up > foot + 1) continue;
+    ctx.font = `11px ${theme.font}`;
+    // At the line's end, and whole.
+    const half = ctx.measureText(label).width / 2 + 6;
+    halo(ctx, theme, label, clamp(across, area.x + half, right - half), clamp(up, area.y + 12, foot - 12), "11px ");
   }
 }
 
