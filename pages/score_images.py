@@ -30,9 +30,9 @@ with image_place:
 with settings_place:
     settings = scores.choose_settings(model, adaptation)
 calibration = calibration_of(model, settings.calibration)
-chart = left.container()
 with left:
     alarms = score_meaning.choose_rate(calibration)
+    chart = st.container()
 
 with table_place:
     scored = scored_with_progress(model, files, settings)

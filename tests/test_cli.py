@@ -512,6 +512,21 @@ def test_inverting_is_a_choice(run, images: Path, tmp_path: Path, checkpoint) ->
     assert elbos["yes"] == pytest.approx(model.reference.elbo[0], abs=1e-4)
 
 
+def test_proportions_are_a_choice(run, tmp_path: Path, checkpoint) -> None:
+    """Squashed, a digit that was drawn out to twice its width is the digit again."""
+    model = checkpoint("digits-2d")
+    picture = to_image(model.reference.levels[0], model.config.image)
+    wide = tmp_path / "wide.png"
+    wide.write_bytes(encode_png(np.repeat(picture, 2, axis=1)))
+    elbos = {}
+    for choice in ("pad", "squash"):
+        flags = ("--fit", choice, "--crop", "no", "--invert", "no", "--no-evidence", "--json")
+        (row,) = json.loads(run("score", "digits-2d", wide, *flags).out)
+        elbos[choice] = row["elbo"]
+    assert elbos["pad"] < elbos["squash"]
+    assert elbos["squash"] == pytest.approx(model.reference.elbo[0], abs=1.0)
+
+
 # --- As a program -----------------------------------------------------------------------------
 
 

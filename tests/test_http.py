@@ -167,6 +167,7 @@ def test_the_list_of_models_is_that_of_the_folder(port) -> None:
         ("POST", "/api/score?model=digits-2d&seed=-1", 400, "E-HTTP-01"),
         ("POST", "/api/score?model=digits-2d&seed=%C2%B2", 400, "E-HTTP-01"),
         ("POST", "/api/score?model=digits-2d&invert=maybe", 400, "E-HTTP-01"),
+        ("POST", "/api/score?model=digits-2d&fit=stretch", 400, "E-HTTP-01"),
         ("POST", "/api/score?model=digits-2d&path=/etc", 400, "E-HTTP-01"),
     ],
 )

@@ -417,6 +417,7 @@ def test_the_calls_to_copy_give_the_same_rows(capsys, tmp_path, monkeypatch):
     app.number_input(key="score_seed").set_value(3)
     app.number_input(key="draws").set_value(16)
     app.selectbox(key="k").set_value(100)
+    app.selectbox(key="fit").set_value("squash")
     app.selectbox(key="invert").set_value("yes").run()
     command, curl = (one.value for one in app.code)
     words = shlex.split(command.replace("PATH", str(tmp_path / "noise.png")))
@@ -425,7 +426,8 @@ def test_the_calls_to_copy_give_the_same_rows(capsys, tmp_path, monkeypatch):
     (row,) = json.loads(capsys.readouterr().out)
     assert shows(text_of(app), row["elbo"])
     assert "-F file=@noise.png" in curl
-    for word in ("model=digits-10d", "seed=3", "draws=16", "importance_samples=100", "invert=yes"):
+    for word in ("model=digits-10d", "seed=3", "draws=16", "importance_samples=100", "invert=yes",
+                 "fit=squash"):  # fmt: skip
         assert word in curl
 
 

@@ -23,6 +23,8 @@ class Reading:
         invert: Exchange black and white: when the background disagrees (auto), always or never.
         crop: Cut to the content and centre it: when the image isn't of the model's size and the
             model's data are framed so (auto), always or never.
+        fit: Bring other proportions to the model's by padding with the background, or by
+            squashing.
         max_megabytes: The largest file, in MB.
         max_megapixels: The largest image, in millions of pixels.
         max_side: The largest width and height, in pixels.
@@ -33,6 +35,7 @@ class Reading:
 
     invert: Literal["auto", "yes", "no"] = "auto"
     crop: Literal["auto", "yes", "no"] = "auto"
+    fit: Literal["pad", "squash"] = "pad"
     max_megabytes: float = 64.0
     max_megapixels: float = 64.0
     max_side: int = 16_384
@@ -44,7 +47,7 @@ class Reading:
         """How an image that isn't of the model's size is brought to it."""
         from vae.data.images import Adaptation
 
-        return Adaptation(invert=self.invert, crop=self.crop)
+        return Adaptation(self.invert, self.crop, self.fit)
 
     @property
     def limits(self) -> Limits:

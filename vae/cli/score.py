@@ -131,7 +131,8 @@ def _gate(loaded: Checkpoint, flags: _Arguments) -> FalseAlarms | None:
             if made != flags.adaptation:
                 print(
                     f"vae score: the calibration set {flags.calibration!r} was made with --invert "
-                    f"{made.invert} --crop {made.crop}; other choices make its p-values unfair.",
+                    f"{made.invert} --crop {made.crop} --fit {made.fit}; other choices make its "
+                    "p-values unfair.",
                     file=sys.stderr,
                 )
         if flags.fail_below is None:

@@ -16,6 +16,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import asdict
 from typing import Any, NamedTuple, get_args, get_type_hints
 from urllib.parse import urlsplit
 
@@ -274,7 +275,7 @@ def _model_list() -> list[dict[str, Any]]:
 def _options(query: Mapping[str, str]) -> _Options:
     known = {
         *("model", "calibration", "draws", "importance_samples", "seed"),
-        *("invert", "crop"),
+        *("invert", "crop", "fit"),
     }
     if unknown := sorted(set(query) - known):
         sentence = f"{unknown[0][:40]!r} is no parameter; there are {', '.join(sorted(known))}."
@@ -282,12 +283,13 @@ def _options(query: Mapping[str, str]) -> _Options:
     if not query.get("model"):
         sentence = "Name a model, as in /api/score?model=NAME; GET /api/models lists them."
         raise _Refusal("E-HTTP-01", sentence)
-    choices = get_args(get_type_hints(Adaptation)["invert"])
-    for name in ("invert", "crop"):
-        if query.get(name, "auto") not in choices:
-            raise _Refusal("E-HTTP-01", f"{name} must be one of {', '.join(choices)}.")
+    choices = {name: query.get(name, usual) for name, usual in asdict(Adaptation()).items()}
+    for name, kind in get_type_hints(Adaptation).items():
+        if choices[name] not in get_args(kind):
+            sentence = f"{name} must be one of {', '.join(get_args(kind))}."
+            raise _Refusal("E-HTTP-01", sentence)
     settings = ScoreSettings(
-        adaptation=Adaptation(query.get("invert", "auto"), query.get("crop", "auto")),
+        adaptation=Adaptation(**choices),
         draws=_whole(query, "draws", 1, 4_096, DRAWS),
         importance_samples=_whole(query, "importance_samples", 0, 5_000, 0),
         seed=_whole(query, "seed", 0, 2**32 - 1, 0),

@@ -31,7 +31,7 @@ __all__ = [
     "show_steps",
 ]
 
-_CHOICES = ("auto", "yes", "no")
+_CHOICES, _FITS = ("auto", "yes", "no"), ("pad", "squash")
 _NAMED_IN_CALL = 4
 
 
@@ -79,7 +79,8 @@ def choose_adaptation() -> Adaptation:
     with st.container(horizontal=True):
         crop = st.selectbox("Crop to the content", _CHOICES, key="crop", width=190)
         invert = st.selectbox("Exchange black and white", _CHOICES, key="invert", width=190)
-    return Adaptation(invert=invert, crop=crop)
+        fit = st.selectbox("Other proportions", _FITS, key="fit", width=190)
+    return Adaptation(invert, crop, fit)
 
 
 def show_score(scored: ScoredImage, parts: Receipt) -> None:
@@ -239,6 +240,7 @@ def _changed(settings: ScoreSettings) -> dict[str, str | int]:
     values = {
         "invert": (settings.adaptation.invert, "auto"),
         "crop": (settings.adaptation.crop, "auto"),
+        "fit": (settings.adaptation.fit, "pad"),
         "draws": (settings.draws, DRAWS),
         "importance_samples": (settings.importance_samples, 0),
         "seed": (settings.seed, 0),
