@@ -148,6 +148,15 @@ def test_the_list_of_models_is_that_of_the_folder(port) -> None:
     assert digits["calibration_images"] == 499
 
 
+def test_the_first_screen_by_its_name_leads_to_the_root(port) -> None:
+    connection = http.client.HTTPConnection("localhost", port, timeout=60)
+    connection.request("GET", "/overview?model=digits-10d&sample=3")
+    response = connection.getresponse()
+    connection.close()
+    assert response.status == 307
+    assert response.headers["Location"] == "./?model=digits-10d&sample=3"
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status", "code"),
     [

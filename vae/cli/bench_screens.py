@@ -30,12 +30,16 @@ TEXT = "From a click to the whole screen: a change of screen, and another sample
 _SWITCH, _REDRAW = 500, 300
 
 # The script has ended, and nothing of the run before it is left. The state is still that of the
-# run before in the first frames after a click, so a run must have been seen.
+# run before in the first frames after a click, so a run must have been seen, or what it wrote: a
+# short run may begin and end within one frame.
 _WHOLE = """(() => {
   let ran = false;
+  const words = () => document.querySelector('h1')?.textContent
+    + document.querySelector('.elb-lead')?.textContent;
+  const before = words();
   return () => {
     const app = document.querySelector('[data-testid=stApp]');
-    if (app.dataset.testScriptState !== 'notRunning') ran = true;
+    if (app.dataset.testScriptState !== 'notRunning' || words() !== before) ran = true;
     return ran && app.dataset.testScriptState === 'notRunning'
       && !document.querySelector('[data-testid=stMain] [data-stale=true]');
   };
@@ -87,8 +91,9 @@ def _figures(
     page: Page, address: str, pid: int, flags: _Arguments, name: str, titles: dict[str, str]
 ) -> list[Measure]:
     """One screen, drawn again and again."""
-    page.goto(f"{address}/{name}?model={flags.checkpoint}&sample=20")
-    # The overview bears the model's name and not its own.
+    # The overview is at the root, and bears the model's name and not its own.
+    path = "" if name == "overview" else name
+    page.goto(f"{address}/{path}?model={flags.checkpoint}&sample=20")
     page.get_by_role("heading", level=1).first.wait_for()
     settle(page)
     if page.get_by_test_id("stException").count():

@@ -25,7 +25,7 @@ import streamlit as st
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
@@ -91,7 +91,16 @@ class _InMemory(MultiPartParser):
 def routes() -> list[Route]:
     """The routes of the interface; everything else below ``/api`` is answered 404 in JSON."""
     interface = _Interface()
-    return [Route(path, interface) for path in ("/api", "/api/{path:path}")]
+    return [
+        *(Route(path, interface) for path in ("/api", "/api/{path:path}")),
+        # Streamlit knows the first screen by the root alone, and calls its name a page not found.
+        Route("/overview", _to_the_root),
+    ]
+
+
+async def _to_the_root(request: Request) -> Response:
+    # Relative, for an app below a path of its own.
+    return RedirectResponse(f"./?{request.url.query}")
 
 
 class _Interface:
