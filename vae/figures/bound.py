@@ -74,7 +74,7 @@ def three_densities(
         centre: The middle and the half-width of the window, each :math:`(2,)`.
         height: In pixels.
     """
-    figure = new_figure(height, "latent dimension 1", "latent dimension 2", room=(56, 110))
+    figure = new_figure(height, "latent dimension 1", "latent dimension 2", room=(60, 110))
     peak = float(posterior.max())
     figure.add_heatmap(
         x=axis[0], y=axis[1], z=posterior, zmin=0, zmax=peak, name="posterior",

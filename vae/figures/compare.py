@@ -154,7 +154,7 @@ def model_difference(
     values = np.concatenate(([second[1] - first[1]], sums))
     labels = ["−KL", *(f"pixels {name}" for name in blocks), "ELBO"]
     colours = [palette.KL, *[palette.EXPECTED_LOG_LIKELIHOOD] * len(blocks), palette.ELBO]
-    figure = new_figure(height, "", "difference, nats")
+    figure = new_figure(height, "", "difference, nats", room=(72, 76))
     figure.add_bar(
         x=labels, y=[*values, values.sum()], marker={"color": colours},
         hovertemplate="%{x}: %{y:.4f} nats<extra></extra>",

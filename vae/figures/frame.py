@@ -23,12 +23,12 @@ def new_figure(
         height: In pixels.
         x_title: Of the axis across.
         y_title: Of the axis up.
-        room: Pixels for labels on the left and below. Plotly measures them where none are given,
-            for which it draws everything twice; a chart that changes with each sample gives them.
+        room: Pixels for labels on the left and below, where numbers aren't all that stands there.
+            Plotly could measure them, but then it draws everything twice.
     """
-    left, below = room or (8, 8)
+    left, below = room or (72 if y_title else 8, 52 if x_title else 8)
     axis = {
-        "automargin": room is None,
+        "automargin": False,
         "gridcolor": palette.HAIRLINE,
         "zeroline": False,
         "linecolor": palette.HAIRLINE,

@@ -32,7 +32,7 @@ def aggregate_picture(height: int = 330) -> go.Figure:
     Args:
         height: In pixels.
     """
-    figure = new_figure(height, "z", "density", room=(52, 48))
+    figure = new_figure(height, "z", "density")
     figure.add_scatter(
         x=_GRID, y=_normal(_GRID, 0, 1), mode="lines",
         line={"color": palette.EVIDENCE, "width": 3}, fill="tozeroy",
@@ -53,7 +53,7 @@ def samples_picture(sigma: float, shown: int = 9, height: int = 330) -> go.Figur
         shown: How many are drawn, at even quantiles of their means.
         height: In pixels.
     """
-    figure = new_figure(height, "z", "density", room=(52, 48))
+    figure = new_figure(height, "z", "density")
     spread = np.sqrt(1 - sigma**2)
     for i in range(shown):
         mean = NormalDist().inv_cdf((i + 0.5) / shown) * spread
@@ -87,9 +87,7 @@ def cost_of_narrowing(
         height: In pixels.
     """
     widths = np.geomspace(0.02, 0.999, 160)
-    figure = new_figure(
-        height, "σ of each image's own code", "nats for each dimension", room=(48, 48)
-    )
+    figure = new_figure(height, "σ of each image's own code", "nats for each dimension")
     figure.add_scatter(
         x=widths, y=-np.log(widths), mode="lines", line={"color": palette.KL, "width": 3},
         name="KL per sample = information",
@@ -127,7 +125,7 @@ def sigma_histogram(sigmas: dict[str, np.ndarray], floor: float, height: int = 3
         floor: The smallest that the models allow.
         height: In pixels.
     """
-    figure = new_figure(height, "σ of a latent dimension (logarithmic)", "codes", room=(60, 48))
+    figure = new_figure(height, "σ of a latent dimension (logarithmic)", "codes")
     # Models are no quantity: they take two of the class colours.
     colours = (palette.CLASSES[0], palette.CLASSES[7])
     edges = np.geomspace(floor * 0.9, 1.1, 61)
@@ -153,7 +151,7 @@ def bound_against_evidence(
         pairs: Evidence and ELBO in nats, each :math:`(N,)`, by the model's title.
         height: In pixels.
     """
-    figure = new_figure(height, "exact log p(x), nats", "ELBO, nats", room=(64, 48))
+    figure = new_figure(height, "exact log p(x), nats", "ELBO, nats")
     low = min(float(evidence.min()) for evidence, _ in pairs.values())
     high = max(float(evidence.max()) for evidence, _ in pairs.values())
     figure.add_scatter(
@@ -174,7 +172,7 @@ def bound_against_evidence(
 
 
 def surgery_bars(
-    information: float, misfit: float, ceiling: float, height: int = 170
+    information: float, misfit: float, ceiling: float, height: int = 210
 ) -> go.Figure:
     """The mean KL as information plus misfit, with the ceiling log N marked.
 
@@ -184,7 +182,7 @@ def surgery_bars(
         ceiling: log N in nats.
         height: In pixels.
     """
-    figure = new_figure(height, "nats for each image, on average", "")
+    figure = new_figure(height, "nats for each image, on average", room=(8, 104))
     for name, value, colour in (
         ("information about which image", information, palette.KL),
         ("misfit of the aggregate", misfit, palette.PRIOR),
@@ -201,6 +199,6 @@ def surgery_bars(
     )  # fmt: skip
     figure.update_yaxes(visible=False)
     return figure.update_layout(
-        barmode="stack", showlegend=True, legend={"orientation": "h", "y": -0.75},
-        margin={"t": 26},
+        barmode="stack", showlegend=True, margin={"t": 26},
+        legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom"},
     )  # fmt: skip

@@ -78,7 +78,7 @@ def receipt(
     starts = np.concatenate(([0.0], np.cumsum(steps)[:-1]))
     kinds = ["KL of this sample"] * len(dims) + ["expected log-likelihood"] * len(blocks)
     colours = [palette.KL] * len(dims) + [palette.EXPECTED_LOG_LIKELIHOOD] * len(blocks)
-    figure = new_figure(height, "", "running total, nats", room=(76, 76))
+    figure = new_figure(height, "", "running total, nats", room=(72, 76))
     figure.add_bar(
         x=labels, y=steps, base=starts, marker={"color": colours}, customdata=kinds,
         hovertemplate="%{x}: %{customdata}<br>%{y:.4f} nats<extra></extra>",
@@ -171,7 +171,7 @@ def difference(
     labels = [f"KL z{d + 1}" for d in dims] + [f"pixels {name}" for name in blocks]
     values = np.concatenate((kl[dims], sums))
     colours = [palette.KL] * len(dims) + [palette.EXPECTED_LOG_LIKELIHOOD] * len(blocks)
-    figure = new_figure(height, "", "difference, nats")
+    figure = new_figure(height, "", "difference, nats", room=(72, 76))
     figure.add_bar(
         x=[*labels, "ELBO"], y=[*values, values.sum()],
         marker={"color": [*colours, palette.ELBO]},

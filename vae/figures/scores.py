@@ -92,7 +92,7 @@ def difference_map(sent: np.ndarray, decoded: np.ndarray, height: int = 300) -> 
     """
     difference = (sent - decoded).mean(0)
     rows, columns = difference.shape
-    figure = new_figure(height)
+    figure = new_figure(height, room=(8, 40))
     figure.add_heatmap(
         z=difference, x=np.arange(1, columns + 1), y=np.arange(1, rows + 1),
         colorscale="PuOr", zmin=-1, zmax=1,
