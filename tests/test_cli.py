@@ -161,6 +161,7 @@ def test_a_wrong_flag_names_the_valid(run, arguments: tuple[str, ...], named: st
             "--network resnet",
         ),
         (("bench", "train", "--turns", "2"), "at least 3 turns"),
+        (("bench", "train", "--batch", "0"), "at least 1 image"),
         (("data", "imagenet"), "mnist, fashion_mnist"),
         (("bench", "speed"), "choose one of: train, score, alarms, bound"),
         (("bench", "bound", "--turns", "0"), "must be at least 1"),

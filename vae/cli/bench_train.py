@@ -19,6 +19,7 @@ class _Arguments:
 
     Args:
         network: The network; both in turn when not given.
+        batch: Images a step, in every loop; as usual for the network when not given.
         turns: The turns; the ratio shown is the median of theirs.
         steps: The steps of a turn.
         device: Where to train.
@@ -27,6 +28,7 @@ class _Arguments:
     """
 
     network: Literal["mlp", "conv"] | None = None
+    batch: int | None = None
     turns: int = 15
     steps: int = 60
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -42,7 +44,9 @@ def bench_train(arguments: list[str]) -> int:
     ratios = []
     for case in [flags.network] if flags.network else CASES:
         try:
-            ratios += compare_loops(case, flags.turns, flags.steps, flags.device, flags.fast)
+            ratios += compare_loops(
+                case, flags.turns, flags.steps, flags.device, flags.fast, flags.batch
+            )
         except ValueError as error:
             raise Stop(EXIT_USAGE, str(error)) from error
     if flags.json:
@@ -51,7 +55,7 @@ def bench_train(arguments: list[str]) -> int:
     print("Images per second, as a multiple of another loop's (median and quartiles over turns).")
     print("Ours and the bare loop both average and clip; the conventional one does neither.")
     for ratio in ratios:
-        batch = CASES[ratio.case].batch_size
+        batch = flags.batch or CASES[ratio.case].batch_size
         name = f"{ratio.case}, batch {batch}: {ratio.loop}"
         print(
             f"  {name:<48} {ratio.median:5.2f} x {ratio.against:<12} "

@@ -78,7 +78,12 @@ class Ratio(NamedTuple):
 
 
 def compare_loops(
-    case: str, turns: int = 15, steps: int = 60, device: str = "auto", fast: bool = True
+    case: str,
+    turns: int = 15,
+    steps: int = 60,
+    device: str = "auto",
+    fast: bool = True,
+    batch: int | None = None,
 ) -> list[Ratio]:
     """Runs the loops in turns.
 
@@ -88,6 +93,7 @@ def compare_loops(
         steps: The steps of a chunk; the conventional loop takes a quarter of them.
         device: Where to train.
         fast: Whether to run our loop with bfloat16 and with compilation too.
+        batch: Images a step, in every loop; the case's own number when not given.
 
     Returns:
         The ratios of our loop to the others.
@@ -97,7 +103,11 @@ def compare_loops(
     """
     if turns < 3 or steps < 4:
         raise ValueError(f"at least 3 turns of 4 steps are needed, not {turns} of {steps}.")
+    if batch is not None and batch < 1:
+        raise ValueError(f"a batch holds at least 1 image, not {batch}.")
     config = replace(CASES[case], device=device)
+    if batch is not None:
+        config = replace(config, batch_size=batch)
     place = choose_device(device)
     data = _noise(_SIDES[case])
     loops: dict[str, tuple[Callable[[int], None], int]] = {
