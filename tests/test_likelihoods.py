@@ -20,6 +20,7 @@ from vae.model.likelihoods import (
     Likelihood,
     facts_of,
     make_likelihood,
+    softplus,
 )
 
 NAMES = get_args(LikelihoodName)
@@ -205,3 +206,20 @@ def test_squared_error_is_a_gaussian() -> None:
     logs = make_likelihood(config("gaussian", gaussian_sigma="fixed", sigma=0.5)).pixel(raw)
     expected = -(x - raw).square() / 0.5 - 0.5 * math.log(2 * math.pi * 0.25)
     assert torch.allclose(logs.log_prob(x), expected)
+
+
+def test_softplus_and_its_gradient_are_those_of_torch_in_float64():
+    x = torch.cat(
+        (torch.linspace(-120, 120, 4_001), torch.tensor([0.0, 88.7, -88.7, 1e30, -1e30]))
+    )
+    exact = torch.nn.functional.softplus(x.double(), threshold=1e9)
+    unit = torch.finfo(torch.float32).eps * exact.abs()
+    assert ((softplus(x) - exact).abs() <= unit + 6e-8).all()
+    leaf = x.clone().requires_grad_()
+    softplus(leaf).sum().backward()
+    assert torch.equal(leaf.grad, torch.sigmoid(x))
+    assert torch.isnan(softplus(torch.tensor(torch.nan)))
+    assert softplus(torch.tensor(torch.inf)) == torch.inf
+    assert torch.autograd.gradcheck(
+        softplus, torch.randn(20, dtype=torch.float64).requires_grad_()
+    )

@@ -11,8 +11,9 @@ from itertools import chain, islice
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
-from vae.data.bulk import Decoded, Decoder, decoded, usual_workers
+from vae.data.bulk import Decoded, Decoder, cores, decoded, usual_workers
 from vae.data.images import (
     Adaptation,
     ImageRefused,
@@ -231,12 +232,27 @@ def score_files(
 
     # A whole part is decoded while the one before it is scored.
     ahead_by = size // at_once + 2 * workers
-    with _old_objects_at_rest(), decoded(decoder, pieces(), workers, ahead_by) as results:
+    with (
+        _old_objects_at_rest(),
+        _beside(workers),
+        decoded(decoder, pieces(), workers, ahead_by) as results,
+    ):
         for first in results:
             number, part, count = ahead.pop(0)
             yield _score_part(
                 checkpoint, settings, number, part, [first, *islice(results, count - 1)]
             )
+
+
+@contextmanager
+def _beside(workers: int) -> Iterator[None]:
+    """Leaves cores to processes that decode: threads that wait for one another lose more."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, min(threads, cores() - workers)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @contextmanager

@@ -81,7 +81,8 @@ def three_densities(
         # From nothing to the colour of the evidence, so that the page shows through.
         colorscale=[[0, "rgba(41,166,104,0)"], [0.04, "rgba(41,166,104,0.12)"],
                     [0.35, "rgba(41,166,104,0.55)"], [1, "rgba(41,166,104,1)"]],
-        showscale=False, hovertemplate="p(z|x) at (%{x:.2f}, %{y:.2f}): %{z:.3g}<extra></extra>",
+        showscale=False,
+        hovertemplate="p(z|x) at (%{x:.2f}, %{y:.2f}): %{z:.3g}<extra></extra>",
     )  # fmt: skip
     for radius in (1, 2, 3):
         figure.add_scatter(

@@ -28,20 +28,14 @@ def company(model: Checkpoint, sample: int) -> None:
     if results is None:
         st.info("This part needs the images, which are not on this machine.")
         return
-    frame = pd.DataFrame(
-        {
-            "this image": [one.name for one in results],
-            "its own KL, nats": [one.kl for one in results],
-            "its own ELBO, nats": [one.elbo for one in results],
-            "mean KL of the batch": [one.batch_mean_kl for one in results],
-            "KL of the batch's moments": [one.batch_moment_kl for one in results],
-        }
+    widgets.table(
+        (
+            *("this image", "its own KL, nats", "its own ELBO, nats"),
+            *("mean KL of the batch, nats", "KL of the batch's moments, nats"),
+        ),
+        [(one.name, *(nats(value, 6) for value in one[2:])) for one in results],
+        "One image's KL and ELBO in four companies",
     )
-    number = st.column_config.NumberColumn(format="%.6f")
-    st.dataframe(
-        frame, hide_index=True, column_config=dict.fromkeys(frame.columns[1:], number),
-        alt="One image's KL in four companies",
-    )  # fmt: skip
     kls, elbos = ([getattr(one, name) for one in results] for name in ("kl", "elbo"))
     widest = max(max(kls) - min(kls), max(elbos) - min(elbos))
     st.markdown(

@@ -17,7 +17,7 @@ from vae.elbo.typicality import upper_p_value
 from vae.elbo.verdict import CAVEAT, Opinions, Verdict, give_verdict
 from vae.figures.frame import nats
 from vae.model.checkpoint import Checkpoint
-from vae.ui import second_opinions
+from vae.ui import second_opinions, widgets
 from vae.ui.second_opinions import Complexity, Opinion, Regret
 
 __all__ = ["Heard", "choose_rate", "hear", "in_short", "opinions_of", "show_verdict"]
@@ -194,23 +194,17 @@ def show_verdict(row: ScoreRow, n: int, heard: Heard, alarms: FalseAlarms, exact
             ("likelihood regret", gain, *((place.p_value, place.images) if place else (None,) * 2))
         )
         table.append(("ELBO of the best q", f"{nats(heard.regret.best_elbo, 2)} nats", None, None))
-    _show_table(table, alarms.rate)
+    widgets.table(
+        ("opinion", "value", "p-value", "among"),
+        [
+            (name, value, _p_value(p, alarms.rate), "" if among is None else str(among))
+            for name, value, p, among in table
+        ],
+        "What each statistic says of this image",
+    )
     if heard.absent:
         st.caption(heard.absent)
     return verdict
-
-
-def _show_table(rows: list[tuple[str, str, float | None, int | None]], rate: float) -> None:
-    body = "".join(
-        f"<tr><th scope='row'>{name}</th><td>{value}</td><td>{_p_value(p, rate)}</td>"
-        f"<td>{'' if n is None else n}</td></tr>"
-        for name, value, p, n in rows
-    )
-    st.html(
-        "<div class='elb-scroll'><table class='elb-opinions'><thead><tr><th>opinion</th>"
-        "<th>value</th><th>p-value</th><th>among</th></tr></thead>"
-        f"<tbody>{body}</tbody></table></div>"
-    )
 
 
 def _p_value(p: float | None, rate: float) -> str:

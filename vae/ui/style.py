@@ -39,12 +39,13 @@ STYLE = f"""<style>
 .elb-sums td:last-child {{ text-align: right; white-space: nowrap; padding-left: .75rem; }}
 @media (max-width: 640px) {{ .elb-gallery {{ grid-template-columns: repeat(5, 1fr) !important; }}
   .elb-lead {{ font-size: 1.1rem; }} }}
-.elb-opinions {{ border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }}
-.elb-opinions th {{ font-weight: 400; text-align: left; }}
-.elb-opinions thead th {{ font-size: .8125rem; opacity: .8; }}
-.elb-opinions th, .elb-opinions td {{ padding: .3rem .75rem .3rem 0;
+.elb-scroll {{ overflow-x: auto; }}
+.elb-table {{ border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }}
+.elb-table th {{ font-weight: 400; text-align: left; }}
+.elb-table thead th {{ font-size: .8125rem; opacity: .8; }}
+.elb-table th, .elb-table td {{ padding: .3rem .75rem .3rem 0;
   border-bottom: 1px solid {palette.HAIRLINE}; }}
-.elb-opinions td:last-child {{ padding-right: 0; }}
+.elb-table td:last-child {{ padding-right: 0; }}
 .elb-chip {{ display: inline-block; width: .7em; height: .7em; margin-right: .5em;
   border-radius: 2px; vertical-align: baseline; }}
 </style>"""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from vae.ui import access
 from vae.ui.honesty import badges
 from vae.ui.style import quantity
 
-__all__ = ["chart", "gallery", "lead", "opening", "picture", "sums"]
+__all__ = ["chart", "gallery", "lead", "opening", "picture", "sums", "table"]
 
 
 def opening(title: str, sentence: str) -> None:
@@ -68,3 +69,22 @@ def sums(parts: Sequence[tuple[str, float, float | None]]) -> None:
         for name, value, error in parts
     )
     st.html(f'<table class="elb-sums">{rows}</table>')
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], alt: str) -> None:
+    """A small table to read, which neither sorts nor scrolls down and is there at once.
+
+    Args:
+        head: Titles of the columns.
+        rows: Cells, which may hold HTML; the first of a row is its name.
+        alt: What the table shows.
+    """
+    titles = "".join(f"<th scope='col'>{title}</th>" for title in head)
+    body = "".join(
+        f"<tr><th scope='row'>{row[0]}</th>{''.join(f'<td>{cell}</td>' for cell in row[1:])}</tr>"
+        for row in rows
+    )
+    st.html(
+        f"<div class='elb-scroll'><table class='elb-table' aria-label='{escape(alt)}'>"
+        f"<thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
