@@ -34,18 +34,14 @@ def walk_images(folder: str) -> Iterator[str]:
     """
     try:
         with os.scandir(folder) as entries:
-            names = sorted(
-                (entry.name, entry.is_dir(follow_symlinks=False))
-                for entry in entries
-                if entry.name.lower().endswith(SUFFIXES) or entry.is_dir(follow_symlinks=False)
-            )
+            found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
     except OSError:  # gone or not ours to read, like everything below it
         return
-    for name, is_folder in names:
+    for name, is_folder in sorted(found):
         path = f"{folder}{os.sep}{name}"
         if is_folder:
             yield from walk_images(path)
-        else:
+        elif name.lower().endswith(SUFFIXES):
             yield path
 
 
