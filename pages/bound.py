@@ -53,12 +53,14 @@ st.markdown(
     + (
         ". Approximation, log p(x) − ELBO(q*): "
         f"**{nats(found.approximation, 3)} nats**, what no diagonal Gaussian "
-        f"can reach; one that may tilt wins {nats(found.full_elbo - found.best_elbo[0], 3)} of it "
-        f"back. Together they are KL(q ‖ p(z|x)); numerical error {found.error:.0e} nats."
+        "can reach. Together they are KL(q ‖ p(z|x)); numerical error "
+        f"{found.error:.0e} nats."
         if exact
         else f" (± {found.best_elbo[1]:.2f}). With more than two latent dimensions the rest of "
         "the gap has no exact value."
     )
 )
-if not exact:
+if exact:
+    sections.tilted(model, levels, found)
+else:
     sections.second_opinion(model, levels)

@@ -54,6 +54,15 @@ def test_order_does_not_matter_and_shape_is_kept() -> None:
         assert (np.diff(found.ravel()) >= 0).all()
 
 
+def test_what_machines_may_differ_by_moves_no_image() -> None:
+    """An image that the calibration set holds too ranks with it, on either side of rounding."""
+    for scale in (1.0, 1e3):
+        calibration = Calibration(scale * np.array([-30.0, -20.0, -20.0, -10.0]), draws=0)
+        near = scale * -20.0 + 9e-5 * max(1.0, scale / 100) * np.array([-1.0, 0.0, 1.0])
+        assert calibration.percentile(near).tolist() == [25.0] * 3
+        assert calibration.p_value(near).tolist() == [4 / 5] * 3
+
+
 def test_the_smallest_p_value_is_that_of_the_worst_image() -> None:
     assert BY_HAND.smallest_p_value == BY_HAND.p_value(np.array([-math.inf]))[0] == 1 / 5
 

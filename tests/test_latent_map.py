@@ -39,7 +39,7 @@ def sent(app):
         proto = element.proto
         if proto.component_name == "elboscope_plane":
             data = json.loads(proto.json)
-        else:
+        elif proto.component_name == "elboscope_plane_store":
             name = json.loads(proto.bytes[4 : 4 + int.from_bytes(proto.bytes[:4], "little")])
             parts[name["slot"]] = unpack(Slot(name["slot"], name["version"], proto.bytes))
     return data, parts

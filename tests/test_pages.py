@@ -491,6 +491,15 @@ def test_a_damaged_checkpoint_is_listed_and_the_others_work(monkeypatch, tmp_pat
     assert "E-CKPT-03" in app.error[0].value
 
 
+def test_a_gaussian_that_may_tilt_lies_between_the_best_of_its_kind_and_the_truth():
+    app = screen(page_named("bound"), model="digits-2d", sample=23)
+    app.toggle(key="tilted").set_value(True).run()
+    assert not app.exception
+    words = markdown_of(app).replace("\N{MINUS SIGN}", "-")
+    (wins, whole), *_ = re.findall(r"wins back \*\*(-?[\d.]+)\*\* of the (-?[\d.]+) nats", words)
+    assert -1e-3 <= float(wins) <= float(whole) + 1e-3
+
+
 @pytest.mark.parametrize("likelihood", ["bernoulli_grey", "discretized_logistic"])
 def test_every_screen_says_what_its_numbers_are(monkeypatch, tmp_path, likelihood):
     import shutil

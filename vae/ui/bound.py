@@ -14,7 +14,7 @@ from vae.model.checkpoint import Checkpoint
 from vae.ui import access, explained, widgets
 from vae.ui.uploads import admitted
 
-__all__ = ["densities", "pick_image", "rungs", "second_opinion", "two_forms"]
+__all__ = ["densities", "pick_image", "rungs", "second_opinion", "tilted", "two_forms"]
 
 _CHAINS = 64
 
@@ -44,7 +44,6 @@ def rungs(found: explained.Gap) -> None:
     marks = [("ELBO, the encoder's q", *found.elbo), ("ELBO, best q*", *found.best_elbo)]
     top = "log p(x), exact"
     if exact:
-        marks.append(("ELBO, best tilted q*", found.full_elbo, 0.0))
         steps.append((top, found.log_evidence, found.error))
     widgets.chart(
         ladder(steps, marks, top if exact else ""),
@@ -65,6 +64,18 @@ def rungs(found: explained.Gap) -> None:
             "map shows where the green lies outside the orange.",
             icon=":material/visibility_off:",
         )
+
+
+def tilted(model: Checkpoint, levels: np.ndarray, found: explained.Gap) -> None:
+    """What a Gaussian of any covariance would win back, on request."""
+    if not st.toggle("What would a Gaussian win back that may tilt?", key="tilted"):
+        return
+    elbo = explained.tilted_elbo(model, levels)
+    st.markdown(
+        f"The best Gaussian of any covariance reaches **{nats(elbo, 3)} nats**: it wins back "
+        f"**{nats(elbo - found.best_elbo[0], 3)}** of the {nats(found.approximation, 3)} nats, "
+        f"and the rest is what no Gaussian can say of this posterior's shape."
+    )
 
 
 def two_forms(found: explained.Gap) -> None:

@@ -23,6 +23,7 @@ from vae.elbo.posterior import true_posterior
 from vae.elbo.quadrature import CoarseScan, Quadrature, coarse_scan, quadrature
 from vae.elbo.scoring import Receipt, SampleScores, sample_scores
 from vae.elbo.surgery import Surgery
+from vae.elbo.tiles import encode_tiled
 from vae.model.checkpoint import Checkpoint
 from vae.model.vae import observe
 from vae.ui import access
@@ -39,6 +40,7 @@ __all__ = [
     "posterior",
     "scan",
     "surgery",
+    "tilted_elbo",
 ]
 
 _MOST_FOR_SURGERY = 2_000
@@ -98,7 +100,6 @@ class Gap(NamedTuple):
         ladder: The nested bounds.
         best: Mean and standard deviation of q*, each :math:`(D,)`.
         best_elbo: The ELBO of q* and its standard error.
-        full_elbo: The ELBO of the best Gaussian of any covariance, NaN where D > 2.
         log_evidence: The exact :math:`\log p(x)`, NaN where there is none.
         error: Its numerical error.
         amortization: :math:`\mathrm{ELBO}(q^*) - \mathrm{ELBO}(q)`.
@@ -113,7 +114,6 @@ class Gap(NamedTuple):
     ladder: Ladder
     best: tuple[np.ndarray, np.ndarray]
     best_elbo: tuple[float, float]
-    full_elbo: float
     log_evidence: float
     error: float
     amortization: float
@@ -130,10 +130,7 @@ def gap(model: Checkpoint, levels: np.ndarray) -> Gap:
 def _gap(_model: Checkpoint, key: str, levels: np.ndarray) -> Gap:
     draws = access.draws_of(_model)
     scores = sample_scores(_model.model, levels[None], draws=draws)
-    found = _quadrature(_model, _model.identity, levels)
-    best = best_gaussian(
-        _model.model, levels[None], draws=draws, integrals=None if found is None else [found]
-    )
+    best = _best(_model, key, levels)
     split = gap_split(best)
     return Gap(
         terms=(float(scores.terms.expected_log_likelihood[0]), float(scores.terms.kl[0])),
@@ -143,7 +140,6 @@ def _gap(_model: Checkpoint, key: str, levels: np.ndarray) -> Gap:
         ladder=bound_ladder(_model.model, levels),
         best=(best.mu[0].numpy(), best.sigma[0].numpy()),
         best_elbo=(float(best.elbo[0]), float(best.elbo_se[0])),
-        full_elbo=math.nan if found is None else _full_elbo(_model, levels, best),
         log_evidence=float(best.log_evidence[0]),
         error=float(best.log_evidence_error[0]),
         amortization=float(split.amortization[0]),
@@ -152,8 +148,26 @@ def _gap(_model: Checkpoint, key: str, levels: np.ndarray) -> Gap:
     )
 
 
-def _full_elbo(model: Checkpoint, levels: np.ndarray, best: BestGaussian) -> float:
-    return float(best_full_gaussian(model.model, levels[None], best).elbo[0])
+@st.cache_resource(max_entries=8, show_spinner=False)
+def _best(_model: Checkpoint, key: str, levels: np.ndarray) -> BestGaussian:
+    found = _quadrature(_model, key, levels)
+    return best_gaussian(
+        _model.model,
+        levels[None],
+        draws=access.draws_of(_model),
+        integrals=None if found is None else [found],
+    )
+
+
+def tilted_elbo(model: Checkpoint, levels: np.ndarray) -> float:
+    """The ELBO of the best Gaussian of any covariance, in nats; for D <= 2."""
+    return _tilted_elbo(model, model.identity, levels)
+
+
+@st.cache_data(max_entries=128, show_spinner=False)
+def _tilted_elbo(_model: Checkpoint, key: str, levels: np.ndarray) -> float:
+    best = _best(_model, key, levels)
+    return float(best_full_gaussian(_model.model, levels[None], best).elbo[0])
 
 
 def _to_posterior(
@@ -172,9 +186,10 @@ def _to_posterior(
 def _quadrature(_model: Checkpoint, key: str, levels: np.ndarray) -> Quadrature | None:
     if _model.config.latent_dim > 2:
         return None
-    mu = sample_scores(_model.model, levels[None], draws=1).mu[0]
-    scan = _scan(_model, key)
-    return quadrature(_model.model, observe(_model.config, levels[None])[0], mu, scan=scan)
+    x = observe(_model.config, levels[None])
+    with torch.inference_mode():
+        mu = encode_tiled(_model.model, x)[0][0]
+    return quadrature(_model.model, x[0], mu, scan=_scan(_model, key))
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)
