@@ -16,6 +16,8 @@ __all__ = ["ModelPoint", "codes", "model_difference", "rate_distortion"]
 
 _SYMBOLS = {"mlp": "circle", "conv": "square", "resnet": "diamond"}
 _TURN = np.linspace(0, 2 * np.pi, 49)
+# More marks than this make a chart slow.
+_MOST_POINTS = 2_000
 
 
 class ModelPoint(NamedTuple):
@@ -108,7 +110,8 @@ def codes(
     r"""Posterior means over two dimensions, each class labelled, with the mean code's width.
 
     Args:
-        mu: Posterior means over the two dimensions, with shape :math:`(N, 2)`.
+        mu: Posterior means over the two dimensions, with shape :math:`(N, 2)`; of more than
+            2,000 some are left out evenly.
         sigma: Posterior standard deviations, with shape :math:`(N, 2)`.
         labels: Class numbers, -1 where there are none, with shape :math:`(N,)`.
         names: Names of the classes.
@@ -121,9 +124,10 @@ def codes(
             line={"color": palette.PRIOR, "width": 1, "dash": "dot"},
         )  # fmt: skip
     for label in np.unique(labels):
-        rows = labels == label
+        rows = np.flatnonzero(labels == label)
+        shown = rows[:: -(-len(mu) // _MOST_POINTS)]
         figure.add_scatter(
-            x=mu[rows, 0], y=mu[rows, 1], mode="markers", hoverinfo="skip",
+            x=mu[shown, 0], y=mu[shown, 1], mode="markers", hoverinfo="skip",
             marker={"size": 5, "color": palette.CLASSES[int(label) % len(palette.CLASSES)]},
         )  # fmt: skip
         if label >= 0 and len(names) <= 12:
