@@ -85,4 +85,4 @@ def test_the_benchmark_of_scoring_runs(run) -> None:
     flags = ("--files", "3072", "--rounds", "1", "--images", "16", "--memory-draws", "2")
     found = run("bench", "score", *flags)
     assert found.code == 0
-    assert found.out.count("aim") == 4 and "ours / decode, then forward" in found.out
+    assert found.out.count("(aim") == 4 and "ours / decode, then forward" in found.out
