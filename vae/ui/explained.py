@@ -45,7 +45,7 @@ __all__ = [
 
 _MOST_FOR_SURGERY = 2_000
 _COMPANY = 256
-# Cells of the posterior along a side, each decoded for each sample; the picture smooths them.
+# Cells of the posterior along a side, each of which may be decoded for each sample.
 _PLANE_SIDE = 61
 
 
