@@ -25,6 +25,8 @@ from vae.cli.program import EXIT_USAGE, Stop, open_checkpoint, parse
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
+    from vae.model.checkpoint import Checkpoint
+
 __all__ = ["TEXT", "bench_plane"]
 
 TEXT = "Frames while hovering, panning and zooming the latent map, its loading and its memory."
@@ -82,33 +84,31 @@ def bench_plane(arguments: list[str]) -> int:
     source = open_checkpoint(flags.checkpoint)
     measures: list[Measure] = []
     with tempfile.TemporaryDirectory(prefix="elboscope-bench-") as folder:
-        names = _models(Path(folder), source, flags)
+        crowds = _models(Path(folder), source, flags)
         with app_server(flags.port, Path(folder)) as (address, pid), chromium() as browser:
             # The server's own start, its imports, is not what is measured.
             page = new_page(browser)
-            _opened(page, f"{address}/latent_map?model={names[0]}")
+            _opened(page, f"{address}/latent_map?model={source.name}")
             page.context.close()
-            for name in names:
+            for name, points in crowds.items():
                 # Bars are for sets of up to 10,000 samples; larger ones are there to be told.
-                points = int(name.removeprefix(f"{source.name}-") if name != source.name else 0)
                 measures += _figures(browser, address, name, pid, points <= _BARRED)
     print_measures(measures, flags.json)
     return 0
 
 
-def _models(folder: Path, source: object, flags: _Arguments) -> list[str]:
-    """Makes a folder of the model itself and of its crowds."""
+def _models(folder: Path, source: Checkpoint, flags: _Arguments) -> dict[str, int]:
+    """Makes a folder of the model itself and of its crowds; the samples of each, by its name."""
     from vae.explore.synthetic import write_crowd
     from vae.model.registry import default_root, find
 
     given = Path(flags.checkpoint)
     path = given if given.is_dir() else find(flags.checkpoint, default_root()).path
     shutil.copytree(path, folder / source.name)
-    names = [source.name]
-    for points in flags.points:
-        names.append(f"{source.name}-{points}")
-        write_crowd(folder / names[-1], source, points)
-    return names
+    crowds = {f"{source.name}-{points}": points for points in flags.points}
+    for name, points in crowds.items():
+        write_crowd(folder / name, source, points)
+    return {source.name: source.reference.size, **crowds}
 
 
 def _figures(browser: Browser, address: str, name: str, pid: int, barred: bool) -> list[Measure]:

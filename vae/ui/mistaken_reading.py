@@ -112,8 +112,8 @@ def contrast() -> None:
     with columns[1]:
         widgets.chart(
             pictures[1],
-            "ELBO against exact log p(x) of every fourth image: near the diagonal for one model, "
-            "far below for one",
+            f"ELBO against exact log p(x) of one image in {_EVERY}: near the diagonal for one "
+            "model, far below for one",
         )
     rows = {
         "mean of μ": [one.mu.mean(0) for one in tables],
@@ -156,5 +156,6 @@ def contrast() -> None:
     )
     st.caption(
         f"σ is the width of one dimension of one image's q(z|x). Nothing but the floor, "
-        f"{floor:g}, stops it under the mistaken objective."
+        f"{floor:g}, stops it under the mistaken objective. The chart on the right shows one "
+        f"image in {_EVERY}, so that marks can be told apart; the table counts all of them."
     )
