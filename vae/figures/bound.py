@@ -1,4 +1,4 @@
-"""How far the ELBO lies below log p(x), and what lies between."""
+"""Prior, posterior and q of one image, where they lie in the latent space."""
 
 from __future__ import annotations
 
@@ -8,52 +8,11 @@ import numpy as np
 import plotly.graph_objects as go
 
 from vae.figures import palette
-from vae.figures.frame import nats, new_figure, square_axes
+from vae.figures.frame import new_figure, square_axes
 
-__all__ = ["Rung", "ladder", "three_densities", "two_clouds"]
+__all__ = ["three_densities", "two_clouds"]
 
 _TURN = np.linspace(0, 2 * np.pi, 73)
-
-Rung = tuple[str, float, float]
-
-
-def ladder(rungs: Sequence[Rung], marks: Sequence[Rung], top: str, height: int = 420) -> go.Figure:
-    """Bounds on one axis of nats: the ladder from below, and single values beside it.
-
-    Args:
-        rungs: Name, value and standard error (0 where exact) of each rung in nats, rising.
-        marks: The same for values that are no rungs, drawn above.
-        top: The name of the exact value among the rungs, if there is one; else empty.
-        height: In pixels.
-    """
-    figure = new_figure(height, "nats (higher is closer to the truth)", room=(150, 52))
-    figure.add_scatter(
-        x=[value for _, value, _ in rungs], y=[name for name, _, _ in rungs], mode="lines",
-        line={"color": palette.PRIOR, "width": 1, "dash": "dot"}, hoverinfo="skip",
-    )  # fmt: skip
-    for group, colour in ((rungs, palette.EVIDENCE), (marks, palette.ELBO)):
-        errors = [error for _, _, error in group]
-        figure.add_scatter(
-            x=[value for _, value, _ in group], y=[name for name, _, _ in group],
-            mode="markers+text", text=[nats(value, 2) for _, value, _ in group],
-            textposition="top center", cliponaxis=False, customdata=errors,
-            error_x={"array": errors, "color": palette.PRIOR, "thickness": 1.5},
-            marker={
-                "color": colour, "size": 13,
-                "symbol": ["diamond" if name == top else "circle" for name, _, _ in group],
-            },
-            hovertemplate="%{y}: %{x:.4f} ± %{customdata:.4f} nats<extra></extra>",
-        )  # fmt: skip
-    if top:
-        value = next(value for name, value, _ in rungs if name == top)
-        figure.add_vline(x=value, line={"color": palette.EVIDENCE, "width": 1, "dash": "dash"})
-    values = np.array([value for _, value, _ in [*rungs, *marks]])
-    room = 0.12 * max(float(np.ptp(values)), 0.05)
-    figure.update_xaxes(range=[values.min() - room, values.max() + room])
-    order = [name for name, _, _ in [*rungs, *marks]]
-    return figure.update_yaxes(
-        categoryorder="array", categoryarray=order, showgrid=False, range=[-0.6, len(order) - 0.3]
-    )
 
 
 def three_densities(
@@ -84,23 +43,18 @@ def three_densities(
         showscale=False,
         hovertemplate="p(z|x) at (%{x:.2f}, %{y:.2f}): %{z:.3g}<extra></extra>",
     )  # fmt: skip
-    for radius in (1, 2, 3):
-        figure.add_scatter(
-            x=radius * np.cos(_TURN), y=radius * np.sin(_TURN), mode="lines", hoverinfo="skip",
-            line={"color": palette.PRIOR, "width": 1, "dash": "dot"},
-            name="prior p(z), 1 to 3 sd", legendgroup="prior", showlegend=radius == 1,
-        )  # fmt: skip
-    shapes = [("q(z|x), the encoder's", q, palette.KL, "solid")]
+    zero, one = np.zeros(2), np.ones(2)
+    curves = [("prior p(z), 1 to 3 sd", (zero, one), (1, 2, 3), palette.PRIOR, 1, "dot")]
+    curves.append(("q(z|x), the encoder's, 1 and 2 sd", q, (1, 2), palette.KL, 2, "solid"))
     if best is not None:
-        shapes.append(("q*, the best of its kind", best, palette.ELBO, "dash"))
-    for name, (mu, sigma), colour, dash in shapes:
-        for radius, width in ((1, 3), (2, 1.5)):
-            figure.add_scatter(
-                x=mu[0] + radius * sigma[0] * np.cos(_TURN),
-                y=mu[1] + radius * sigma[1] * np.sin(_TURN), mode="lines", hoverinfo="skip",
-                line={"color": colour, "width": width, "dash": dash},
-                name=f"{name}, 1 and 2 sd", legendgroup=name, showlegend=radius == 1,
-            )  # fmt: skip
+        name = "q*, the best of its kind, 1 and 2 sd"
+        curves.append((name, best, (1, 2), palette.ELBO, 2, "dash"))
+    for name, (mu, sigma), radii, colour, width, dash in curves:
+        x, y = mu[:, None] + sigma[:, None] * _rings(radii)
+        figure.add_scatter(
+            x=x, y=y, mode="lines", hoverinfo="skip", name=name,
+            line={"color": colour, "width": width, "dash": dash},
+        )  # fmt: skip
     figure.add_scatter(
         x=[None], y=[None], mode="markers", name="true posterior p(z|x)",
         marker={"color": palette.EVIDENCE, "symbol": "square", "size": 12},
@@ -110,6 +64,12 @@ def three_densities(
     figure.update_xaxes(range=[middle[0] - half[0], middle[0] + half[0]])
     figure.update_yaxes(range=[middle[1] - half[1], middle[1] + half[1]])
     return figure.update_layout(showlegend=True, legend={"orientation": "h", "y": -0.16})
+
+
+def _rings(radii: Sequence[int]) -> np.ndarray:
+    """Circles about 0 as one line, with shape (2, n): NaN lifts the pen between them."""
+    ring = np.stack((np.append(np.cos(_TURN), np.nan), np.append(np.sin(_TURN), np.nan)))
+    return np.concatenate([radius * ring for radius in radii], axis=1)
 
 
 def two_clouds(

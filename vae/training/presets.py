@@ -114,6 +114,23 @@ PRESETS: dict[str, TrainConfig] = {
         description="The one-layer architecture of Burda et al. (2016), 784-200-200-50 with "
         "tanh, on dynamically binarised digits.",
     ),
+    "mnist-best": replace(
+        _MNIST,
+        network="conv",
+        channels=(16, 32),
+        hidden=(256,),
+        latent_dim=32,
+        activation="silu",
+        initialization="default",
+        objective="iwae",
+        iwae_samples=5,
+        batch_size=128,
+        learning_rate=2e-3,
+        steps=100_000,
+        title="MNIST, 32-D, the best of these",
+        description="A convolutional model of binarised digits trained with the "
+        "importance-weighted bound of five draws: the highest log p(x) here.",
+    ),
     "mnist-2d": replace(
         _MNIST,
         latent_dim=2,

@@ -8,8 +8,10 @@ import numpy as np
 import streamlit as st
 
 from vae.elbo.files import ScoreSettings, score_bytes
-from vae.figures.bound import ladder, three_densities, two_clouds
+from vae.figures import palette
+from vae.figures.bound import three_densities, two_clouds
 from vae.figures.frame import nats
+from vae.figures.ladder import Rung, ladder_html
 from vae.model.checkpoint import Checkpoint
 from vae.ui import access, explained, widgets
 from vae.ui.uploads import admitted
@@ -34,21 +36,29 @@ def pick_image(model: Checkpoint, sample: int) -> tuple[np.ndarray | None, str]:
 
 def rungs(found: explained.Gap) -> None:
     """The ladder from one draw to the exact value, and what a shortfall of it means."""
-    steps = [
-        (f"L, k = {k:,}", float(value), float(error))
-        for k, value, error in zip(
-            found.ladder.rungs, found.ladder.values, found.ladder.standard_errors, strict=True
-        )
+    sampled = zip(
+        found.ladder.rungs, found.ladder.values, found.ladder.standard_errors, strict=True
+    )
+    rungs = [
+        Rung(f"L, k = {k:,}", float(value), float(error), palette.EVIDENCE)
+        for k, value, error in sampled
     ]
-    exact = not math.isnan(found.log_evidence)
-    marks = [("ELBO, the encoder's q", *found.elbo), ("ELBO, best q*", *found.best_elbo)]
-    top = "log p(x), exact"
+    exact, gaps = not math.isnan(found.log_evidence), []
     if exact:
-        steps.append((top, found.log_evidence, found.error))
-    widgets.chart(
-        ladder(steps, marks, top if exact else ""),
-        "Bounds on log p(x) in nats, from the ELBO to "
-        + ("the exact value" if exact else "the bound with 5,000 draws"),
+        rungs.append(Rung("log p(x), exact", found.log_evidence, 0.0, palette.EVIDENCE, True))
+        elbo, best = found.elbo[0], found.best_elbo[0]
+        gaps = [("amortization gap", elbo, best), ("approximation gap", best, found.log_evidence)]
+    elbos = [
+        Rung("ELBO, best q*", *found.best_elbo, palette.ELBO),
+        Rung("ELBO, the encoder's q", *found.elbo, palette.ELBO),
+    ]
+    st.html(
+        ladder_html(
+            rungs[::-1] + elbos,
+            gaps,
+            "Bounds on log p(x) in nats, from the ELBO to "
+            + ("the exact value" if exact else "the bound with 5,000 draws"),
+        )
     )
     st.caption(
         "The rungs L come from the same 5,000 draws of q in nested blocks, so they rise; bars are "

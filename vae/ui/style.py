@@ -46,6 +46,27 @@ STYLE = f"""<style>
 .elb-table th, .elb-table td {{ padding: .3rem .75rem .3rem 0;
   border-bottom: 1px solid {palette.HAIRLINE}; }}
 .elb-table td:last-child {{ padding-right: 0; }}
+.elb-ladder {{ border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }}
+.elb-ladder th {{ font-weight: 400; text-align: left; white-space: nowrap; }}
+.elb-ladder th, .elb-ladder td {{ padding: 0; height: 2.35rem; }}
+.elb-ladder tbody th {{ padding-right: .75rem; }}
+.elb-ladder :is(td, th):nth-child(3) {{ text-align: right; padding-left: .75rem; }}
+.elb-ladder td:nth-child(4) {{ font-size: .8125rem; opacity: .8; padding-left: .3rem; }}
+.elb-ladder td:nth-child(n + 3) {{ white-space: nowrap; }}
+.elb-ladder td:nth-child(2) {{ position: relative; width: 100%; }}
+.elb-ladder tbody td:nth-child(2)::before {{ content: ""; position: absolute; inset: 50% 0 auto;
+  border-top: 1px solid {palette.HAIRLINE}; }}
+.elb-ladder i {{ position: absolute; font-style: normal; }}
+.elb-ladder .line {{ top: 0; bottom: 0; border-left: 1px dashed; }}
+.elb-ladder .bar {{ top: calc(50% - 1px); height: 2px; background: currentColor; }}
+.elb-ladder .mark {{ top: 50%; width: 12px; height: 12px; margin: -6px; border-radius: 50%; }}
+.elb-ladder .exact {{ border-radius: 0; rotate: 45deg; }}
+.elb-ladder .part {{ top: calc(50% - 3px); height: 6px; background: {palette.PRIOR}; }}
+.elb-ladder .tick {{ top: 0; translate: -50%; }}
+.elb-ladder tfoot, .elb-ladder thead {{ font-size: .8125rem; opacity: .8; }}
+.elb-ladder tfoot td, .elb-ladder thead th {{ height: 1.4rem; }}
+.elb-ladder tfoot td {{ text-align: center; }}
+@media (max-width: 640px) {{ .elb-ladder {{ font-size: .875rem; }} }}
 .elb-chip {{ display: inline-block; width: .7em; height: .7em; margin-right: .5em;
   border-radius: 2px; vertical-align: baseline; }}
 </style>"""

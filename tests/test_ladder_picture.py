@@ -1,0 +1,73 @@
+"""The ladder as it is drawn: to scale, whole, and readable without its marks."""
+
+import re
+
+import numpy as np
+import pytest
+
+from vae.figures.ladder import Rung, ladder_html
+
+RUNGS = [
+    Rung("log p(x), exact", -90.0, 0.0, "#111", exact=True),
+    Rung("L, k = 5", -91.0, 0.25, "#222"),
+    Rung("ELBO", -94.0, 0.0, "#333"),
+]
+GAPS = [("amortization gap", -94.0, -91.0), ("approximation gap", -91.0, -90.0)]
+
+
+def lefts(html, kind):
+    return [float(v) for v in re.findall(rf'class="{kind}[^"]*" style="left:([-\d.]+)%', html)]
+
+
+def widths(html, kind):
+    return [float(v) for v in re.findall(rf'class="{kind}" style="[^"]*width:([\d.]+)%', html)]
+
+
+def test_marks_stand_to_scale():
+    html = ladder_html(RUNGS, GAPS, "bounds")
+    top, middle, bottom = lefts(html, "mark")
+    assert 0 < bottom < middle < top < 100
+    assert (top - middle) / (top - bottom) == pytest.approx(1 / 4, abs=1e-4)
+    # A standard error to either side, and the gaps from end to end.
+    assert widths(html, "bar")[1] == pytest.approx((top - bottom) * 0.5 / 4, abs=2e-3)
+    assert widths(html, "part") == pytest.approx([middle - bottom, top - middle], abs=2e-3)
+
+
+def test_the_exact_value_runs_through_every_row_and_only_where_there_is_one():
+    html = ladder_html(RUNGS, GAPS, "bounds")
+    assert lefts(html, "line") == lefts(html, "mark")[:1] * (len(RUNGS) + len(GAPS))
+    assert not lefts(ladder_html(RUNGS[1:], [], "bounds"), "line")
+
+
+def test_every_value_can_be_read_as_text():
+    html = ladder_html(RUNGS, GAPS, 'all "bounds"')
+    cells = re.findall(r"<td>([^<]*)</td>", html)
+    assert [cell for cell in cells if cell] == [
+        "−90.00",
+        "−91.00",
+        "± 0.25",
+        "−94.00",
+        "3.00",
+        "1.00",
+    ]
+    assert 'aria-label="all &quot;bounds&quot;"' in html
+
+
+@pytest.mark.parametrize("spread", [0.0, 1e-4, 0.3, 7.0, 4e3])
+def test_ticks_are_round_and_stand_where_they_say(spread):
+    rungs = [Rung("high", -80.0, 0.0, "#111"), Rung("low", -80.0 - spread, 0.0, "#222")]
+    html = ladder_html(rungs, [], "bounds")
+    ticks = [
+        (float(left), float(text.replace("−", "-").replace("\N{THIN SPACE}", "")))
+        for left, text in re.findall(r'class="tick" style="left:([\d.]+)%">([^<]+)<', html)
+    ]
+    assert 1 <= len(ticks) <= 5
+    marks = lefts(html, "mark")
+    assert all(0 <= left <= 100 for left, _ in ticks)
+    if spread > 0.05:
+        scale = (marks[0] - marks[1]) / spread
+        np.testing.assert_allclose(
+            [marks[0] + (value + 80.0) * scale for _, value in ticks],
+            [left for left, _ in ticks],
+            atol=0.02,
+        )
