@@ -573,3 +573,18 @@ def test_every_page_does_without_images_that_are_not_here(page, monkeypatch, tmp
     if page.stem == "sample_elbo":
         elbo = raw("mnist-burda")[1]["elbo"][3]
         assert f"costs <b>{-elbo:.1f}</b>" in text_of(app)
+
+
+@pytest.mark.parametrize(("model", "cores"), [("digits-2d", 1), ("sprites-10d", 2)])
+def test_a_small_model_leaves_a_core_to_others(model, cores, monkeypatch):
+    import torch
+
+    from vae.ui import access
+
+    monkeypatch.setattr(access, "_CORES", 2)
+    before = torch.get_num_threads()
+    try:
+        access.checkpoint(model)
+        assert torch.get_num_threads() == cores
+    finally:
+        torch.set_num_threads(before)

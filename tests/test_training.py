@@ -39,6 +39,14 @@ def same(one: Fitted, other: Fitted) -> bool:
 # --- The loop ---------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("clip", [0.05, 1e3])
+def test_clipping_is_torchs_own_bit_for_bit(clip: float, monkeypatch) -> None:
+    ours = train(clip=clip)
+    assert same(ours, train(clip=1e3)) == (clip == 1e3)
+    monkeypatch.setattr("vae.training.fit._clip", torch.nn.utils.clip_grad_norm_)
+    assert same(ours, train(clip=clip))
+
+
 @pytest.mark.parametrize(
     "changes",
     [
