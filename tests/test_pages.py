@@ -153,32 +153,44 @@ def check_compare(model):
     assert table["rate, nats"][model] == pytest.approx(kl, abs=1e-6)
 
 
-def check_train(model):
+def train_screen(model, **status):
+    """The screen beside a run that was interrupted at step 500, with that model's own history."""
     import shutil
     import tempfile
 
     from vae.ui import access
 
-    manifest, _ = raw(model)
-    best = manifest["metrics"]["elbo"]
-    history = (ROOT / "checkpoints" / model / "history.jsonl").read_text()
-    status = {"phase": "interrupted", "pid": 0, "step": 500, "steps": 2000, "best_elbo": best,
-              "best_step": 400, "started": 1.0, "message": ""}  # fmt: skip
+    status = {"phase": "interrupted", "pid": 0, "step": 500, "steps": 2000, "best_step": 400,
+              "started": 1.0, "message": "", **status}  # fmt: skip
     with tempfile.TemporaryDirectory() as root, pytest.MonkeyPatch.context() as patch:
         shutil.copytree(ROOT / "checkpoints" / model, Path(root) / model)
         run = Path(root) / "under-way" / ".run"
         run.mkdir(parents=True)
         (run / "status.json").write_text(json.dumps(status))
+        history = (ROOT / "checkpoints" / model / "history.jsonl").read_text()
         (run / "history.jsonl").write_text(history)
         patch.setenv("ELBOSCOPE_CHECKPOINTS", root)
         access.entries.clear()
-        app = screen(page_named("train"), model=model)
+        return screen(page_named("train"), model=model)
+
+
+def check_train(model):
+    manifest, _ = raw(model)
+    best = manifest["metrics"]["elbo"]
+    app = train_screen(model, best_elbo=best)
     words = " ".join(one.value for one in app.markdown)
     shown = f"{best:,.2f}".replace("-", "\N{MINUS SIGN}")
     assert f"Best validation ELBO so far: **{shown} nats**, at step 400" in words
     assert "was interrupted" in words
     assert app.code[0].value.startswith("python -m vae train digits-2d --out ")
     assert str(ROOT) not in app.code[0].value
+
+
+def test_held_out_images_that_choose_nothing_are_said_to_choose_nothing():
+    app = train_screen("digits-2d", best_elbo=-90.0, chooses=False)
+    words = " ".join(one.value for one in [*app.markdown, *app.caption])
+    assert "Held-out ELBO: **\N{MINUS SIGN}90.00 nats**" in words
+    assert "which choose nothing" in words and "Best" not in words
 
 
 CHECKS = {

@@ -41,7 +41,7 @@ def curves(history: Sequence[Mapping[str, Any]], key: str, height: int = 240) ->
 
 
 def dimension_curves(history: Sequence[Mapping[str, Any]], height: int = 240) -> go.Figure:
-    """The mean KL of each latent dimension by step, the largest last named at its end.
+    """The mean KL of each latent dimension by step, the largest named at their ends.
 
     Args:
         history: The evaluations so far, at least one.
@@ -51,6 +51,8 @@ def dimension_curves(history: Sequence[Mapping[str, Any]], height: int = 240) ->
     steps = [record["step"] for record in history]
     rows = [record["validation"]["kl_per_dim"] for record in history]
     order = sorted(range(len(rows[-1])), key=lambda d: -rows[-1][d])[:_MOST_DIMENSIONS]
+    # Names stand apart by a line's height.
+    apart, named = 0.09 * max(max(row) for row in rows), []
     for place, d in enumerate(order):
         values = [row[d] for row in rows]
         figure.add_scatter(
@@ -59,7 +61,8 @@ def dimension_curves(history: Sequence[Mapping[str, Any]], height: int = 240) ->
             opacity=1 - 0.7 * place / max(1, len(order)),
             hovertemplate=f"z{d + 1}, step %{{x}}: %{{y:.3f}} nats<extra></extra>",
         )  # fmt: skip
-        if place < 3:
+        if len(named) < 3 and all(abs(values[-1] - other) > apart for other in named):
+            named.append(values[-1])
             figure.add_annotation(
                 x=steps[-1], y=values[-1], text=f"z{d + 1}", showarrow=False, xanchor="left",
                 xshift=4, font={"size": 11},

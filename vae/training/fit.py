@@ -113,7 +113,7 @@ def fit(
     watch.start(
         state, state.batches.size,
         {
-            "device": device_name(device), "arithmetic": speed.name,
+            "device": device_name(device), "arithmetic": speed.name, "chooses": chooses,
             "departures": state.departures,
         },
     )  # fmt: skip

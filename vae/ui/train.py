@@ -240,10 +240,12 @@ def _show(root: Path, run: launch.Run) -> None:
             st.progress(
                 min(1.0, step / steps), f"Step {step:,} of {steps:,}, {speed:,.0f} images/s"
             )
-        best = status.get("best_elbo")
+        best, chooses = status.get("best_elbo"), status.get("chooses", True)
         if best is not None:
-            st.markdown(f"Best validation ELBO so far: **{nats(best, 2)} nats**, at step "
-                        f"{int(status.get('best_step') or 0):,}.")  # fmt: skip
+            what = "Best validation ELBO so far" if chooses else "Held-out ELBO"
+            st.markdown(
+                f"{what}: **{nats(best, 2)} nats**, at step {int(status.get('best_step') or 0):,}."
+            )
         history = RunFolder(root / run.name).history()
         if history:
             columns = st.columns(4, gap="medium")
@@ -260,9 +262,14 @@ def _show(root: Path, run: launch.Run) -> None:
                     dimension_curves(history), "KL of each latent dimension by step",
                     key=f"curve-kl-{run.name}",
                 )  # fmt: skip
+            solid = (
+                "validation images, by which the best weights are chosen"
+                if chooses
+                else "held-out images, which choose nothing: the last weights are kept"
+            )
             st.caption(
-                "Solid: validation images, by which the best weights are chosen. Dotted: the mean "
-                "over training steps since the evaluation before. The ELBO is the true one, β = 1."
+                f"Solid: {solid}. Dotted: the mean over training steps since the evaluation "
+                "before. The ELBO is the true one, β = 1."
             )
         if run.running and st.button("Stop and save", key=f"stop-{run.name}"):
             launch.stop(root, run.name)
