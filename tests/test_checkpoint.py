@@ -26,9 +26,10 @@ import torch
 
 from vae.data.spec import ImageSpec
 from vae.model import checkpoint as module
-from vae.model.checkpoint import CheckpointError, Reference, load, write
+from vae.model.checkpoint import load, write
 from vae.model.config import ModelConfig
 from vae.model.registry import default_root, find, scan
+from vae.model.stored import CheckpointError, Reference
 from vae.model.vae import VAE
 
 ROOT = Path(__file__).parents[1]

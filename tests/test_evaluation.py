@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from vae.elbo.evaluation import statistics_of
-from vae.model.checkpoint import Reference
+from vae.model.stored import Reference
 
 
 @pytest.fixture

@@ -50,8 +50,8 @@ def bench_bound(arguments: list[str]) -> int:
 
     from vae.data.spec import ImageSpec
     from vae.elbo.evaluation import statistics_of
-    from vae.model.checkpoint import Reference
     from vae.model.config import ModelConfig
+    from vae.model.stored import Reference
     from vae.model.vae import VAE
 
     flags = parse(_Arguments, "bench bound", TEXT, arguments)

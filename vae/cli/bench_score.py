@@ -262,8 +262,9 @@ def _untrained(home: Path, draws: int) -> Checkpoint:
     import torch
 
     from vae.data.spec import ImageSpec
-    from vae.model.checkpoint import Checkpoint, Reference
+    from vae.model.checkpoint import Checkpoint
     from vae.model.config import ModelConfig
+    from vae.model.stored import Reference
     from vae.model.vae import VAE
 
     torch.manual_seed(0)

@@ -85,8 +85,9 @@ def open_checkpoint(name: str) -> Checkpoint:
     Raises:
         Stop: If there is none, or it is damaged.
     """
-    from vae.model.checkpoint import CheckpointError, load
+    from vae.model.checkpoint import load
     from vae.model.registry import default_root, find
+    from vae.model.stored import CheckpointError
 
     try:
         return load(name if os.path.isdir(name) else find(name, default_root()).path)

@@ -122,7 +122,7 @@ def score(arguments: list[str]) -> int:
 def _gate(loaded: Checkpoint, flags: _Arguments) -> FalseAlarms | None:
     """What the gate costs; finds a wrong threshold or calibration set before anything is read."""
     from vae.elbo.calibration_sets import calibration_of, calibration_set
-    from vae.model.checkpoint import CheckpointError
+    from vae.model.stored import CheckpointError
 
     try:
         compared = calibration_of(loaded, flags.calibration)

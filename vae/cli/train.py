@@ -156,7 +156,7 @@ def _parsed(arguments: list[str]) -> tuple[TrainConfig, _Arguments]:
 
 def _begun(arguments: list[str]) -> TrainConfig | None:
     """The config of the run that is to be resumed, where the arguments ask for that."""
-    from vae.model.checkpoint import recover
+    from vae.model.placing import recover
     from vae.training.run_folder import RunFolder
     from vae.training.state import config_of
 
@@ -185,7 +185,7 @@ def _begun(arguments: list[str]) -> TrainConfig | None:
 @contextmanager
 def _place(to: _Arguments, processes: Processes) -> Iterator[RunFolder]:
     """The run's folder, held by this process if it leads; removed again where nothing began."""
-    from vae.model.checkpoint import check_target, recover
+    from vae.model.placing import check_target, recover
     from vae.training.run_folder import RunFolder
 
     folder = RunFolder(to.out)

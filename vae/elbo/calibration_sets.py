@@ -20,8 +20,9 @@ import numpy as np
 from vae.data.disk import replace_file
 from vae.data.images import Adaptation
 from vae.elbo.calibration import Calibration
-from vae.model.checkpoint import Checkpoint, CheckpointError
+from vae.model.checkpoint import Checkpoint
 from vae.model.registry import Entry
+from vae.model.stored import CheckpointError
 
 __all__ = [
     "FEWEST",

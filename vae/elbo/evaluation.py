@@ -26,9 +26,10 @@ from vae.elbo.scoring import (
 )
 from vae.elbo.surgery import surgery
 from vae.elbo.terms import standard_normal_kl
-from vae.model.checkpoint import Checkpoint, Reference
+from vae.model.checkpoint import Checkpoint
 from vae.model.config import ModelConfig
 from vae.model.originals import originals, own_data
+from vae.model.stored import Reference
 from vae.model.vae import LatentModel
 
 __all__ = [

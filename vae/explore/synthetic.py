@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vae.model.checkpoint import Checkpoint, Reference, write
+from vae.model.checkpoint import Checkpoint, write
+from vae.model.stored import Reference
 
 __all__ = ["write_crowd"]
 

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vae.model.checkpoint import CheckpointError, read_manifest, recover
+from vae.model.checkpoint import read_manifest
+from vae.model.placing import recover
+from vae.model.stored import CheckpointError
 
 __all__ = ["Entry", "default_root", "find", "scan"]
 

@@ -14,8 +14,9 @@ import streamlit as st
 from vae.data.datasets import label_text
 from vae.figures.frame import nats
 from vae.figures.pictures import figure_html
-from vae.model.checkpoint import SPLITS, Checkpoint, CheckpointError
+from vae.model.checkpoint import Checkpoint
 from vae.model.likelihoods import facts_of
+from vae.model.stored import SPLITS, CheckpointError
 from vae.ui import access
 from vae.ui.links import remember
 from vae.ui.screens import SCREENS, page_path

@@ -11,7 +11,8 @@ from vae.explore.lattice import Window, dimension_plane
 from vae.explore.selection import inside
 from vae.figures.frame import nats
 from vae.figures.plane import Fact, group_slot, prior_rings
-from vae.model.checkpoint import SPLITS, Checkpoint
+from vae.model.checkpoint import Checkpoint
+from vae.model.stored import SPLITS
 from vae.ui import access, all_codes, maps
 from vae.ui.access import Table
 from vae.ui.maps import Scene

@@ -12,7 +12,8 @@ from vae.explore.selection import nearest
 from vae.figures.frame import nats
 from vae.figures.latent_map import all_pairs
 from vae.figures.pictures import gallery_html
-from vae.model.checkpoint import SPLITS, Checkpoint
+from vae.model.checkpoint import Checkpoint
+from vae.model.stored import SPLITS
 from vae.ui import access, all_codes, maps, widgets
 from vae.ui.access import Table
 from vae.ui.latent_map import DENSITY, KEY, ROUND_TRIP, VIEWS, Settings

@@ -34,7 +34,7 @@ from vae.elbo.calibration_sets import calibration_of, calibrations
 from vae.elbo.files import ScoreSettings, score_bytes
 from vae.elbo.rows import ScoreRow, to_json
 from vae.elbo.scoring import DRAWS
-from vae.model.checkpoint import CheckpointError
+from vae.model.stored import CheckpointError
 from vae.ui.uploads import MOST_BYTES, MOST_FILES, display_name
 
 __all__ = ["MOST_AT_WORK", "routes"]

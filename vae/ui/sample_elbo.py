@@ -22,7 +22,8 @@ from vae.figures.sample_elbo import (
     iso_lines,
     receipt,
 )
-from vae.model.checkpoint import SPLITS, Checkpoint
+from vae.model.checkpoint import Checkpoint
+from vae.model.stored import SPLITS
 from vae.ui import access, widgets
 from vae.ui.missing import offer_images
 from vae.ui.plane import scatter

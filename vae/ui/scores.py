@@ -15,7 +15,8 @@ from vae.elbo.files import ScoredImage, ScoreSettings
 from vae.elbo.rows import ScoreRow, to_csv, to_json, to_parquet
 from vae.elbo.scoring import DRAWS, Receipt
 from vae.figures.pictures import data_url, to_bytes
-from vae.model.checkpoint import Checkpoint, CheckpointError
+from vae.model.checkpoint import Checkpoint
+from vae.model.stored import CheckpointError
 from vae.ui import widgets
 
 __all__ = [
