@@ -12,8 +12,8 @@ import pytest
 from conftest import CHECKPOINTS
 
 import vae
+from vae.data.adaptation import Adaptation
 from vae.data.datasets import open_data
-from vae.data.images import Adaptation
 from vae.elbo.calibration import Calibration
 from vae.elbo.calibration_sets import (
     calibration_of,

@@ -9,13 +9,8 @@ import pytest
 import torch
 from conftest import within
 
-from vae.elbo.evidence import (
-    exact_evidence,
-    hermite_nodes,
-    importance_bound,
-    nested_bounds,
-    node_log_likelihoods,
-)
+from vae.elbo.evidence import exact_evidence, importance_bound, nested_bounds
+from vae.elbo.quadrature import hermite_nodes, node_log_likelihoods
 from vae.elbo.scoring import sample_scores
 from vae.elbo.terms import log_density
 from vae.model.noise import image_normals

@@ -7,9 +7,10 @@ import pytest
 from PIL import Image
 
 from vae.data import bulk, file_set
+from vae.data.adaptation import preprocess
 from vae.data.datasets import DataMissing, open_data
+from vae.data.decoding import read_image
 from vae.data.file_set import FileSet
-from vae.data.images import preprocess, read_image
 from vae.data.published import middle
 from vae.data.spec import ImageSpec
 

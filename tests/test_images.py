@@ -21,17 +21,9 @@ from image_corpus import CASES, Case, jpeg_with_exif, orientation_exif, png, png
 from PIL import GifImagePlugin, Image, ImageDraw, ImageFile
 
 from vae.data import decoding
-from vae.data.images import (
-    Adaptation,
-    ImageRefused,
-    Limits,
-    Prepared,
-    Raster,
-    encode_png,
-    preprocess,
-    read_image,
-    to_image,
-)
+from vae.data.adaptation import Adaptation, Prepared, preprocess
+from vae.data.decoding import ImageRefused, Limits, Raster, read_image
+from vae.data.images import encode_png, to_image
 from vae.data.spec import ImageSpec
 
 DIGITS = ImageSpec(1, 8, 8, levels=17, background=0.0)

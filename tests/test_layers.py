@@ -134,6 +134,34 @@ def test_the_checker_allows(tmp_path: Path, file: str, source: str) -> None:
     assert violations(tmp_path) == []
 
 
+def second_hand(root: Path) -> list[str]:
+    """Imports from a module that has the name from elsewhere itself, one line each."""
+    found = []
+    for file in sorted([*root.rglob("vae/**/*.py"), *root.rglob("pages/*.py")]):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("vae."):
+                continue
+            home = root.joinpath(*node.module.split(".")).with_suffix(".py")
+            if not home.exists():
+                continue
+            there = ast.parse(home.read_text()).body
+            lent = {a.asname or a.name for n in there if isinstance(n, ast.ImportFrom)
+                    for a in n.names}  # fmt: skip
+            found += [f"{file.relative_to(root)}: {node.module}.{alias.name}"
+                      for alias in node.names if alias.name in lent]  # fmt: skip
+    return found
+
+
+def test_every_name_is_imported_from_its_home(tmp_path: Path) -> None:
+    assert second_hand(ROOT) == []
+    room = tmp_path / "vae" / "data"
+    room.mkdir(parents=True)
+    (room / "home.py").write_text("def f(): pass")
+    (room / "lender.py").write_text("from vae.data.home import f\ndef g(): pass")
+    (room / "x.py").write_text("from vae.data.home import f\nfrom vae.data.lender import f, g")
+    assert second_hand(tmp_path) == ["vae/data/x.py: vae.data.lender.f"]
+
+
 @pytest.mark.parametrize("modules", ["vae vae.data.spec vae.data.datasets", "figures"])
 def test_a_room_does_not_import_the_house(modules: str) -> None:
     if modules == "figures":

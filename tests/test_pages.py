@@ -449,7 +449,7 @@ def test_the_calls_to_copy_give_the_same_rows(capsys, tmp_path, monkeypatch):
 def test_a_named_calibration_set_can_be_chosen(monkeypatch, tmp_path):
     import shutil
 
-    from vae.data.images import Adaptation
+    from vae.data.adaptation import Adaptation
     from vae.elbo.calibration_sets import write_calibration
     from vae.model.checkpoint import load
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from vae.data.images import Limits
+from vae.data.decoding import Limits
 from vae.elbo.files import ScoreSettings
 from vae.ui.batches import score_in_parts
 from vae.ui.drawing import drawn_png

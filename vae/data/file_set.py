@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from vae.data.bulk import Decoder, cores, decoded
-from vae.data.images import Limits, Raster
+from vae.data.decoding import Limits, Raster
 from vae.data.spec import ImageSpec
 
 __all__ = ["FileSet"]

@@ -1,11 +1,7 @@
-r"""Untrusted bytes to pixel levels: the one path of uploads, command line and training folders.
+"""Levels back to an image and a file: the way of :mod:`vae.data.adaptation`, without loss.
 
-.. math:: \text{bytes} \xrightarrow{\texttt{read\_image}} [0, 1]^{h \times w \times c}
-    \xrightarrow{\texttt{preprocess}} k \in \{0, \dots, L - 1\}^{C \times H \times W}
-
-:func:`read_image` returns finite pixels or raises :class:`ImageRefused`; :func:`preprocess` fits
-them to a model and reports every step. An image that already has the model's size and channels
-passes untouched: :func:`to_image`, :func:`encode_png` and the way back are the identity on levels.
+An image that already has the model's size and channels passes there untouched, so that going back
+and forth is the identity on levels.
 """
 
 from __future__ import annotations
@@ -15,14 +11,9 @@ import io
 import numpy as np
 from PIL import Image
 
-from vae.data.adaptation import Adaptation, Prepared, looks_inverted, preprocess
-from vae.data.decoding import ImageRefused, Limits, Raster, read_image
 from vae.data.spec import ImageSpec
 
-__all__ = [
-    "Adaptation", "ImageRefused", "Limits", "Prepared", "Raster",
-    "encode_png", "looks_inverted", "preprocess", "read_image", "to_image",
-]  # fmt: skip
+__all__ = ["encode_png", "to_image"]
 
 
 def to_image(levels: np.ndarray, spec: ImageSpec) -> np.ndarray:

@@ -34,8 +34,8 @@ from vae.data.datasets import (
     shuffled,
     split_indices,
 )
+from vae.data.decoding import Raster
 from vae.data.file_set import FileSet
-from vae.data.images import Raster
 from vae.data.spec import ImageSpec
 
 __all__ = ["SETS", "PublishedSet", "data_home", "open_published"]

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from vae.data.adaptation import Adaptation
 from vae.data.disk import replace_file
-from vae.data.images import Adaptation
 from vae.elbo.calibration import Calibration
 from vae.model.checkpoint import Checkpoint
 from vae.model.registry import Entry

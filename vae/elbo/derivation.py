@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vae.elbo.evidence import exact_evidence, node_log_likelihoods
+from vae.elbo.evidence import exact_evidence
 from vae.elbo.ladder import bound_ladder
-from vae.elbo.quadrature import CoarseScan
+from vae.elbo.quadrature import CoarseScan, node_log_likelihoods
 from vae.elbo.scoring import posterior_nodes, sample_scores
 from vae.elbo.terms import log_density
 from vae.model.vae import LatentModel, observe

@@ -17,9 +17,7 @@ from torch import Tensor
 from vae.elbo.quadrature import (
     CoarseScan,
     coarse_scan,
-    hermite_nodes,
     log_sum_exp,
-    node_log_likelihoods,
     quadrature,
 )
 from vae.elbo.tiles import row_sums
@@ -29,10 +27,8 @@ __all__ = [
     "Bound",
     "Evidence",
     "exact_evidence",
-    "hermite_nodes",
     "importance_bound",
     "nested_bounds",
-    "node_log_likelihoods",
 ]
 
 

@@ -13,15 +13,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from vae.data.adaptation import Adaptation, Prepared, preprocess
 from vae.data.bulk import Decoded, Decoder, cores, decoded, usual_workers
-from vae.data.images import (
-    Adaptation,
-    ImageRefused,
-    Limits,
-    Prepared,
-    preprocess,
-    read_image,
-)
+from vae.data.decoding import ImageRefused, Limits, read_image
 from vae.data.listing import ImageFile, chunks_of
 from vae.elbo.rows import ScoreRow, refused_row
 from vae.elbo.scoring import DRAWS, score_levels

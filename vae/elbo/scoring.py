@@ -16,12 +16,8 @@ import torch
 from torch import Tensor
 
 from vae.elbo.calibration_sets import calibration_of
-from vae.elbo.evidence import (
-    exact_evidence,
-    hermite_nodes,
-    importance_bound,
-    node_log_likelihoods,
-)
+from vae.elbo.evidence import exact_evidence, importance_bound
+from vae.elbo.quadrature import hermite_nodes, node_log_likelihoods
 from vae.elbo.rows import ScoreRow
 from vae.elbo.terms import (
     Terms,

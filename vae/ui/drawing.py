@@ -8,7 +8,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from vae.data.images import Limits
+from vae.data.decoding import Limits
 from vae.data.spec import ImageSpec
 
 __all__ = ["drawn_png", "drawing_pad"]

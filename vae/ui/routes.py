@@ -29,7 +29,8 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from vae.data.images import Adaptation, Limits
+from vae.data.adaptation import Adaptation
+from vae.data.decoding import Limits
 from vae.elbo.calibration_sets import calibration_of, calibrations
 from vae.elbo.files import ScoreSettings, score_bytes
 from vae.elbo.rows import ScoreRow, to_json

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import streamlit as st
 
-from vae.data.images import Prepared
+from vae.data.adaptation import Prepared
 from vae.elbo.calibration import Calibration, FalseAlarms
 from vae.elbo.files import ScoreSettings
 from vae.elbo.rows import ScoreRow

@@ -9,7 +9,7 @@ from urllib.parse import urlencode, urlsplit
 import numpy as np
 import streamlit as st
 
-from vae.data.images import Adaptation, looks_inverted
+from vae.data.adaptation import Adaptation, looks_inverted
 from vae.elbo.calibration_sets import calibration_of, calibrations
 from vae.elbo.files import ScoredImage, ScoreSettings
 from vae.elbo.rows import ScoreRow, to_csv, to_json, to_parquet

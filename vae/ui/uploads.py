@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 
-from vae.data.images import Limits
+from vae.data.decoding import Limits
 
 __all__ = ["INVITATION", "INVITATION_ONE", "MOST_BYTES", "MOST_FILES", "admitted", "display_name"]
 

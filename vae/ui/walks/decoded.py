@@ -11,7 +11,8 @@ import numpy as np
 import streamlit as st
 import torch
 
-from vae.data.images import Prepared, preprocess, read_image
+from vae.data.adaptation import Prepared, preprocess
+from vae.data.decoding import read_image
 from vae.elbo.tiles import decode_means, encode_tiled
 from vae.explore.profile import Profile, profile, typical
 from vae.figures.films import Sheet, frame_count, sprite_sheet

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import streamlit as st
 
-from vae.data.images import ImageRefused
+from vae.data.decoding import ImageRefused
 from vae.model.checkpoint import Checkpoint
 from vae.ui import access, links
 from vae.ui.uploads import INVITATION_ONE, admitted
