@@ -1,7 +1,7 @@
 """Bounds on one axis of nats, rung above rung: a table whose middle column is drawn to scale.
 
 It is HTML and no chart of Plotly's: every value stands in reach of a screen reader, and another
-image's ladder is there at once, where a chart takes the page 40 ms.
+image's ladder is there at once, where a chart is drawn for tens of milliseconds.
 """
 
 from __future__ import annotations
