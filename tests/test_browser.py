@@ -232,10 +232,13 @@ def test_picking_a_sample_updates_receipt_and_ladder(server, page):
     page.get_by_role("link", name="The bound", exact=True).click()
     page.get_by_text("exact score of sample 12").wait_for()
     page.locator(".js-plotly-plot").first.wait_for()
-    ladder = lead(page).inner_text()
+    sentence, ladder = lead(page).inner_text(), page.locator(".elb-ladder").inner_text()
+    assert "log p(x), exact" in ladder and "L, k = 5,000" in ladder
     page.get_by_role("button", name="Next", exact=True).click()
     page.get_by_text("exact score of sample 13").wait_for()
-    assert lead(page).inner_text() != ladder
+    settle(page)
+    assert lead(page).inner_text() != sentence
+    assert page.locator(".elb-ladder").inner_text() != ladder
 
 
 def test_company_leaves_the_kl_alone_and_sigma_sets_the_cost(server, page):

@@ -39,6 +39,15 @@ def test_the_exact_value_runs_through_every_row_and_only_where_there_is_one():
     assert not lefts(ladder_html(RUNGS[1:], [], "bounds"), "line")
 
 
+def test_a_bar_of_error_stays_on_its_axis_and_a_small_one_is_no_exact_value():
+    html = ladder_html(
+        [Rung("far", -80.0, 9.0, "#111"), Rung("near", -79.0, 1e-3, "#222")], [], ""
+    )
+    (start, _), (width, _) = lefts(html, "bar"), widths(html, "bar")
+    assert start > 0 and start + width < 100
+    assert "± 9.00" in html and "± &lt; 0.01" in html and "± 0.00" not in html
+
+
 def test_every_value_can_be_read_as_text():
     html = ladder_html(RUNGS, GAPS, 'all "bounds"')
     cells = re.findall(r"<td>([^<]*)</td>", html)

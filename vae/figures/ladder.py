@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from html import escape
 from typing import NamedTuple
 
-import numpy as np
-
 from vae.figures.frame import nats
 
 __all__ = ["Rung", "ladder_html"]
@@ -47,9 +45,10 @@ def ladder_html(rungs: Sequence[Rung], gaps: Sequence[tuple[str, float, float]],
         gaps: Name, lower and upper end in nats of each part of the gap.
         alt: What the ladder shows.
     """
-    values = np.array([rung.value for rung in rungs])
-    spread = max(float(np.ptp(values)), 0.05)
-    low, high = float(values.min()) - 0.08 * spread, float(values.max()) + 0.08 * spread
+    # Bars of error too must end before the names begin.
+    ends = [rung.value + side * rung.error for rung in rungs for side in (-1, 1)]
+    room = 0.08 * max(max(ends) - min(ends), 0.05)
+    low, high = min(ends) - room, max(ends) + room
 
     def across(value: float) -> float:
         return round(100 * (value - low) / (high - low), 3)
@@ -61,14 +60,13 @@ def ladder_html(rungs: Sequence[Rung], gaps: Sequence[tuple[str, float, float]],
     )
     rows = []
     for rung in rungs:
-        ends = across(rung.value - rung.error), across(rung.value + rung.error)
+        start, end = across(rung.value - rung.error), across(rung.value + rung.error)
         mark = (
-            f'<i class="bar" style="left:{ends[0]}%;width:{ends[1] - ends[0]:.3f}%"></i>'
+            f'<i class="bar" style="left:{start}%;width:{end - start:.3f}%"></i>'
             f'<i class="mark{" exact" if rung.exact else ""}" '
             f'style="left:{across(rung.value)}%;background:{rung.colour}"></i>'
         )
-        error = f"± {rung.error:.2f}" if rung.error else ""
-        rows.append(_row(rung.name, line + mark, nats(rung.value, 2), error))
+        rows.append(_row(rung.name, line + mark, nats(rung.value, 2), _error(rung.error)))
     for name, start, end in gaps:
         width = across(end) - across(start)
         part = f'<i class="part" style="left:{across(start)}%;width:{width:.3f}%"></i>'
@@ -92,6 +90,13 @@ def _row(name: str, drawing: str, value: str, error: str = "") -> str:
         f"<tr><th scope='row'>{escape(name)}</th><td aria-hidden='true'>{drawing}</td>"
         f"<td>{value}</td><td>{error}</td></tr>"
     )
+
+
+def _error(error: float) -> str:
+    """A standard error; a small one must not read like that of an exact value."""
+    if not error:
+        return ""
+    return f"± {error:.2f}" if error >= 0.005 else "± &lt; 0.01"
 
 
 def _ticks(low: float, high: float) -> list[tuple[float, str]]:
