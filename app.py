@@ -3,7 +3,8 @@
 import os
 from pathlib import Path
 
-# As in vae/__main__.py: threads that wait must leave the cores to other visitors and to training.
+# Before torch loads its threads: those that wait must leave the cores to other visitors and to
+# training. vae/cli/company.py says why; a server's threads are never alone for long.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 import streamlit as st  # noqa: E402

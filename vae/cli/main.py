@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from vae.cli import app, bench, calibrate, data, evaluate, score, train
+from vae.cli.company import considerate
 from vae.cli.program import EXIT_USAGE, Stop
 
 __all__ = ["main"]
@@ -43,7 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return EXIT_USAGE
     try:
-        return _COMMANDS[name][1](rest)
+        with considerate():
+            return _COMMANDS[name][1](rest)
     except Stop as stop:
         print(f"vae {name}: {stop}", file=sys.stderr)
         return stop.code

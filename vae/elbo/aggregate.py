@@ -22,7 +22,7 @@ __all__ = ["ACTIVE_VARIANCE", "active_units", "aggregate_log_density", "batch_mo
 ACTIVE_VARIANCE = 0.01
 
 # Bounds the memory of one step, in pairs of a code and a component.
-_PAIRS_AT_ONCE = 2**20
+_PAIRS_AT_ONCE = 2**19
 
 
 def active_units(mu: Tensor) -> Tensor:

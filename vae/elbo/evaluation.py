@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from vae.data.datasets import ImageData
@@ -239,27 +239,33 @@ def statistics_of(
     # glibc hands freed buffers back and takes them again page by page, a twentieth of the time
     # here, until it has seen a block of this size come and go.
     torch.empty(_LARGE_BLOCK, dtype=torch.uint8)
-    parts = []
     most = min(_IMAGES_AT_ONCE, math.ceil(which.size / torch.get_num_threads()))
     chunks = np.array_split(np.arange(which.size), max(1, math.ceil(which.size / max(1, most))))
+    # Filled as results come: kept ones would lie between the threads' freed buffers, which then
+    # could neither be handed back nor used again.
+    codes = np.empty((2, which.size, model.config.latent_dim))
+    numbers = np.empty((5, which.size))
     bar = tqdm(total=which.size, disable=not progress, file=sys.stderr, unit="image")
     with bar:
-        for part in _in_threads(work, chunks):
-            parts.append(part)
-            bar.update(len(part.mu))
-            bar.set_postfix_str(_so_far(parts))
-
-    def joined(column: Callable[[SampleScores], Tensor]) -> np.ndarray:
-        return np.concatenate([column(part).numpy() for part in parts])
-
+        for rows, part in zip(chunks, _in_threads(work, chunks), strict=True):
+            columns = (
+                part.terms.expected_log_likelihood, part.terms.elbo, part.elbo_se,
+                part.iwae_bound, part.log_evidence,
+            )  # fmt: skip
+            codes[:, rows] = torch.stack((part.mu, 2 * part.sigma.log())).numpy()
+            numbers[:, rows] = torch.stack(columns).numpy()
+            bar.update(len(rows))
+            bar.set_postfix_str(_so_far(*numbers[[1, 3], : rows[-1] + 1]) if len(rows) else "")
+    mu, log_variance = codes
+    expected, elbo, elbo_se, bound, evidence = numbers
     return which._replace(
-        mu=joined(lambda part: part.mu),
-        log_variance=joined(lambda part: 2 * part.sigma.log()),
-        expected_log_likelihood=joined(lambda part: part.terms.expected_log_likelihood),
-        elbo=joined(lambda part: part.terms.elbo),
-        elbo_se=joined(lambda part: part.elbo_se),
-        iwae_bound=joined(lambda part: part.iwae_bound),
-        log_evidence=joined(lambda part: part.log_evidence),
+        mu=mu,
+        log_variance=log_variance,
+        expected_log_likelihood=expected,
+        elbo=elbo,
+        elbo_se=elbo_se,
+        iwae_bound=bound,
+        log_evidence=evidence,
     )
 
 
@@ -278,18 +284,17 @@ def _in_threads(
         return
     pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
     try:
-        for future in [pool.submit(work, chunk) for chunk in chunks]:
-            yield future.result()
+        waiting = deque(pool.submit(work, chunk) for chunk in chunks)
+        while waiting:
+            yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
         # The workers' choice is what later threads would start with.
         torch.set_num_threads(threads)
 
 
-def _so_far(parts: list[SampleScores]) -> str:
+def _so_far(elbos: np.ndarray, bounds: np.ndarray) -> str:
     """The mean of what is known of log p(x) so far, for whoever watches."""
-    bounds = torch.cat([part.iwae_bound for part in parts])
-    elbos = torch.cat([part.terms.elbo for part in parts])
-    name, values = ("ELBO", elbos) if bounds.isnan().any() else ("L_k", bounds)
-    error = values.std() / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    name, values = ("ELBO", elbos) if np.isnan(bounds).any() else ("L_k", bounds)
+    error = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.nan
     return f"{name} {values.mean():.2f} ± {error:.2f} nats"

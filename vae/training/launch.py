@@ -5,6 +5,7 @@ What a run is doing stands in the ``.run`` folder of its checkpoint; nothing her
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -104,13 +105,15 @@ def start(name: str, words: list[str]) -> None:
         OSError: If the process or its output cannot be made.
     """
     log = _log(name)
+    # How the app's threads wait is no matter of the run's.
+    environment = {key: value for key, value in os.environ.items() if key != "GOMP_SPINCOUNT"}
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
         # A session of its own: neither the browser's tab nor the server takes it along.
         process = subprocess.Popen(
             [sys.executable, "-m", "vae", *words],
             cwd=Path(__file__).parents[2], stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-            start_new_session=True,
+            start_new_session=True, env=environment,
         )  # fmt: skip
     # Whoever starts a process must ask how it ended, or it stays in the table of processes.
     threading.Thread(target=process.wait, daemon=True).start()
