@@ -15,13 +15,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch.nn.parallel import DistributedDataParallel
 
 from vae.data.datasets import ImageData
 from vae.model.vae import VAE
 from vae.training.config import TrainConfig
 from vae.training.devices import choose_device, device_name
 from vae.training.loss import BatchLoss, TrainingLoss
+from vae.training.neighbours import data_parallel
 from vae.training.processes import ALONE, Processes
 from vae.training.schedules import kl_setting, learning_rate
 from vae.training.speed import Speed, choose_speed
@@ -105,7 +105,7 @@ def fit(
     speed = _speed(state, loss_of, watch, processes)
     step_of = speed.ready(loss_of)
     if processes.count > 1:
-        step_of = DistributedDataParallel(step_of, gradient_as_bucket_view=True)
+        step_of = data_parallel(step_of, processes)
     validation = data.read(data.splits.validation[: config.validation_images])
     # A contrast's point is where it ends, and test images choose nothing.
     chooses = config.objective != "batch_moment_kl" and data.validation_chooses
