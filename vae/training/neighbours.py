@@ -110,15 +110,19 @@ def data_parallel(module: nn.Module, processes: Processes) -> DistributedDataPar
         module: Each process's own, with the same weights.
         processes: All that train together.
     """
-    whole = DistributedDataParallel(module, gradient_as_bucket_view=True)
     size = sum(weight.numel() for weight in module.parameters())
     on_one_machine = os.environ.get("LOCAL_WORLD_SIZE") == str(processes.count)
     if on_one_machine and processes.carrier.type == "cpu" and hasattr(socket, "AF_UNIX"):
         neighbours = neighbours_of(processes, size)
         # Without memory to share, gradients are sent after all.
         if neighbours is not None:
+            # One bucket, since who takes a mean must wait for the others.
+            whole = DistributedDataParallel(
+                module, gradient_as_bucket_view=True, bucket_cap_mb=size * 4 / 2**20 + 1
+            )
             whole.register_comm_hook(None, neighbours.hook)
-    return whole
+            return whole
+    return DistributedDataParallel(module, gradient_as_bucket_view=True)
 
 
 def neighbours_of(processes: Processes, size: int) -> Neighbours | None:
