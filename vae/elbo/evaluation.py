@@ -279,9 +279,9 @@ def _in_threads(
 ) -> Iterator[SampleScores]:
     """Results in order, from as many threads as torch uses, each computing by itself.
 
-    Images have nothing to wait for each other. Threads that share every matrix product do wait, at
-    the end of each, which costs a tenth of the speed of two quiet cores and most of that of two
-    busy ones.
+    Images have nothing to wait for each other. Alone this is as fast as threads that share every
+    matrix product; those, though, wait for the last of them at the end of each, and beside another
+    busy program that one is late.
     """
     threads = torch.get_num_threads()
     if min(threads, len(chunks)) < 2:
