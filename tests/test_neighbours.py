@@ -38,7 +38,11 @@ def main(folder: Path) -> None:
             "gradients": gradients(processes),
             "ended": ended(processes),
         }
-    (folder / f"{processes.rank}.json").write_text(json.dumps(found))
+        (folder / f"{processes.rank}.json").write_text(json.dumps(found))
+        # Who leaves closes gloo's connections, on which the others may still wait.
+        deadline = time.monotonic() + 60
+        while len([*folder.glob("*.json")]) < COUNT and time.monotonic() < deadline:
+            time.sleep(0.05)
 
 
 def means(processes: Processes) -> dict:

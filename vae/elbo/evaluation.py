@@ -248,30 +248,30 @@ def statistics_of(
     chunks = np.array_split(np.arange(which.size), max(1, math.ceil(which.size / max(1, most))))
     # Filled as results come: kept ones would lie between the threads' freed buffers, which then
     # could neither be handed back nor used again.
-    codes = np.empty((2, which.size, model.config.latent_dim))
-    numbers = np.empty((5, which.size))
+    shape = (which.size, model.config.latent_dim)
+    filled = which._replace(
+        mu=np.empty(shape),
+        log_variance=np.empty(shape),
+        expected_log_likelihood=np.empty(which.size),
+        elbo=np.empty(which.size),
+        elbo_se=np.empty(which.size),
+        iwae_bound=np.empty(which.size),
+        log_evidence=np.empty(which.size),
+    )
     bar = tqdm(total=which.size, disable=not progress, file=sys.stderr, unit="image")
     with bar:
         for rows, part in zip(chunks, _in_threads(work, chunks), strict=True):
-            columns = (
-                part.terms.expected_log_likelihood, part.terms.elbo, part.elbo_se,
-                part.iwae_bound, part.log_evidence,
-            )  # fmt: skip
-            codes[:, rows] = torch.stack((part.mu, 2 * part.sigma.log())).numpy()
-            numbers[:, rows] = torch.stack(columns).numpy()
+            filled.mu[rows] = part.mu.numpy()
+            filled.log_variance[rows] = (2 * part.sigma.log()).numpy()
+            filled.expected_log_likelihood[rows] = part.terms.expected_log_likelihood.numpy()
+            filled.elbo[rows] = part.terms.elbo.numpy()
+            filled.elbo_se[rows] = part.elbo_se.numpy()
+            filled.iwae_bound[rows] = part.iwae_bound.numpy()
+            filled.log_evidence[rows] = part.log_evidence.numpy()
             bar.update(len(rows))
-            bar.set_postfix_str(_so_far(*numbers[[1, 3], : rows[-1] + 1]) if len(rows) else "")
-    mu, log_variance = codes
-    expected, elbo, elbo_se, bound, evidence = numbers
-    return which._replace(
-        mu=mu,
-        log_variance=log_variance,
-        expected_log_likelihood=expected,
-        elbo=elbo,
-        elbo_se=elbo_se,
-        iwae_bound=bound,
-        log_evidence=evidence,
-    )
+            done = slice(rows[-1] + 1)
+            bar.set_postfix_str(_so_far(filled.elbo[done], filled.iwae_bound[done]))
+    return filled
 
 
 def _in_threads(

@@ -118,7 +118,7 @@ def compare_loops(
         "conventional": (_conventional(config, data, place), max(1, steps // 4)),
     }
     if fast:
-        for speed in (Speed(False, True), Speed(True, False), Speed(True, True)):
+        for speed in (Speed(compiled=True), Speed(bfloat16=True), Speed(True, True)):
             loop = _ours(config, data, place, speed)
             try:
                 loop(3)

@@ -112,7 +112,7 @@ def data_parallel(module: nn.Module, processes: Processes) -> DistributedDataPar
     """
     size = sum(weight.numel() for weight in module.parameters())
     on_one_machine = os.environ.get("LOCAL_WORLD_SIZE") == str(processes.count)
-    if on_one_machine and processes.carrier.type == "cpu" and hasattr(socket, "AF_UNIX"):
+    if on_one_machine and next(module.parameters()).device.type == "cpu":
         neighbours = neighbours_of(processes, size)
         # Without memory to share, gradients are sent after all.
         if neighbours is not None:
@@ -170,14 +170,14 @@ def _folder(count: int, size: int) -> Path | None:
     room = 2 * count * size * 4
     if room > _MOST_BYTES:
         return None
-    memory = "/dev/shm"
     folder = None
     try:
-        folder = Path(tempfile.mkdtemp(dir=memory if os.path.isdir(memory) else None))
+        # Not every system has this place; those that do have all else that is needed.
+        folder = Path(tempfile.mkdtemp(dir="/dev/shm"))
         with (folder / "places").open("wb") as file:
             # A file with holes would end the program when they cannot be filled.
             os.posix_fallocate(file.fileno(), 0, room)
-    except (OSError, AttributeError):
+    except OSError:
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
         return None
