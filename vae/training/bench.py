@@ -1,7 +1,8 @@
 r"""How fast the training loop is, against two loops with the same network.
 
 - *bare*: tensors in memory, the same arithmetic, averaged weights and clipping, and nothing else:
-  what a loop could reach.
+  what a loop could reach. The same means float32, its products by oneDNN where that pays, as in
+  training; our loop's other arithmetics are measured against it too.
 - *conventional*: torchvision's MNIST class and transforms through a ``DataLoader``, a number read
   back each step, as is often written. It has neither averaged weights nor clipping.
 
@@ -30,12 +31,13 @@ from torch import Tensor, nn
 from vae.data.datasets import ImageData, Splits
 from vae.data.spec import ImageSpec
 from vae.elbo.terms import standard_normal_kl
+from vae.model.linear import use_onednn
 from vae.model.vae import VAE
 from vae.training.config import TrainConfig
 from vae.training.devices import choose_device
 from vae.training.fit import train_step
 from vae.training.loss import TrainingLoss
-from vae.training.speed import Speed
+from vae.training.speed import Speed, float32_on
 from vae.training.state import RunState
 from vae.training.watch import Watch
 
@@ -112,13 +114,15 @@ def compare_loops(
         config = replace(config, batch_size=batch)
     place = choose_device(device)
     data = _noise(_SIDES[case])
+    plain = float32_on(place)
     loops: dict[str, tuple[Callable[[int], None], int]] = {
-        "ours": (_ours(config, data, place, Speed()), steps),
-        "bare": (_bare(config, data, place), steps),
+        f"ours, {plain.name}": (_ours(config, data, place, plain), steps),
+        "bare": (_bare(config, data, place, plain), steps),
         "conventional": (_conventional(config, data, place), max(1, steps // 4)),
     }
     if fast:
-        for speed in (Speed(compiled=True), Speed(bfloat16=True), Speed(True, True)):
+        others = (plain._replace(compiled=True), Speed(bfloat16=True), Speed(True, True))
+        for speed in (Speed(), *others) if plain.onednn else others:
             loop = _ours(config, data, place, speed)
             try:
                 loop(3)
@@ -180,8 +184,11 @@ def _ours(
     return run
 
 
-def _bare(config: TrainConfig, data: ImageData, device: torch.device) -> Callable[[int], None]:
+def _bare(
+    config: TrainConfig, data: ImageData, device: torch.device, speed: Speed
+) -> Callable[[int], None]:
     model = VAE(config.model(data.spec)).to(device)
+    use_onednn(model, speed.onednn)
     images = (torch.from_numpy(data.read(data.splits.train)) >= 128).float().to(device)
     weights = list(model.parameters())
     average = [weight.detach().clone() for weight in weights]

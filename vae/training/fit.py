@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from vae.data.datasets import ImageData
+from vae.model.linear import use_onednn
 from vae.model.vae import VAE
 from vae.training.config import TrainConfig
 from vae.training.devices import choose_device, device_name
@@ -157,6 +158,8 @@ def fit(
         raise
     watch.close(state)
     model = state.model.cpu()
+    # From here on its scores are those that the app will give.
+    use_onednn(model, False)
     if processes.leads:
         model.load_state_dict(state.best)
     return Fitted(
