@@ -1,4 +1,4 @@
-"""Processes of one machine take their means through shared memory: exactly, or not at all."""
+"""Processes of one machine share memory and the update: exactly, or not at all."""
 
 from __future__ import annotations
 
@@ -8,34 +8,36 @@ import random
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from conftest import few_digits
 
 from vae.training import neighbours as module
-from vae.training.neighbours import data_parallel, neighbours_of
+from vae.training.config import TrainConfig
+from vae.training.fit import fit
+from vae.training.neighbours import neighbours_of, room_for
 from vae.training.processes import Processes, joined
+from vae.training.shared_update import owners_of
 
 ROOT = Path(__file__).parents[1]
 COUNT, ROUNDS, SIZE = 3, 200, 5_000
-
-
-def values_of(rank: int, turn: int) -> Tensor:
-    """What a process brings to a round; fewer elements in some rounds."""
-    generator = torch.Generator().manual_seed(1_000 * turn + rank)
-    return torch.randn(SIZE - 7 * (turn % 5), generator=generator)
+CONFIG = TrainConfig(
+    hidden=(16,), latent_dim=3, steps=25, batch_size=33, evaluate_every=10, device="cpu",
+    warmup_steps=2, clip=1.0,
+)  # fmt: skip
 
 
 def main(folder: Path) -> None:
     """What each process runs."""
     with joined("cpu") as processes:
         found = {
-            "means": means(processes),
+            "meetings": meetings(processes),
             "refused": refused(processes),
             "full": full(processes),
-            "gradients": gradients(processes),
+            "weights": weights(processes),
             "ended": ended(processes),
         }
         (folder / f"{processes.rank}.json").write_text(json.dumps(found))
@@ -45,20 +47,24 @@ def main(folder: Path) -> None:
             time.sleep(0.05)
 
 
-def means(processes: Processes) -> dict:
-    """Many means, from processes that are early and late by turns."""
-    neighbours = neighbours_of(processes, SIZE)
-    wrong, sums = 0, []
+def meetings(processes: Processes) -> dict:
+    """Many meetings of processes that are early and late by turns, each of which writes."""
+    neighbours = neighbours_of(processes, 2 * room_for((COUNT, SIZE)))
+    # Two, so that nobody writes where another may still read.
+    places = [neighbours.place((COUNT, SIZE)) for _ in range(2)]
+    wrong = int(bool(places[0].any()) or bool(places[1].any()))
+    neighbours.meet()
     dawdle = random.Random(processes.rank)
     for turn in range(ROUNDS):
-        mine = values_of(processes.rank, turn)
+        place = places[turn % 2]
+        place[processes.rank] = 1_000 * turn + processes.rank
         if dawdle.random() < 0.2:
             time.sleep(dawdle.choice([1e-4, 3e-3]))
-        neighbours.mean_(mine)
-        expected = torch.stack([values_of(rank, turn) for rank in range(COUNT)]).mean(0)
-        wrong += not torch.allclose(mine, expected, atol=1e-6)
-        sums.append(float(mine.double().sum()))
-    return {"wrong": wrong, "sums": sums, "left": neighbours.folder.exists()}
+        neighbours.meet()
+        expected = 1_000 * turn + torch.arange(float(COUNT))
+        wrong += not torch.equal(place, expected[:, None].expand(COUNT, SIZE))
+        wrong += not torch.equal(neighbours.each(turn - processes.rank), turn - torch.arange(3.0))
+    return {"wrong": wrong, "left": neighbours.folder.exists()}
 
 
 def refused(processes: Processes) -> bool:
@@ -82,38 +88,30 @@ def full(processes: Processes) -> list[bool]:
     return [nobody, len(made) == (1 if processes.leads else 0), not any(map(os.path.exists, made))]
 
 
-def gradients(processes: Processes) -> list[list[float]]:
-    """A network's gradient with shared memory, and without."""
+def weights(processes: Processes) -> list[list[float]]:
+    """What a run ends with: with shared memory, without, and with clipping that does nothing."""
     found = []
-    for room in (module._MOST_BYTES, 0):
-        torch.manual_seed(0)
-        network = nn.Linear(6, 1)
+    for room, clip in ((module._MOST_BYTES, 1.0), (0, 1.0), (module._MOST_BYTES, 1e9)):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(module, "_MOST_BYTES", room)
-            whole = data_parallel(network, processes)
-        x = torch.arange(6.0)[None] + processes.rank
-        for _ in range(3):
-            network.zero_grad()
-            whole(x).square().sum().backward()
-        found.append(network.weight.grad.flatten().tolist())
+            fitted = fit(replace(CONFIG, clip=clip), few_digits(), False, processes=processes)
+        found.append(torch.cat([one.flatten() for one in fitted.model.parameters()])[::7].tolist())
     return found
 
 
 def ended(processes: Processes) -> str:
     """What the others hear when one of them has ended."""
     neighbours = neighbours_of(processes, SIZE)
-    if processes.rank == 2:
-        for line in neighbours._lines:
-            line.close()
-        return ""
     try:
         for _ in range(3):
-            neighbours.mean_(torch.zeros(SIZE))
+            if processes.rank == 2:
+                return ""
+            neighbours.meet()
     except RuntimeError as error:
-        # Those who still listen learn of it in the same way.
-        for line in neighbours._lines:
-            line.close()
         return str(error)
+    finally:
+        # Those who still listen learn of it in the same way.
+        neighbours.close()
     return "nothing"
 
 
@@ -135,13 +133,12 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(COUNT)]
 
 
-def test_all_get_the_same_mean_to_the_last_bit(found: list[dict]) -> None:
-    assert [one["means"]["wrong"] for one in found] == [0] * COUNT
-    assert found[0]["means"]["sums"] == found[1]["means"]["sums"] == found[2]["means"]["sums"]
+def test_what_one_wrote_is_read_by_all_after_they_met(found: list[dict]) -> None:
+    assert [one["meetings"]["wrong"] for one in found] == [0] * COUNT
 
 
 def test_nothing_is_left_where_they_met(found: list[dict]) -> None:
-    assert not any(one["means"]["left"] for one in found)
+    assert not any(one["meetings"]["left"] for one in found)
 
 
 def test_all_do_without_where_one_must(found: list[dict]) -> None:
@@ -149,16 +146,36 @@ def test_all_do_without_where_one_must(found: list[dict]) -> None:
     assert [one["full"] for one in found] == [[True] * 3] * COUNT
 
 
-def test_gradients_are_those_that_are_sent_otherwise(found: list[dict]) -> None:
-    shared, sent = found[0]["gradients"]
-    assert shared == pytest.approx(sent, rel=1e-6) and any(shared)
-    assert all(one["gradients"][0] == shared for one in found)
+def test_a_shared_update_is_the_update(found: list[dict]) -> None:
+    shared, sent, unclipped = found[0]["weights"]
+    assert shared == pytest.approx(sent, abs=2e-6)
+    # The gradient was long enough for the norm of all parts to matter.
+    assert unclipped != pytest.approx(sent, abs=1e-5)
 
 
 def test_who_waits_for_one_that_ended_is_told(found: list[dict]) -> None:
     assert [one["ended"] for one in found] == [
         *["another of the processes that train together ended"] * 2, ""
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("sizes", "count", "owners"),
+    [([5, 4, 3], 1, [0, 0, 0]), ([3, 4, 6, 1], 2, [1, 1, 0, 0]), ([2], 3, [0]), ([], 2, [])],
+)
+def test_each_weight_has_one_owner(sizes: list[int], count: int, owners: list[int]) -> None:
+    assert owners_of(sizes, count) == owners
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_owners_have_about_the_same_work(count: int) -> None:
+    sizes = [9_216, 32, 9_216, 32, 65_536, 256, 40_960, 10, 2_560, 256, 65_536, 512, 9_216, 1]
+    loads = [0] * count
+    for size, owner in zip(sizes, owners_of(sizes, count), strict=True):
+        loads[owner] += size
+    # No more than the largest apart: whoever got it had the least until then.
+    assert max(loads) - min(loads) <= max(sizes)
+    assert sum(loads) == sum(sizes)
 
 
 if __name__ == "__main__":

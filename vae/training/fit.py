@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch.nn.parallel import DistributedDataParallel
 
 from vae.data.datasets import ImageData
 from vae.model.linear import use_onednn
@@ -22,9 +23,9 @@ from vae.model.vae import VAE
 from vae.training.config import TrainConfig
 from vae.training.devices import choose_device, device_name
 from vae.training.loss import BatchLoss, TrainingLoss
-from vae.training.neighbours import data_parallel
 from vae.training.processes import ALONE, Processes
 from vae.training.schedules import kl_setting, learning_rate
+from vae.training.shared_update import SharedUpdate, share_update
 from vae.training.speed import Speed, choose_speed
 from vae.training.state import RunState
 from vae.training.stopping import Interrupted
@@ -105,8 +106,16 @@ def fit(
     loss_of = TrainingLoss(state.model, config, len(data.splits.train), processes)
     speed = _speed(state, loss_of, watch, processes)
     step_of = speed.ready(loss_of)
+    shared, largest = None, processes.largest
     if processes.count > 1:
-        step_of = data_parallel(step_of, processes)
+        shared = share_update(state, processes)
+        if shared is None:
+            # Buffers are equal everywhere without being sent in each step.
+            step_of = DistributedDataParallel(
+                step_of, gradient_as_bucket_view=True, broadcast_buffers=False
+            )
+        else:
+            largest = shared.largest
     validation = data.read(data.splits.validation[: config.validation_images])
     # A contrast's point is where it ends, and test images choose nothing.
     chooses = config.objective != "batch_moment_kl" and data.validation_chooses
@@ -124,10 +133,10 @@ def fit(
     start = time.perf_counter() - state.seconds
     limit = 60 * config.max_minutes or math.inf
     time_share = state.seconds / limit
-    verdict = processes.largest(processes.leads and _is_stale(state))
+    verdict = largest(processes.leads and _is_stale(state))
     try:
         while state.step < config.steps and time_share < 1 and not verdict:
-            train_step(state, step_of, speed, processes, time_share)
+            train_step(state, step_of, speed, processes, shared, time_share)
             state.seconds = time.perf_counter() - start
 
             evaluates = state.step % config.evaluate_every == 0
@@ -136,10 +145,10 @@ def fit(
             if processes.leads:
                 watch.look(state)
             if processes.count == 1 or state.step % _AGREE_EVERY == 0:
-                time_share = processes.largest(state.seconds / limit)
-                verdict = processes.largest(watch.verdict)
+                time_share = largest(state.seconds / limit)
+                verdict = largest(watch.verdict)
             if config.patience and evaluates:
-                verdict = verdict or processes.largest(processes.leads and _is_stale(state))
+                verdict = verdict or largest(processes.leads and _is_stale(state))
         interrupted = verdict >= 2
         if not interrupted and (not state.history or state.history[-1]["step"] < state.step):
             _evaluate(state, validation, chooses, watch, processes)
@@ -180,6 +189,7 @@ def train_step(
     step_of: Callable[..., BatchLoss],
     speed: Speed,
     processes: Processes = ALONE,
+    shared: SharedUpdate | None = None,
     time_share: float = 0.0,
 ) -> None:
     """Takes one step: a batch, its loss, the gradient, the weights and their average.
@@ -189,6 +199,7 @@ def train_step(
         step_of: Maps a batch to the losses of its images.
         speed: The arithmetic of the forward pass.
         processes: Those that share the batch.
+        shared: Their update, where each does a part of it.
         time_share: The share in [0, 1] of the run's minutes that is over.
 
     Raises:
@@ -212,7 +223,9 @@ def train_step(
     for weight in state.parameters:
         weight.grad = None
     loss.backward()
-    norm = _clip(state.parameters, config.clip)
+    if shared is not None:
+        shared.take_means_()
+    norm = _clip(state.parameters, config.clip, shared)
     state.step += 1
     state.note(outcome, loss, norm)
     # Asking a GPU would make it wait; what it learns too late is never saved.
@@ -226,9 +239,13 @@ def train_step(
     if likelihood.adapts:
         likelihood.adapt_(processes.mean(outcome.squared_error))
     state.average()
+    if shared is not None:
+        shared.end()
 
 
-def _clip(parameters: list[torch.nn.Parameter], largest: float) -> torch.Tensor:
+def _clip(
+    parameters: list[torch.nn.Parameter], largest: float, shared: SharedUpdate | None
+) -> torch.Tensor:
     """Clips the gradient's norm and returns what it was.
 
     As ``torch.nn.utils.clip_grad_norm_``, bit for bit; but where the norm can be read without
@@ -237,6 +254,8 @@ def _clip(parameters: list[torch.nn.Parameter], largest: float) -> torch.Tensor:
     norm = torch.nn.utils.get_total_norm(
         [weight.grad for weight in parameters if weight.grad is not None]
     )
+    if shared is not None:
+        norm = shared.norm(norm)
     # The small number is torch's, which divides by the norm and it.
     if norm.device.type != "cpu" or not norm + 1e-6 <= largest:
         torch.nn.utils.clip_grads_with_norm_(parameters, largest, norm)

@@ -1,45 +1,46 @@
-r"""The mean gradient over processes of one machine, through memory that they share.
+r"""Processes of one machine that share memory, and wait for each other.
 
-Gloo, with which torch joins processes on CPUs, sends gradients through sockets, from threads that
+Gloo, with which torch joins processes on CPUs, sends numbers through sockets, from threads that
 must be woken each time: for a small network that takes longer than the rest of its step.
-Neighbours need not send them. Each writes its gradient where all can read it, says so with a byte,
-which also orders the memory of one before the other's, and adds up by itself; all add in the same
-order, so all get the same.
+Neighbours write where all can read, and say so with a byte, which also orders the memory of one
+before the other's.
 """
 
-# No postponed annotations: torch looks at those of a hook, and wants the class.
+from __future__ import annotations
+
 import os
 import select
 import shutil
 import socket
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
 from vae.training.processes import Processes
 
-__all__ = ["data_parallel", "neighbours_of"]
+__all__ = ["Neighbours", "neighbours_of", "room_for"]
 
 # So many seconds another process is waited for without sleep: to be woken takes a tenth of that.
 _BRIEFLY = 1e-3
 # The steps of a network that needs more bytes than these take so long that sending is nothing.
 _MOST_BYTES = 2**30
+# Floats of a cache line: what one process writes should not share one with what another does.
+_LINE = 16
 
 
 class Neighbours:
-    """Takes means with processes on the same machine; made by :func:`neighbours_of`.
+    """Memory that processes on one machine share; made by :func:`neighbours_of`.
 
     Args:
         rank: The number of this process.
         count: The number of processes.
         folder: Where they meet; nothing of it is needed once all are connected.
-        size: The most elements of a mean.
+        size: The floats of the memory.
 
     Raises:
         OSError: If the memory can't be opened.
@@ -47,10 +48,11 @@ class Neighbours:
 
     def __init__(self, rank: int, count: int, folder: Path, size: int) -> None:
         self.rank, self.count, self.folder = rank, count, folder
-        self._places = torch.from_file(
-            str(folder / "places"), shared=True, size=2 * count * size, dtype=torch.float32
-        ).view(2, count, size)
-        self._odd = False
+        self._memory = torch.from_file(
+            str(folder / "memory"), shared=True, size=size, dtype=torch.float32
+        )
+        self._taken = 0
+        self._brought, self._odd = self.place((2, count)), False
         # A door for those of a higher rank.
         self._door = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._door.bind(str(folder / str(rank)))
@@ -69,20 +71,18 @@ class Neighbours:
         for line in self._lines:
             line.setblocking(False)
 
-    def mean_(self, values: Tensor) -> None:
-        """Replaces float32 values by their mean over the processes.
+    def place(self, shape: Sequence[int]) -> Tensor:
+        """Zeros of a shape, float32, that all share; each asks for the same shapes in turn."""
+        zeros = self._memory[self._taken :][: _product(shape)].view(torch.Size(shape))
+        self._taken += room_for(shape)
+        return zeros
 
-        Args:
-            values: With the same shape in each process, on the CPU.
+    def meet(self) -> None:
+        """Waits until all are here; what each has written before can then be read by all.
 
         Raises:
             RuntimeError: If another of the processes has ended.
         """
-        # Two places in turn: who writes again has heard from all that they wrote the last time,
-        # so that nobody still reads the time before that.
-        self._odd = not self._odd
-        place, flat = self._places[int(self._odd), :, : values.numel()], values.view(-1)
-        torch.div(flat, self.count, out=place[self.rank])
         try:
             for line in self._lines:
                 line.send(b".")
@@ -90,39 +90,24 @@ class Neighbours:
                 _hear(line)
         except OSError as error:
             raise RuntimeError("another of the processes that train together ended") from error
-        # One by one: torch's own sum over rows takes four times as long.
-        torch.add(place[0], place[1], out=flat)
-        for other in place[2:]:
-            flat += other
 
-    def hook(self, _: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
-        """Takes the mean of a bucket, as ``DistributedDataParallel`` asks its hooks to."""
-        self.mean_(bucket.buffer())
-        done: torch.futures.Future[Tensor] = torch.futures.Future()
-        done.set_result(bucket.buffer())
-        return done
+    def each(self, value: float | Tensor) -> Tensor:
+        """The numbers that the processes bring, with shape (P), until the call after the next.
 
+        Raises:
+            RuntimeError: If another of the processes has ended.
+        """
+        # Two rows in turn: who writes to one again has met all since they read it.
+        self._odd = not self._odd
+        row = self._brought[int(self._odd)]
+        row[self.rank] = value
+        self.meet()
+        return row
 
-def data_parallel(module: nn.Module, processes: Processes) -> DistributedDataParallel:
-    """Makes several processes train one module, each with its share of a batch.
-
-    Args:
-        module: Each process's own, with the same weights.
-        processes: All that train together.
-    """
-    size = sum(weight.numel() for weight in module.parameters())
-    on_one_machine = os.environ.get("LOCAL_WORLD_SIZE") == str(processes.count)
-    if on_one_machine and next(module.parameters()).device.type == "cpu":
-        neighbours = neighbours_of(processes, size)
-        # Without memory to share, gradients are sent after all.
-        if neighbours is not None:
-            # One bucket, since who takes a mean must wait for the others.
-            whole = DistributedDataParallel(
-                module, gradient_as_bucket_view=True, bucket_cap_mb=size * 4 / 2**20 + 1
-            )
-            whole.register_comm_hook(None, neighbours.hook)
-            return whole
-    return DistributedDataParallel(module, gradient_as_bucket_view=True)
+    def close(self) -> None:
+        """Lets the others know that this process has left."""
+        for line in self._lines:
+            line.close()
 
 
 def neighbours_of(processes: Processes, size: int) -> Neighbours | None:
@@ -130,9 +115,10 @@ def neighbours_of(processes: Processes, size: int) -> Neighbours | None:
 
     Args:
         processes: All that train together.
-        size: The most elements of a mean.
+        size: The floats that they will share, each place rounded up by :func:`room_for`.
     """
-    folder = _folder(processes.count, size) if processes.leads else None
+    size += room_for((2, processes.count))  # for the numbers that each brings
+    folder = _folder(4 * size) if processes.leads else None
     where = processes.from_leader(None if folder is None else str(folder).encode())
     found = None
     try:
@@ -150,8 +136,17 @@ def neighbours_of(processes: Processes, size: int) -> Neighbours | None:
     return found
 
 
+def room_for(shape: Sequence[int]) -> int:
+    """The floats that a place of a shape takes."""
+    return -(-_product(shape) // _LINE) * _LINE
+
+
+def _product(shape: Sequence[int]) -> int:
+    return torch.Size(shape).numel()
+
+
 def _hear(line: socket.socket) -> None:
-    """Waits until the process at the other end says that it has written."""
+    """Waits until the process at the other end says that it is here."""
     patient = time.perf_counter() + _BRIEFLY
     while True:
         try:
@@ -165,16 +160,15 @@ def _hear(line: socket.socket) -> None:
         return
 
 
-def _folder(count: int, size: int) -> Path | None:
-    """A folder in memory with room for two gradients of each process; none where there is none."""
-    room = 2 * count * size * 4
+def _folder(room: int) -> Path | None:
+    """A folder in memory with a file of so many bytes; none where there is no room for it."""
     if room > _MOST_BYTES:
         return None
     folder = None
     try:
         # Not every system has this place; those that do have all else that is needed.
         folder = Path(tempfile.mkdtemp(dir="/dev/shm"))
-        with (folder / "places").open("wb") as file:
+        with (folder / "memory").open("wb") as file:
             # A file with holes would end the program when they cannot be filled.
             os.posix_fallocate(file.fileno(), 0, room)
     except OSError:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import copy
 import math
 from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from itertools import compress
 from typing import Any, NamedTuple
 
 import torch
@@ -113,12 +115,35 @@ class RunState:
         # A sum of norms is finite as long as each of them is.
         return math.isfinite(float(self._norms))
 
+    @torch.no_grad()
     def average(self) -> None:
         """Moves the averaged weights towards the present ones; the first step sets them."""
         if self.step > 1:
             self._move(self._average, self._present, None)
         else:
-            self.averaged.load_state_dict(self.model.state_dict())
+            torch._foreach_copy_(self._average, self._present)
+
+    def move_to(self, place: Callable[[Tensor], Tensor], mine: Sequence[bool]) -> None:
+        """Moves weights, their average and their moments to where several processes share them.
+
+        Args:
+            place: Maps a tensor to the one that takes its place.
+            mine: Which of the weights this process averages from here on.
+        """
+        averages = list(self.averaged.parameters())
+        for weight, average in zip(self.parameters, averages, strict=True):
+            moments = self.optimizer.state[weight]
+            if not moments:
+                # As the optimiser's first step would, but for all weights and not its own alone.
+                moments["step"] = torch.zeros(())
+                moments["exp_avg"] = torch.zeros_like(weight)
+                moments["exp_avg_sq"] = torch.zeros_like(weight)
+            # A saved state's come in any order, and all must ask for the same places.
+            for name in sorted(moments):
+                moments[name] = place(moments[name])
+            weight.data, average.data = place(weight.data), place(average.data)
+        self._present = [*compress(self.parameters, mine), *self.model.buffers()]
+        self._average = [*compress(averages, mine), *self.averaged.buffers()]
 
     def averages(self) -> Averages:
         """The training images' means since the last evaluation."""
