@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 from collections.abc import Callable
 from itertools import cycle
 
@@ -104,3 +105,7 @@ def test_torch_may_lack_the_operator(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     onednn_pays.cache_clear()
     assert not onednn_pays()
+
+
+def test_its_module_may_be_loaded_again() -> None:
+    assert runpy.run_path(module.__file__)["Linear"] is not Linear

@@ -69,21 +69,23 @@ def _seconds(product: Callable[..., Tensor], *arguments: Tensor) -> float:
     return time.perf_counter() - start
 
 
-# An operator of its own, because the compiler takes oneDNN's for one whose weights never change;
-# not by `custom_op`, whose first call imports a second's worth of the compiler.
-torch.library.define("elboscope::affine", "(Tensor x, Tensor weight, Tensor? bias=None) -> Tensor")
-
-
-@torch.library.impl("elboscope::affine", "cpu")
 def _affine_on_cpu(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
-@torch.library.register_fake("elboscope::affine")
 def _shape_of_affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return x.new_empty(len(x), len(weight))
 
 
+# An operator of its own, because the compiler takes oneDNN's for one whose weights never change;
+# not by `custom_op`, whose first call imports a second's worth of the compiler. Once a process:
+# a server that is worked on loads its modules again.
+if not hasattr(torch.ops.elboscope, "affine"):
+    torch.library.define(
+        "elboscope::affine", "(Tensor x, Tensor weight, Tensor? bias=None) -> Tensor"
+    )
+    torch.library.impl("elboscope::affine", "cpu", _affine_on_cpu)
+    torch.library.register_fake("elboscope::affine", _shape_of_affine)
 _affine = torch.ops.elboscope.affine.default
 
 

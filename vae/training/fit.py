@@ -106,16 +106,13 @@ def fit(
     loss_of = TrainingLoss(state.model, config, len(data.splits.train), processes)
     speed = _speed(state, loss_of, watch, processes)
     step_of = speed.ready(loss_of)
-    shared, largest = None, processes.largest
-    if processes.count > 1:
-        shared = share_update(state, processes)
-        if shared is None:
-            # Buffers are equal everywhere without being sent in each step.
-            step_of = DistributedDataParallel(
-                step_of, gradient_as_bucket_view=True, broadcast_buffers=False
-            )
-        else:
-            largest = shared.largest
+    shared = share_update(state, processes)
+    if processes.count > 1 and shared is None:
+        # Buffers are equal everywhere without being sent in each step.
+        step_of = DistributedDataParallel(
+            step_of, gradient_as_bucket_view=True, broadcast_buffers=False
+        )
+    largest = (shared or processes).largest
     validation = data.read(data.splits.validation[: config.validation_images])
     # A contrast's point is where it ends, and test images choose nothing.
     chooses = config.objective != "batch_moment_kl" and data.validation_chooses

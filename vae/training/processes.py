@@ -122,7 +122,7 @@ ALONE = Processes()
 class _Gather(torch.autograd.Function):
     """Joins shares; each gets back the sum of all processes' gradients for it.
 
-    With the mean over processes that DistributedDataParallel takes, the sum gives a term that
+    With the mean over processes that is taken of gradients, the sum gives a term that
     every process adds to its own loss the weight that it has in one process.
     """
 

@@ -1,11 +1,14 @@
 r"""One update of the weights by several processes of one machine, each of which does a part of it.
 
 ``DistributedDataParallel`` gives each process a copy of the weights and all of the mean gradient,
-with which each then does the same work. Neighbours need one copy: each weight, its average and its
-moments lie in memory that all share, and belong to one process, which alone takes the mean of
-their gradients and moves them. So each hands out the gradients of other processes' weights only,
-and nobody sends weights. As in ZeRO (Rajbhandari et al., 2020), https://arxiv.org/abs/1910.02054,
-but without copies.
+with which each then does the same work. Neighbours need one copy: each weight, with its average
+and its moments, lies in memory that all share, and has one owner, who alone takes the mean of its
+gradients and moves it. So each process hands out the gradients of the others' weights only, and
+nobody sends weights. As in ZeRO, but without copies.
+
+References:
+    | ZeRO: Memory Optimizations Toward Training Trillion Parameter Models (Rajbhandari et al.,
+    | 2020), https://arxiv.org/abs/1910.02054
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from vae.training.neighbours import Neighbours, neighbours_of, room_for
 from vae.training.processes import Processes
 from vae.training.state import RunState
 
-__all__ = ["SharedUpdate", "share_update"]
+__all__ = ["SharedUpdate", "owners_of", "share_update"]
 
 
 class SharedUpdate:
@@ -84,17 +87,17 @@ class SharedUpdate:
 
 
 def share_update(state: RunState, processes: Processes) -> SharedUpdate | None:
-    """Shares the update where all processes are on one machine and train on its CPU.
+    """Shares the update among processes that are all on one machine and train on its CPU.
 
     Args:
         state: Each process's own, equal to the others'.
         processes: All that train together.
 
     Returns:
-        The shared update; none where there is no memory to share.
+        The shared update; none for a process alone, for others, and without memory to share.
     """
     on_one_machine = os.environ.get("LOCAL_WORLD_SIZE") == str(processes.count)
-    if not on_one_machine or state.device.type != "cpu":
+    if processes.count == 1 or not on_one_machine or state.device.type != "cpu":
         return None
     # Gradients of all but the owner; the weight, its average and two moments, and its steps.
     room = sum(
