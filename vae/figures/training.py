@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,9 @@ from vae.figures.frame import new_figure
 
 __all__ = ["curves", "dimension_curves"]
 
-_MOST_DIMENSIONS = 20
+_MOST_DIMENSIONS, _MOST_NAMES = 20, 3
+# Four such charts stand side by side: few numbers, all upright.
+_STEPS = {"rangemode": "tozero", "nticks": 4, "tickangle": 0}
 
 
 def curves(history: Sequence[Mapping[str, Any]], key: str, height: int = 240) -> go.Figure:
@@ -37,7 +40,7 @@ def curves(history: Sequence[Mapping[str, Any]], key: str, height: int = 240) ->
             marker={"size": 5},
             hovertemplate=f"{split}, step %{{x}}: %{{y:.3f}} nats<extra></extra>",
         )  # fmt: skip
-    return figure.update_xaxes(rangemode="tozero")
+    return figure.update_xaxes(**_STEPS)
 
 
 def dimension_curves(history: Sequence[Mapping[str, Any]], height: int = 240) -> go.Figure:
@@ -51,8 +54,8 @@ def dimension_curves(history: Sequence[Mapping[str, Any]], height: int = 240) ->
     steps = [record["step"] for record in history]
     rows = [record["validation"]["kl_per_dim"] for record in history]
     order = sorted(range(len(rows[-1])), key=lambda d: -rows[-1][d])[:_MOST_DIMENSIONS]
-    # Names stand apart by a line's height.
-    apart, named = 0.09 * max(max(row) for row in rows), []
+    # Names stand apart by a line's height, each below the name of a larger one.
+    apart, above = 0.09 * max(max(row) for row in rows), math.inf
     for place, d in enumerate(order):
         values = [row[d] for row in rows]
         figure.add_scatter(
@@ -61,11 +64,12 @@ def dimension_curves(history: Sequence[Mapping[str, Any]], height: int = 240) ->
             opacity=1 - 0.7 * place / max(1, len(order)),
             hovertemplate=f"z{d + 1}, step %{{x}}: %{{y:.3f}} nats<extra></extra>",
         )  # fmt: skip
-        if len(named) < 3 and all(abs(values[-1] - other) > apart for other in named):
-            named.append(values[-1])
+        height_of_name = min(values[-1], above - apart)
+        # Farther down it would seem to be another's.
+        if place < _MOST_NAMES and values[-1] - height_of_name <= apart:
+            above = height_of_name
             figure.add_annotation(
-                x=steps[-1], y=values[-1], text=f"z{d + 1}", showarrow=False, xanchor="left",
+                x=steps[-1], y=above, text=f"z{d + 1}", showarrow=False, xanchor="left",
                 xshift=4, font={"size": 11},
             )  # fmt: skip
-    figure.update_xaxes(rangemode="tozero")
-    return figure.update_layout(margin={"r": 36})
+    return figure.update_xaxes(**_STEPS).update_layout(margin={"r": 36})
