@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
@@ -85,25 +85,37 @@ def choose_speed(state: RunState, loss: TrainingLoss, say: Callable[[str], None]
         return True
 
     plain, narrower = float32_on(state.device), Speed(bfloat16=True)
-    best = plain
-    if config.precision == "bfloat16" and works(narrower):
-        best = narrower
+    speeds = [narrower] if config.precision == "bfloat16" else [plain]
     if config.precision == "auto" and narrow:
-        if works(plain) and works(narrower) and seconds[plain] > _GAIN * seconds[narrower]:
-            best = narrower
-    compiled = best._replace(compiled=True)
-    if config.compile == "on" and works(compiled):
-        best = compiled
-    elif config.compile == "auto" and long and works(best):
+        speeds.append(narrower)
+    may_compile = config.compile == "auto" and long
+    # A lone choice needs no clock, but bfloat16 has to be possible.
+    if may_compile or speeds != [plain]:
+        speeds = [one for one in speeds if works(one)] or [plain]
+    best = _fastest(speeds, seconds)
+    # Each of them: what gains nothing by itself may when it is compiled.
+    compiled = [one._replace(compiled=True) for one in speeds]
+    if config.compile == "on":
+        best = _fastest([one for one in compiled if works(one)] or [best], seconds)
+    elif may_compile and best in seconds:
         expected = config.steps * seconds[best]
         if config.max_minutes:
             expected = min(expected, 60 * config.max_minutes)
-        if expected > _COMPILE_SECONDS and works(compiled):
-            best = compiled if seconds[best] > _GAIN * seconds[compiled] else best
+        if expected > _COMPILE_SECONDS:
+            best = _fastest([best, *(one for one in compiled if works(one))], seconds)
     if len(seconds) > 1:
         slowest = max(seconds.values())
         times = "; ".join(f"{one.name} {slowest / spent:.2f}" for one, spent in seconds.items())
         say(f"speed of each arithmetic against the slowest: {times}. Taken: {best.name}")
+    return best
+
+
+def _fastest(speeds: Sequence[Speed], seconds: Mapping[Speed, float]) -> Speed:
+    """The first, unless another is clearly faster."""
+    best = speeds[0]
+    for other in speeds[1:]:
+        if seconds[best] > _GAIN * seconds[other]:
+            best = other
     return best
 
 
