@@ -108,7 +108,7 @@ PRESETS: dict[str, TrainConfig] = {
     "mnist-burda": replace(
         _MNIST,
         latent_dim=50,
-        steps=110_000,
+        steps=300_000,
         max_minutes=20.0,
         title="MNIST, 50-D, after Burda et al.",
         description="The one-layer architecture of Burda et al. (2016), 784-200-200-50 with "
