@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow.parquet
 import pytest
+import torch
 from conftest import CHECKPOINTS, Tiny
 
 import vae
@@ -24,6 +25,7 @@ from vae.data.images import encode_png, to_image
 from vae.elbo.rows import FORMATS, ScoreRow
 from vae.model.checkpoint import load
 from vae.training.presets import PRESETS
+from vae.training.speed import float32_on
 
 ROOT = Path(__file__).parents[1]
 QUICK = (
@@ -280,7 +282,7 @@ def test_widths_left_out_are_recorded_as_chosen(run, tmp_path: Path) -> None:
     manifest = load(tmp_path / "mine").manifest
     assert manifest["model"]["channels"] == manifest["config"]["channels"] == [32]
     assert manifest["model"]["hidden"] == manifest["config"]["hidden"] == [256]
-    assert manifest["training"]["arithmetic"] in ("float32", "float32 by oneDNN")
+    assert manifest["training"]["arithmetic"] == float32_on(torch.device("cpu")).name
 
 
 def test_curves_for_tensorboard(run, tmp_path: Path, monkeypatch) -> None:

@@ -21,6 +21,8 @@ from vae.training.fit import fit
 from vae.training.neighbours import neighbours_of, room_for
 from vae.training.processes import Processes, joined
 from vae.training.shared_update import owners_of
+from vae.training.state import RunState
+from vae.training.watch import Watch
 
 ROOT = Path(__file__).parents[1]
 COUNT, ROUNDS, SIZE = 3, 200, 5_000
@@ -38,6 +40,7 @@ def main(folder: Path) -> None:
             "refused": refused(processes),
             "full": full(processes),
             "weights": weights(processes),
+            "left": left(processes),
             "ended": ended(processes),
         }
         (folder / f"{processes.rank}.json").write_text(json.dumps(found))
@@ -99,6 +102,23 @@ def weights(processes: Processes) -> list[list[float]]:
     return found
 
 
+class Failing(Watch):
+    """A watch whose disk is full at step 10."""
+
+    def look(self, state: RunState) -> None:
+        if state.step == 10:
+            raise OSError("no room")
+
+
+def left(processes: Processes) -> str:
+    """What each hears of a run that only the leading process fails to go on with."""
+    try:
+        fit(CONFIG, few_digits(), watch=Failing(progress=False), processes=processes)
+    except (OSError, RuntimeError) as error:
+        return str(error)
+    return "nothing"
+
+
 def ended(processes: Processes) -> str:
     """What the others hear when one of them has ended."""
     neighbours = neighbours_of(processes, SIZE)
@@ -151,6 +171,12 @@ def test_a_shared_update_is_the_update(found: list[dict]) -> None:
     assert shared == pytest.approx(sent, abs=2e-6)
     # The gradient was long enough for the norm of all parts to matter.
     assert unclipped != pytest.approx(sent, abs=1e-5)
+
+
+def test_who_leaves_a_run_lets_nobody_wait(found: list[dict]) -> None:
+    assert [one["left"] for one in found] == [
+        "no room", *["another of the processes that train together ended"] * 2
+    ]  # fmt: skip
 
 
 def test_who_waits_for_one_that_ended_is_told(found: list[dict]) -> None:

@@ -13,6 +13,7 @@ import torch
 from conftest import few_digits
 
 from vae.cli.main import main
+from vae.model import linear
 from vae.training import speed as module
 from vae.training.config import TrainConfig
 from vae.training.fit import fit
@@ -135,6 +136,24 @@ def test_without_a_compiler_training_goes_on(monkeypatch: pytest.MonkeyPatch) ->
     ]
 
 
+def test_without_bfloat16_float32_may_still_be_compiled(
+    takes: dict[Speed, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    takes[Speed(compiled=True)] = 1e-3
+    timed = module._seconds_a_step
+
+    def refuse(state: RunState, loss: TrainingLoss, speed: Speed) -> float:
+        if speed.bfloat16:
+            raise RuntimeError("no such numbers here")
+        return timed(state, loss, speed)
+
+    monkeypatch.setattr(module, "_seconds_a_step", refuse)
+    for precision in ("auto", "bfloat16"):
+        found, lines = choose(replace(LONG, precision=precision))
+        assert found == Speed(compiled=True)
+        assert lines[0] == "bfloat16 is not possible here and left out (no such numbers here)"
+
+
 def test_bfloat16_trains() -> None:
     config = replace(QUICK, steps=60, evaluate_every=60)
     plain = fit(config, few_digits(), progress=False)
@@ -183,8 +202,8 @@ def test_the_program_with_and_without_a_compiler(tmp_path: Path, compiler: str) 
     assert done.returncode == 0, done.stderr
     manifest = json.loads((tmp_path / "model/manifest.json").read_text())
     works = compiler == "c++"
-    arithmetic = manifest["training"]["arithmetic"].replace(" by oneDNN", "")
-    assert arithmetic == ("float32, compiled" if works else "float32")
+    expected = Speed(compiled=works, onednn=linear.onednn_pays())
+    assert manifest["training"]["arithmetic"] == expected.name
     assert ("not possible here" in done.stderr) != works
 
 

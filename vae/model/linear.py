@@ -46,7 +46,7 @@ def use_onednn(module: nn.Module, whether: bool = True) -> None:
 
 @functools.cache
 def onednn_pays() -> bool:
-    """Whether oneDNN is clearly the faster one here; tried once, in a few milliseconds."""
+    """Whether oneDNN is clearly the faster one here; tried once, in a twentieth of a second."""
     if not torch.backends.mkldnn.is_available():
         return False
     x, weight, bias = torch.ones(128, 512), torch.ones(512, 512), torch.ones(512)

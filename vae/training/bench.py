@@ -121,8 +121,14 @@ def compare_loops(
         "conventional": (_conventional(config, data, place), max(1, steps // 4)),
     }
     if fast:
-        others = (plain._replace(compiled=True), Speed(bfloat16=True), Speed(True, True))
-        for speed in (Speed(), *others) if plain.onednn else others:
+        speeds = [
+            plain._replace(compiled=True),
+            Speed(bfloat16=True),
+            Speed(bfloat16=True, compiled=True),
+        ]
+        if plain.onednn:
+            speeds.insert(0, Speed())
+        for speed in speeds:
             loop = _ours(config, data, place, speed)
             try:
                 loop(3)

@@ -162,6 +162,9 @@ def fit(
     except BaseException as error:
         watch.close(state, "failed", str(error) or type(error).__name__)
         raise
+    finally:
+        if shared is not None:
+            shared.close()
     watch.close(state)
     model = state.model.cpu()
     # From here on its scores are those that the app will give.

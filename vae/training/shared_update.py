@@ -79,6 +79,10 @@ class SharedUpdate:
         """Waits until each has moved its weights."""
         self._neighbours.meet()
 
+    def close(self) -> None:
+        """Leaves the others, who are told so if they still wait for this process."""
+        self._neighbours.close()
+
     def _place(self, value: Tensor) -> Tensor:
         place = self._neighbours.place(value.shape)
         if self._neighbours.rank == 0:

@@ -51,8 +51,7 @@ class Speed(NamedTuple):
 
     def ready(self, loss: nn.Module) -> Callable[..., Any]:
         """The module, whose layers are told where products come from, or its translation."""
-        if self.onednn:
-            use_onednn(loss)
+        use_onednn(loss, self.onednn)
         return torch.compile(loss) if self.compiled else loss
 
 
@@ -85,13 +84,15 @@ def choose_speed(state: RunState, loss: TrainingLoss, say: Callable[[str], None]
         return True
 
     plain, narrower = float32_on(state.device), Speed(bfloat16=True)
-    speeds = [narrower] if config.precision == "bfloat16" else [plain]
-    if config.precision == "auto" and narrow:
-        speeds.append(narrower)
+    speeds = [plain]
+    if config.precision == "bfloat16" and works(narrower):
+        speeds = [narrower]
+    elif config.precision == "auto" and narrow:
+        speeds = [plain, narrower]
     may_compile = config.compile == "auto" and long
-    # A lone choice needs no clock, but bfloat16 has to be possible.
-    if may_compile or speeds != [plain]:
-        speeds = [one for one in speeds if works(one)] or [plain]
+    # A lone choice needs no clock.
+    if may_compile or len(speeds) > 1:
+        speeds = [one for one in speeds if one in seconds or works(one)] or [plain]
     best = _fastest(speeds, seconds)
     # Each of them: what gains nothing by itself may when it is compiled.
     compiled = [one._replace(compiled=True) for one in speeds]
