@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from vae.figures.compare import ModelPoint, rate_distortion
 from vae.model.registry import Entry
 from vae.training.presets import PRESETS
 from vae.ui import compare
@@ -55,3 +56,19 @@ def test_a_ladder_differs_in_beta_alone(models: dict[str, dict]) -> None:
     assert list(ladder) == sorted(ladder)
     lonely = SimpleNamespace(manifest=models["from-the-future"])
     assert compare.ladder_of(lonely, compare.comparable(lonely)) == {}
+
+
+def test_names_on_the_plane_keep_out_of_each_others_way() -> None:
+    def places(*models: tuple[str, float, float], ladder: tuple[str, ...] = ()) -> list[str]:
+        points = [ModelPoint(name, name, "mlp", r, 0.1, d, 0.1) for name, r, d in models]
+        return list(rate_distortion(points, "", ladder).data[-1].textposition)
+
+    near = (("plane", 7.0, 128.0), ("the-best", 23.9, 65.9), ("the-other", 25.9, 64.7))
+    assert places(*near) == ["top right", "top left", "bottom left"]
+    assert places(*near[::-1]) == ["bottom left", "top left", "top right"]
+    # At the far end a name would leave the plane, and to the upper left it would cross the line.
+    ends = (("weighty", 15.0, 80.0), ("usual-one", 30.0, 41.0))
+    assert places(*ends) == ["top right", "top left"]
+    assert places(*ends, ladder=("weighty", "usual-one")) == ["top right", "bottom left"]
+    # The longest leave it either way, and the least to the left.
+    assert places(("short", 4.0, 15.0), ("x" * 29, 9.1, 14.0))[1] == "top left"

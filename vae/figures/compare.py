@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,14 @@ __all__ = ["ModelPoint", "codes", "model_difference", "rate_distortion"]
 
 _SYMBOLS = {"mlp": "circle", "conv": "square", "resnet": "diamond"}
 _TURN = np.linspace(0, 2 * np.pi, 49)
+# Shares of the plane's width and height on a phone: a mark's half, a letter, a line of text.
+_HALF_MARK, _LETTER, _LINE = np.array([0.035, 0.016]), 0.033, 0.04
+_PLACES = {
+    "top right": np.array([1, 1]),
+    "top left": np.array([-1, 1]),
+    "bottom right": np.array([1, -1]),
+    "bottom left": np.array([-1, -1]),
+}
 # More marks than this make a chart slow.
 _MOST_POINTS = 2_000
 
@@ -74,6 +83,7 @@ def rate_distortion(
                 x=1, xref="paper", y=level - ends[1], text=f"ELBO {nats(-level)}",
                 showarrow=False, xanchor="left", font={"size": 11},
             )  # fmt: skip
+    corners = np.array([[ends[0], low], [ends[1], high]])
     by_name = {point.name: point for point in points}
     steps = [by_name[name] for name in ladder if name in by_name]
     if len(steps) > 1:
@@ -83,7 +93,8 @@ def rate_distortion(
         )  # fmt: skip
     figure.add_scatter(
         x=rates, y=distortions, mode="markers+text", text=[p.label for p in points],
-        textposition="top right", textfont={"size": 12}, cliponaxis=False,
+        textposition=_name_places(points, steps, corners), textfont={"size": 12},
+        cliponaxis=False,
         customdata=[[i, p.name, p.rate_se, p.distortion_se] for i, p in enumerate(points)],
         error_x={"array": [p.rate_se for p in points], "color": palette.PRIOR, "thickness": 1.2},
         error_y={
@@ -102,6 +113,40 @@ def rate_distortion(
     figure.update_xaxes(range=ends.tolist())
     figure.update_yaxes(range=[low, high])
     return figure.update_layout(margin={"r": 84, "t": 24}, clickmode="event+select")
+
+
+def _name_places(
+    points: Sequence[ModelPoint], line: Sequence[ModelPoint], corners: np.ndarray
+) -> list[str]:
+    """Where each name stands beside its mark: where it meets the least and stays on the plane.
+
+    Args:
+        points: The models.
+        line: Those that the ladder's line joins.
+        corners: The plane's lower left and upper right, in nats.
+    """
+
+    def share(point: ModelPoint) -> np.ndarray:
+        return (np.array([point.rate, point.distortion]) - corners[0]) / np.ptp(corners, axis=0)
+
+    # Rectangles as their centre and half of their size, in shares of the plane.
+    taken = [(*share(point), *_HALF_MARK) for point in points]
+    for one, other in pairwise(line):
+        along = np.linspace(share(one), share(other), 21)
+        taken += [(*place, 0, 0) for place in along]
+    places: dict[str, str] = {}
+    for point in sorted(points, key=lambda point: point.rate):
+        half = np.array([_LETTER * len(point.label), _LINE]) / 2
+        there, sizes = np.hsplit(np.array(taken), 2)
+        met = {}
+        for place, side in _PLACES.items():
+            centre = share(point) + side * (_HALF_MARK + half)
+            outside = np.maximum(np.abs(centre - 0.5) + half - 0.5, 0).sum()
+            meets = (np.abs(centre - there) < half + sizes).all(1).sum()
+            met[place] = outside + meets
+        places[point.name] = best = min(met, key=met.get)
+        taken.append((*(share(point) + _PLACES[best] * (_HALF_MARK + half)), *half))
+    return [places[point.name] for point in points]
 
 
 def codes(
