@@ -126,15 +126,18 @@ def _guests() -> Callable[[], None]:
     team = torch.get_num_threads()
     leave = threading.Event()
     count = 1 + max(0, cores() - team) // (team - 1) if team > 1 else 0
+    inside = threading.Barrier(count + 1)
 
     def stay() -> None:
         # The first operation that is shared gives a thread its team.
         torch.ones(team * _ELEMENTS).add_(1)
+        inside.wait()
         leave.wait()
 
     guests = [threading.Thread(target=stay, name="guest", daemon=True) for _ in range(count)]
     for guest in guests:
         guest.start()
+    inside.wait()
 
     def dismiss() -> None:
         leave.set()
