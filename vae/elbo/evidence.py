@@ -72,7 +72,8 @@ def importance_bound(log_weights: Tensor) -> Bound:
     value = log_sum_exp(log_weights) - math.log(draws)
     # Weights relative to their mean, so that nothing overflows and their own mean is 1.
     relative = torch.exp(log_weights - value[..., None])
-    spread = torch.sqrt(row_sums((relative - 1).square()) / max(1, draws - 1))
+    # 0 / 0 for a single draw, which has no standard error.
+    spread = torch.sqrt(row_sums((relative - 1).square()) / (draws - 1))
     effective = draws**2 / row_sums(relative.square())
     return Bound(value, spread / math.sqrt(draws), effective)
 

@@ -25,18 +25,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vae.elbo.expectation import FIRST_LEVEL, Expectation, expect, lattice_nodes
 from vae.elbo.gaussian_fit import Gaussians, fit_gaussians, gaussian_kl
 from vae.elbo.quadrature import (
     CoarseScan,
     Quadrature,
     coarse_scan,
-    hermite_nodes,
     node_log_likelihoods,
     quadrature,
 )
-from vae.elbo.scoring import DRAWS, posterior_nodes
+from vae.elbo.scoring import DRAWS
 from vae.elbo.starts import balanced_draws, posterior_starts, scouted_starts
 from vae.elbo.tiles import encode_tiled, row_sums
+from vae.model.noise import Purpose, image_normals
 from vae.model.vae import LatentModel, observe
 
 __all__ = [
@@ -48,19 +49,22 @@ __all__ = [
     "gap_split",
 ]
 
-_FIT_NODES = 8
+# The finest lattice that is climbed on: for a foreign image, whose q* may be wide.
+_FINEST_CLIMB = 4
 
 
 class BestGaussian(NamedTuple):
-    r"""The best diagonal Gaussian :math:`q^*` of each image; never worse than the encoder's q.
+    r"""The best diagonal Gaussian :math:`q^*` of each image; the encoder's q where that is it.
 
     Attributes:
         mu: Its mean, with shape :math:`(B, D)`.
         sigma: Its standard deviations, with shape :math:`(B, D)`.
-        elbo: Its ELBO in nats, over the nodes or draws of the score, with shape :math:`(B,)`.
-        elbo_se: The standard error of that; 0 by quadrature, with shape :math:`(B,)`.
-        encoder_elbo: The ELBO of the encoder's q over the same, with shape :math:`(B,)`.
+        elbo: Its ELBO in nats, taken as the score's is, with shape :math:`(B,)`.
+        elbo_se: The standard error of that; 0 by quadrature, NaN from one draw, :math:`(B,)`.
+        elbo_error: Its numerical error by quadrature; 0 from draws, with shape :math:`(B,)`.
+        encoder_elbo: The ELBO of the encoder's q, as the score states it, with shape :math:`(B,)`.
         gain_se: The standard error of ``elbo - encoder_elbo``, which share their draws, (B,).
+        gain_error: The numerical error of that by quadrature; 0 from draws, (B,).
         log_evidence: :math:`\log p(x)` in nats, NaN where not exact, with shape :math:`(B,)`.
         log_evidence_error: Its numerical error in nats, with shape :math:`(B,)`.
     """
@@ -69,8 +73,10 @@ class BestGaussian(NamedTuple):
     sigma: Tensor
     elbo: Tensor
     elbo_se: Tensor
+    elbo_error: Tensor
     encoder_elbo: Tensor
     gain_se: Tensor
+    gain_error: Tensor
     log_evidence: Tensor
     log_evidence_error: Tensor
 
@@ -82,11 +88,13 @@ class FullGaussian(NamedTuple):
         mu: Its mean, with shape :math:`(B, D)`.
         covariance: Its covariance, with shape :math:`(B, D, D)`.
         elbo: Its ELBO in nats, by quadrature, with shape :math:`(B,)`.
+        error: The numerical error of that in nats, with shape :math:`(B,)`.
     """
 
     mu: Tensor
     covariance: Tensor
     elbo: Tensor
+    error: Tensor
 
 
 class GapSplit(NamedTuple):
@@ -94,7 +102,8 @@ class GapSplit(NamedTuple):
 
     Attributes:
         approximation: :math:`\log p(x) - \mathrm{ELBO}(q^*)` in nats, with shape :math:`(B,)`.
-        amortization: :math:`\mathrm{ELBO}(q^*) - \mathrm{ELBO}(q)` in nats, at least 0, (B,).
+        amortization: :math:`\mathrm{ELBO}(q^*) - \mathrm{ELBO}(q)` in nats, with shape (B,): at
+            least 0 by quadrature, and above a few standard errors below it from draws.
         log_evidence: :math:`\log p(x)` in nats, with shape :math:`(B,)`.
         error: The error of the approximation part in nats, with shape :math:`(B,)`.
     """
@@ -120,9 +129,10 @@ def best_gaussian(
 
     For :math:`D \le 2` the climb starts from the encoder's answer and from the true posterior:
     its moments, its mode, and each of its halves, for a posterior may have two peaks. It climbs
-    on 8 Gauss-Hermite nodes a dimension and reports the score's 12. For :math:`D > 2` it starts
-    from the encoder's answer and the best of 512 importance draws, climbs on ``fit_draws`` fixed
-    draws and reports the score's own draws, which it has not seen.
+    on a coarse lattice, once more on a finer one where what it found needs that, and reports what
+    the score's own rule says. For :math:`D > 2` it starts from the encoder's answer and the best
+    of 512 importance draws, climbs on ``fit_draws`` fixed draws, chooses the best on as many
+    others, and reports the score's own draws, which neither has seen.
 
     Args:
         model: The model.
@@ -155,15 +165,12 @@ def best_gaussian(
         encoder = Gaussians(mu[one], torch.diag_embed(sigma[one]))
         if exact:
             found = integrals[n] if integrals else quadrature(model, x[n], mu[n], scan=scan)
-            starts = posterior_starts(encoder, found)
-            e, weights = hermite_nodes(model.config.latent_dim, _FIT_NODES)
-            evidence = torch.stack((found.log_evidence, found.error))
+            evidence = found.log_evidence, found.error
+            best = _by_quadrature(model, x[one], encoder, posterior_starts(encoder, found))
         else:
-            starts = scouted_starts(model, levels[one], x[one], encoder, seed)
-            e, weights = balanced_draws(levels[one], seed, model.config.latent_dim, fit_draws)
             evidence = torch.full((2,), math.nan, dtype=torch.float64)
-        fitted = fit_gaussians(model, x[n], starts, e, weights)
-        results.append(_better(model, levels[one], x[one], encoder, fitted, draws, seed, evidence))
+            best = _by_draws(model, levels[one], x[one], encoder, draws, fit_draws, seed)
+        results.append((*best, *evidence))
     return BestGaussian(*map(torch.stack, zip(*results, strict=True)))
 
 
@@ -189,18 +196,14 @@ def best_full_gaussian(
     if dims > 2:
         raise ValueError(f"a full covariance needs at most 2 latent dimensions, not {dims}.")
     x = observe(model.config, levels, seed)
-    e, weights = hermite_nodes(dims, _FIT_NODES)
-    fine, fine_weights = hermite_nodes(dims)
     results = []
     for n in range(len(levels)):
-        start = Gaussians(best.mu[n][None], torch.diag_embed(best.sigma[n])[None])
-        fitted = fit_gaussians(model, x[n], start, e, weights, full=True)
-        both = Gaussians(*(torch.cat(pair) for pair in zip(start, fitted, strict=True)))
-        z = both.codes(fine)
-        values = node_log_likelihoods(model, x[n][None], z.reshape(1, -1, dims))
-        elbo = row_sums(values.reshape(z.shape[:2]) * fine_weights) - gaussian_kl(both)
-        k = int(elbo.nan_to_num(-math.inf).argmax())
-        results.append((both.mu[k], both.tril[k] @ both.tril[k].T, elbo[k]))
+        one = slice(n, n + 1)
+        start = Gaussians(best.mu[one], torch.diag_embed(best.sigma[one]))
+        fitted, found = _climb(model, x[one], start, start, full=True)
+        k = _highest(found.value)
+        tril = fitted.tril[k]
+        results.append((fitted.mu[k], tril @ tril.T, found.value[k], found.error[k]))
     return FullGaussian(*map(torch.stack, zip(*results, strict=True)))
 
 
@@ -224,28 +227,84 @@ def gap_split(
         approximation=log_evidence - best.elbo,
         amortization=best.elbo - best.encoder_elbo,
         log_evidence=log_evidence,
-        error=torch.hypot(error, best.elbo_se),
+        error=torch.hypot(error + best.elbo_error, best.elbo_se),
     )
 
 
-def _better(
+def _by_quadrature(
+    model: LatentModel, x: Tensor, encoder: Gaussians, starts: Gaussians
+) -> tuple[Tensor, ...]:
+    """One image's fields of BestGaussian, up to the evidence, by quadrature."""
+    found, elbos = _climb(model, x, encoder, starts)
+    k, zero = _highest(elbos.value), torch.zeros((), dtype=torch.float64)
+    gain_error = elbos.error[k] + elbos.error[0] if k else zero
+    sigma = found.tril[k].diagonal()
+    return (
+        *(found.mu[k], sigma, elbos.value[k], zero, elbos.error[k]),
+        *(elbos.value[0], zero, gain_error),
+    )
+
+
+def _climb(
+    model: LatentModel, x: Tensor, known: Gaussians, starts: Gaussians, full: bool = False
+) -> tuple[Gaussians, Expectation]:
+    """Some Gaussians, a known one first, and their ELBOs with their errors, each (R,)."""
+    dims, level = model.config.latent_dim, 0
+    while True:
+        fitted = fit_gaussians(model, x[0], starts, *lattice_nodes(dims, level), full=full)
+        both = Gaussians(*(torch.cat(pair) for pair in zip(known, fitted, strict=True)))
+        found = _elbos(model, x, both)
+        k = _highest(found.value)
+        finer = min(int(found.level[k]), _FINEST_CLIMB)
+        if level or finer <= FIRST_LEVEL:
+            return both, found
+        level, starts = finer, Gaussians(both.mu[k : k + 1], both.tril[k : k + 1])
+
+
+def _elbos(model: LatentModel, x: Tensor, gaussians: Gaussians) -> Expectation:
+    """The ELBOs (R,) of one image under some Gaussians, as the score takes them."""
+
+    def codes(rows: Tensor, e: Tensor) -> Tensor:
+        return Gaussians(gaussians.mu[rows], gaussians.tril[rows]).codes(e)
+
+    found = expect(model, x.expand(len(gaussians.mu), *x.shape[1:]), codes)
+    return found._replace(value=found.value - gaussian_kl(gaussians))
+
+
+def _by_draws(
     model: LatentModel,
     levels: np.ndarray,
     x: Tensor,
     encoder: Gaussians,
-    fitted: Gaussians,
     draws: int,
+    fit_draws: int,
     seed: int,
-    evidence: Tensor,
 ) -> tuple[Tensor, ...]:
-    """The best of the encoder's and the fitted Gaussians, by the nodes of the score."""
+    """One image's fields of BestGaussian, up to the evidence, from draws."""
+    dims = model.config.latent_dim
+    starts = scouted_starts(model, levels, x, encoder, seed)
+    fitted = fit_gaussians(model, x[0], starts, *balanced_draws(levels, seed, dims, fit_draws))
     both = Gaussians(*(torch.cat(pair) for pair in zip(encoder, fitted, strict=True)))
-    sigma = both.tril.diagonal(dim1=-2, dim2=-1)
-    z, weights = posterior_nodes(model.config, levels, both.mu, sigma, draws, seed)
-    values = node_log_likelihoods(model, x, z.reshape(1, -1, z.shape[-1])).reshape(z.shape[:2])
-    elbos = row_sums(values * weights) - gaussian_kl(both)
-    k = int(elbos.nan_to_num(-math.inf).argmax())
-    errors = torch.zeros(2, dtype=torch.float64)
-    if model.config.latent_dim > 2 and draws > 1:
-        errors = torch.stack((values[k], values[k] - values[0])).std(-1) / math.sqrt(draws)
-    return both.mu[k], sigma[k], elbos[k], errors[0], elbos[0], errors[1], *evidence
+
+    def values(purpose: Purpose, count: int) -> Tensor:
+        """Of each Gaussian log p(x|z) - KL at each of so many draws, (R, S)."""
+        z = both.codes(torch.from_numpy(image_normals(levels, seed, purpose, (count, dims)))[0])
+        one = node_log_likelihoods(model, x, z.reshape(1, -1, dims)).reshape(z.shape[:2])
+        return one - gaussian_kl(both)[:, None]
+
+    # Chosen on draws that don't report it: the luckiest of several would else be too high.
+    k = _highest(row_sums(values("choice", fit_draws)) / fit_draws)
+    reported = values("draws", draws)
+    elbos = row_sums(reported) / draws
+    pair = torch.stack((reported[k], reported[k] - reported[0]))
+    # A single draw has no standard error.
+    errors = (
+        pair.std(-1) / math.sqrt(draws) if draws > 1 else torch.full_like(pair[:, 0], math.nan)
+    )
+    zero = torch.zeros((), dtype=torch.float64)
+    sigma = both.tril[k].diagonal()
+    return both.mu[k], sigma, elbos[k], errors[0], zero, elbos[0], errors[1], zero
+
+
+def _highest(elbos: Tensor) -> int:
+    return int(elbos.nan_to_num(-math.inf).argmax())

@@ -44,6 +44,7 @@ class ScoreRow(NamedTuple):
     log_evidence: float | None
     log_evidence_error: float | None
     bits_per_dim: float | None
+    elbo_error: float | None
     percentile: float | None
     p_value: float | None
     draws: int | None

@@ -1,8 +1,8 @@
 r"""The score of an image: the same numbers whoever its batch-mates are and however it came in.
 
-For :math:`D \le 2` the expectation under q is taken by Gauss-Hermite quadrature, with no sampling
-noise; for :math:`D > 2` it is a mean over draws whose noise follows from (seed, image). The same
-nodes give the sum for the score and the terms for the receipt, so the two agree.
+For :math:`D \le 2` the expectation under q is taken by quadrature, with no sampling noise and with
+its numerical error; for :math:`D > 2` it is a mean over draws whose noise follows from (seed,
+image). The same nodes give the sum for the score and the terms for the receipt, so the two agree.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from torch import Tensor
 
 from vae.elbo.calibration_sets import calibration_of
 from vae.elbo.evidence import exact_evidence, importance_bound
-from vae.elbo.quadrature import hermite_nodes, node_log_likelihoods
+from vae.elbo.expectation import FIRST_LEVEL, expect, lattice_nodes
+from vae.elbo.quadrature import node_log_likelihoods
 from vae.elbo.rows import ScoreRow
 from vae.elbo.terms import (
     Terms,
@@ -62,7 +63,9 @@ class SampleScores(NamedTuple):
         mu: Posterior means, float64, with shape :math:`(B, D)`.
         sigma: Posterior standard deviations, float64, with shape :math:`(B, D)`.
         terms: The expected log-likelihood :math:`(B,)` and KL :math:`(B, D)`, float64.
-        elbo_se: The standard error of the ELBO; 0 by quadrature, with shape :math:`(B,)`.
+        elbo_se: The standard error of the ELBO; 0 by quadrature, NaN from a single draw, (B,).
+        elbo_error: The numerical error of the ELBO by quadrature, NaN from draws, (B,).
+        level: The lattice behind it (:func:`vae.elbo.expectation.lattice_nodes`), (B,).
         calibrated_elbo: The ELBO from the first ``calibrated_draws`` draws, :math:`(B,)`.
         draws: The number of draws; 0 by quadrature.
         iwae_bound: :math:`L_k`, NaN where not asked for, with shape :math:`(B,)`.
@@ -75,6 +78,8 @@ class SampleScores(NamedTuple):
     sigma: Tensor
     terms: Terms
     elbo_se: Tensor
+    elbo_error: Tensor
+    level: Tensor
     calibrated_elbo: Tensor
     draws: int
     iwae_bound: Tensor
@@ -94,7 +99,8 @@ class Receipt(NamedTuple):
         mu: The posterior mean, with shape :math:`(D,)`.
         sigma: The posterior standard deviation, with shape :math:`(D,)`.
         elbo: The ELBO as the score states it, in nats.
-        elbo_se: Its standard error.
+        elbo_se: Its standard error; 0 by quadrature, NaN from a single draw.
+        elbo_error: Its numerical error by quadrature, NaN from draws.
     """
 
     x: np.ndarray
@@ -105,6 +111,7 @@ class Receipt(NamedTuple):
     sigma: np.ndarray
     elbo: float
     elbo_se: float
+    elbo_error: float
 
     @property
     def expected_log_likelihood(self) -> float:
@@ -215,6 +222,7 @@ def score_levels(
         "log_evidence": scores.log_evidence,
         "log_evidence_error": scores.log_evidence_error,
         "bits_per_dim": bits_per_dim(checkpoint.config, elbo.numpy()),
+        "elbo_error": scores.elbo_error,
         "percentile": compared.percentile(calibrated),
         "p_value": compared.p_value(calibrated),
     }
@@ -286,28 +294,11 @@ def sample_scores(
     x = observe(model.config, levels, seed)
     mu, sigma = encode_tiled(model, x)
     kl = standard_normal_kl(mu, 2 * sigma.log())
-    quadrature = model.config.latent_dim <= 2
-    most = draws if quadrature else max(draws, calibrated_draws)
-    expectations, errors, calibrated, bounds, bound_errors, evidences = [], [], [], [], [], []
+    expected = _expected(model, levels, x, mu, sigma, draws, calibrated_draws or draws, seed)
     dims = model.config.latent_dim
-    for part in _parts(len(x), len(hermite_nodes(dims)[1]) if quadrature else most, dims):
-        nodes, weights = posterior_nodes(
-            model.config, levels[part], mu[part], sigma[part], most, seed
-        )
-        values = node_log_likelihoods(model, x[part], nodes)
-        if quadrature:
-            expectations.append(row_sums(values * weights))
-            errors.append(torch.zeros_like(expectations[-1]))
-            calibrated.append(expectations[-1])
-        else:
-            used, known = values[:, :draws], values[:, : calibrated_draws or draws]
-            mean = row_sums(used) / draws
-            squares = row_sums((used - mean[:, None]).square())
-            expectations.append(mean)
-            errors.append(torch.sqrt(squares / (max(1, draws - 1) * draws)))
-            calibrated.append(row_sums(known) / known.shape[1])
-        if evidence and quadrature:
-            evidences.append(torch.stack(exact_evidence(model, x[part], mu[part])))
+    empty = torch.full((len(x),), math.nan, dtype=torch.float64)
+    exact = exact_evidence(model, x, mu) if evidence and dims <= 2 else (empty, empty)
+    bounds, bound_errors = [], []
     if importance_samples:
         for part in _parts(len(x), importance_samples, dims):
             _, log_weights = importance_log_weights(
@@ -316,21 +307,63 @@ def sample_scores(
             bound = importance_bound(log_weights)
             bounds.append(bound.value)
             bound_errors.append(bound.standard_error)
-    empty = torch.full((len(x),), math.nan, dtype=torch.float64)
-    exact = torch.cat(evidences, 1) if evidences else (empty, empty)
-    terms = Terms(torch.cat(expectations), kl)
     return SampleScores(
         mu=mu,
         sigma=sigma,
-        terms=terms,
-        elbo_se=torch.cat(errors),
-        calibrated_elbo=torch.cat(calibrated) - terms.kl,
+        terms=Terms(expected.value, kl),
+        elbo_se=expected.standard_error,
+        elbo_error=expected.error,
+        level=expected.level,
+        calibrated_elbo=expected.calibrated - kl.sum(-1),
         draws=draws_used(model.config, draws),
         iwae_bound=torch.cat(bounds) if bounds else empty,
         iwae_bound_se=torch.cat(bound_errors) if bounds else empty,
         log_evidence=exact[0],
         log_evidence_error=exact[1],
     )
+
+
+class _Expected(NamedTuple):
+    """Expected log-likelihoods with their errors, each with shape (B,)."""
+
+    value: Tensor
+    standard_error: Tensor
+    error: Tensor
+    level: Tensor
+    calibrated: Tensor
+
+
+def _expected(
+    model: LatentModel,
+    levels: np.ndarray,
+    x: Tensor,
+    mu: Tensor,
+    sigma: Tensor,
+    draws: int,
+    calibrated_draws: int,
+    seed: int,
+) -> _Expected:
+    """By quadrature, or the mean of the first so many draws and that of the calibration's."""
+    if model.config.latent_dim <= 2:
+        value, error, level = expect(
+            model, x, lambda rows, e: mu[rows, None] + sigma[rows, None] * e
+        )
+        return _Expected(value, torch.zeros_like(value), error, level, value)
+    most, means, errors, calibrated = max(draws, calibrated_draws), [], [], []
+    for part in _parts(len(x), most, mu.shape[-1]):
+        nodes, _ = posterior_nodes(model.config, levels[part], mu[part], sigma[part], most, seed)
+        values = node_log_likelihoods(model, x[part], nodes)
+        used, known = values[:, :draws], values[:, :calibrated_draws]
+        mean = row_sums(used) / draws
+        squares = row_sums((used - mean[:, None]).square())
+        means.append(mean)
+        # 0 / 0 for a single draw, which has no standard error.
+        errors.append(torch.sqrt(squares / ((draws - 1) * draws)))
+        calibrated.append(row_sums(known) / calibrated_draws)
+    mean = torch.cat(means)
+    level = torch.zeros(len(x), dtype=torch.int64)
+    nan = torch.full_like(mean, math.nan)
+    return _Expected(mean, torch.cat(errors), nan, level, torch.cat(calibrated))
 
 
 @torch.inference_mode()
@@ -351,15 +384,24 @@ def sample_receipt(
     levels = levels[None]
     scores = sample_scores(model, levels, draws=draws, seed=seed)
     x = observe(model.config, levels, seed)
-    nodes, weights = posterior_nodes(model.config, levels, scores.mu, scores.sigma, draws, seed)
-    codes = nodes[0].to(x.dtype)
+    nodes, weights = posterior_nodes(
+        model.config, levels, scores.mu, scores.sigma, draws, seed, int(scores.level)
+    )
+    rows_at_once, pixels = (
+        decoder_rows(model.config),
+        torch.zeros(x.shape[1:], dtype=torch.float64),
+    )
+    # Tile by tile: a foreign image may take more nodes than pictures fit into memory.
+    for codes, masses in zip(
+        nodes[0].to(x.dtype).split(rows_at_once), weights.split(rows_at_once), strict=True
+    ):
 
-    def tile(rows: Tensor) -> Tensor:
-        one = x.expand(len(rows), *x.shape[1:])
-        return pixel_log_likelihood(model.decode(codes[rows]), one).double()
+        def tile(rows: Tensor, codes: Tensor = codes) -> Tensor:
+            one = x.expand(len(rows), *x.shape[1:])
+            return pixel_log_likelihood(model.decode(codes[rows]), one).double()
 
-    values = map_tiles(decoder_rows(model.config), len(codes), tile)
-    pixels = torch.einsum("s,schw->chw", weights, values)
+        values = map_tiles(rows_at_once, len(codes), tile)
+        pixels += torch.einsum("s,schw->chw", masses, values)
     return Receipt(
         x=x[0].numpy(),
         reconstruction=decode_means(model, scores.mu)[0].numpy(),
@@ -369,15 +411,22 @@ def sample_receipt(
         sigma=scores.sigma[0].numpy(),
         elbo=float(scores.terms.elbo[0]),
         elbo_se=float(scores.elbo_se[0]),
+        elbo_error=float(scores.elbo_error[0]),
     )
 
 
 def posterior_nodes(
-    config: ModelConfig, levels: np.ndarray, mu: Tensor, sigma: Tensor, draws: int, seed: int
+    config: ModelConfig,
+    levels: np.ndarray,
+    mu: Tensor,
+    sigma: Tensor,
+    draws: int,
+    seed: int,
+    level: int = FIRST_LEVEL,
 ) -> tuple[Tensor, Tensor]:
     """Codes (B, S, D) and weights (S,) whose weighted mean is the expectation under q."""
     if config.latent_dim <= 2:
-        e, weights = hermite_nodes(config.latent_dim)
+        e, weights = lattice_nodes(config.latent_dim, level)
     else:
         e = torch.from_numpy(image_normals(levels, seed, "draws", (draws, config.latent_dim)))
         weights = torch.full((draws,), 1 / draws, dtype=torch.float64)

@@ -14,7 +14,7 @@ import numpy as np
 
 __all__ = ["Purpose", "image_generator", "image_normals", "image_uniforms"]
 
-Purpose = Literal["draws", "importance", "binarize", "fit", "annealing"]
+Purpose = Literal["draws", "importance", "binarize", "fit", "choice", "annealing"]
 
 
 def image_generator(levels: np.ndarray, seed: int, purpose: Purpose) -> np.random.Generator:
