@@ -16,6 +16,7 @@ from vae.elbo import derivation as derivation_module
 from vae.elbo import surgery as surgery_module
 from vae.elbo.annealing import annealed_evidence
 from vae.elbo.batch_mates import Company
+from vae.elbo.crosscheck import sampled_evidence
 from vae.elbo.derivation import Line
 from vae.elbo.gaps import BestGaussian, best_full_gaussian, best_gaussian, gap_split
 from vae.elbo.ladder import Ladder, bound_ladder
@@ -60,16 +61,18 @@ def blurred(model: Checkpoint, sample: int) -> Receipt:
     )
 
 
-def derivation(model: Checkpoint, sample: int) -> list[Line] | None:
-    """The derivation evaluated for a sample; none where its image isn't on this machine."""
+def derivation(model: Checkpoint, sample: int) -> list[Line]:
+    """The derivation evaluated for a sample; what needs its image only where that is here."""
     return _derivation(model, model.identity, sample)
 
 
 @st.cache_data(max_entries=128, show_spinner="Computing every line")
-def _derivation(_model: Checkpoint, key: str, sample: int) -> list[Line] | None:
+def _derivation(_model: Checkpoint, key: str, sample: int) -> list[Line]:
     levels = access.levels_at(_model, [sample])
     if levels is None:
-        return None
+        table = access.table(_model)
+        mu, sigma = (torch.from_numpy(one[sample]) for one in (table.mu, table.sigma))
+        return derivation_module.closed_forms(mu, sigma, float(table.kl[sample]))
     return derivation_module.derivation(
         _model.model, levels[0], draws=access.draws_of(_model), scan=_scan(_model, key)
     )
@@ -105,7 +108,8 @@ class Gap(NamedTuple):
         error: Its numerical error.
         amortization: :math:`\mathrm{ELBO}(q^*) - \mathrm{ELBO}(q)`.
         approximation: :math:`\log p(x) - \mathrm{ELBO}(q^*)`, NaN where there is none.
-        to_posterior: :math:`KL(q \| p(z|x))` by a sum of its own, NaN where there is none.
+        to_posterior: :math:`KL(q \| p(z|x))` by computations of its own, NaN where there is none.
+        split: That :math:`\log p(x)` is the ELBO plus the latter; none where there is none.
     """
 
     terms: tuple[float, float]
@@ -120,6 +124,7 @@ class Gap(NamedTuple):
     amortization: float
     approximation: float
     to_posterior: float
+    split: Line | None
 
 
 def gap(model: Checkpoint, levels: np.ndarray) -> Gap:
@@ -136,7 +141,7 @@ def _gap(_model: Checkpoint, key: str, levels: np.ndarray) -> Gap:
         scores = sample_scores(_model.model, levels[None], draws=draws)
         best = _best(_model, key, levels)
         split = gap_split(best)
-        to_posterior = _to_posterior(_model, levels, scores, float(best.log_evidence[0]))
+        to_posterior, line = _to_posterior(_model, key, levels, scores)
     return Gap(
         terms=(float(scores.terms.expected_log_likelihood[0]), float(scores.terms.kl[0])),
         elbo=(float(scores.terms.elbo[0]), float(scores.elbo_se[0])),
@@ -150,6 +155,7 @@ def _gap(_model: Checkpoint, key: str, levels: np.ndarray) -> Gap:
         amortization=float(split.amortization[0]),
         approximation=float(split.approximation[0]),
         to_posterior=to_posterior,
+        split=line,
     )
 
 
@@ -176,15 +182,19 @@ def _tilted_elbo(_model: Checkpoint, key: str, levels: np.ndarray) -> float:
 
 
 def _to_posterior(
-    model: Checkpoint, levels: np.ndarray, scores: SampleScores, log_evidence: float
-) -> float:
-    if model.config.latent_dim > 2:
-        return math.nan
+    model: Checkpoint, key: str, levels: np.ndarray, scores: SampleScores
+) -> tuple[float, Line | None]:
+    """How far q is from the posterior, and the identity that it is part of."""
+    found = _quadrature(model, key, levels)
+    if found is None or found.log_evidence.isnan():
+        return math.nan, None
     x = observe(model.config, levels[None])
     with torch.inference_mode():
-        return derivation_module.divergence_to_posterior(
-            model.model, x, scores.mu, scores.sigma, log_evidence
-        )
+        grid = derivation_module.grid_elbo(model.model, x, scores.mu, scores.sigma)
+        sampled = sampled_evidence(model.model, x[0], found)
+    distance = derivation_module.divergence_to_posterior(sampled, grid)
+    elbo = derivation_module.score_elbo(scores)
+    return distance.value, derivation_module.split_line(found, elbo, distance)
 
 
 @st.cache_resource(max_entries=8, show_spinner=False)
