@@ -20,7 +20,11 @@ from vae.elbo.crosscheck import sampled_evidence
 from vae.elbo.derivation import Line
 from vae.elbo.gaps import BestGaussian, best_full_gaussian, best_gaussian, gap_split
 from vae.elbo.ladder import Ladder, bound_ladder
-from vae.elbo.misconception import batch_penalties, misconception_means
+from vae.elbo.misconception import (
+    batch_penalties,
+    expected_batch_penalty,
+    misconception_means,
+)
 from vae.elbo.posterior import true_posterior
 from vae.elbo.quadrature import CoarseScan, Quadrature, coarse_scan, quadrature
 from vae.elbo.scoring import Receipt, SampleScores, sample_scores
@@ -250,7 +254,7 @@ class FiniteSet(NamedTuple):
         widths: Shared standard deviations, with shape :math:`(W,)`.
         information: What their codes tell about which image it was, with shape :math:`(W,)`.
         moments: The penalty on the whole set's moments at the asked-for width.
-        batch_of_8: The mean penalty on batches of 8 at that width.
+        batch_of_8: The mean penalty on batches of 8 of the population, at that width.
     """
 
     widths: np.ndarray
@@ -268,12 +272,12 @@ def finite_set(sigma: float, size: int) -> FiniteSet:
         mu = misconception_means(width[None], size)
         information.append(surgery_module.surgery(mu, width.expand_as(mu)).mean_information)
     width = torch.tensor([sigma], dtype=torch.float64)
-    mu, many = misconception_means(width, size), misconception_means(width, 1_024, seed=0)
+    mu = misconception_means(width, size)
     return FiniteSet(
         widths=widths.numpy(),
         information=torch.stack(information).numpy(),
         moments=float(batch_penalties(mu, width, size).mean()),
-        batch_of_8=float(batch_penalties(many, width, 8).mean()),
+        batch_of_8=float(expected_batch_penalty(width, 8)),
     )
 
 
