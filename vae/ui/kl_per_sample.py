@@ -159,11 +159,14 @@ def surgery(model: Checkpoint, sample: int) -> None:
             surgery_bars(information, misfit, ceiling),
             f"Mean KL as {information:.2f} nats of information and {misfit:.2f} of misfit",
         )
-        # Beyond log N the misfit says nothing of what the prior's samples look like.
+        # Beyond log N the misfit is the set's size; short of it, a part of it is, and shrinks with
+        # every image more.
         meaning = (
             ""
             if found.pinned
-            else " Where the prior lies and no code does, its samples look like noise."
+            else " It is partly places where the prior lies and no code does, whose samples look "
+            f"like noise, and partly the gaps between only {len(rows):,} codes, which more "
+            "images would close."
         )
         st.markdown(
             f"Mean KL **{nats(information + misfit, 3)}** = information "
