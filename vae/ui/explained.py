@@ -111,6 +111,7 @@ class Gap(NamedTuple):
         log_evidence: The exact :math:`\log p(x)`, NaN where there is none.
         error: Its numerical error.
         amortization: :math:`\mathrm{ELBO}(q^*) - \mathrm{ELBO}(q)`.
+        amortization_se: Its standard error, over draws that both share; 0 by quadrature.
         approximation: :math:`\log p(x) - \mathrm{ELBO}(q^*)`, NaN where there is none.
         to_posterior: :math:`KL(q \| p(z|x))` by computations of its own, NaN where there is none.
         split: That :math:`\log p(x)` is the ELBO plus the latter; none where there is none.
@@ -126,6 +127,7 @@ class Gap(NamedTuple):
     log_evidence: float
     error: float
     amortization: float
+    amortization_se: float
     approximation: float
     to_posterior: float
     split: Line | None
@@ -157,6 +159,7 @@ def _gap(_model: Checkpoint, key: str, levels: np.ndarray) -> Gap:
         log_evidence=float(best.log_evidence[0]),
         error=float(best.log_evidence_error[0]),
         amortization=float(split.amortization[0]),
+        amortization_se=float(best.gain_se[0]),
         approximation=float(split.approximation[0]),
         to_posterior=to_posterior,
         split=line,

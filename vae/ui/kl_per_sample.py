@@ -7,6 +7,7 @@ import pandas as pd
 import streamlit as st
 import torch
 
+from vae.elbo.batch_mates import DRAWS
 from vae.elbo.losses import implied_variance
 from vae.elbo.reductions import REDUCTIONS, Reduction
 from vae.figures import palette
@@ -43,6 +44,8 @@ def company(model: Checkpoint, sample: int) -> None:
         f"Largest difference in this image's own numbers: **{widest:.1e} nats**. The last two "
         "columns depend on the company, so no image can be charged by them."
     )
+    if model.config.latent_dim > 2:
+        st.caption(f"The ELBO is here a mean over {DRAWS} draws, fewer than the score's own.")
 
 
 @st.fragment
