@@ -25,6 +25,8 @@ def show_line(line: Line) -> None:
         st.latex(_coloured(line.formula))
     with numbers:
         verdict = "holds" if line.holds else "does not hold"
+        if line.relation == "≥" and line.holds and line.slack < 0:
+            verdict = "holds within the error"
         difference = "difference" if line.relation == "=" else "slack"
         st.html(
             f'<p class="elb-line"><b>{nats(line.left, 4)}</b> {line.relation} '
