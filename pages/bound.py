@@ -56,7 +56,7 @@ st.markdown(
         "can reach. Together they are KL(q ‖ p(z|x)); numerical error "
         f"{found.error:.0e} nats."
         if exact
-        else f" (± {found.best_elbo[1]:.2f}). With more than two latent dimensions the rest of "
+        else f" (± {found.amortization_se:.2f}). With more than two latent dimensions the rest of "
         "the gap has no exact value."
     )
 )

@@ -34,7 +34,11 @@ numbers = {
     ),
 }
 if "log_evidence" in metrics:
-    numbers["log p(x), exact"] = ("log_evidence", "By quadrature over the two latent dimensions.")
+    title, explanation = "log p(x), exact", "By quadrature over the two latent dimensions."
+    if "log_evidence_images" in metrics:
+        title += f", {metrics['log_evidence_images']:,} of {metrics['images']:,} images"
+        explanation += " The other images lie out of its reach, and only the ELBO counts them."
+    numbers[title] = ("log_evidence", explanation)
 with st.container(horizontal=True):
     for title, (key, explanation) in numbers.items():
         # A run may leave out the bound, which takes longest to compute.

@@ -18,7 +18,12 @@ from torch.distributions import (
 
 from vae.elbo import surgery as surgery_module
 from vae.elbo.aggregate import aggregate_log_density, batch_moment_kl
-from vae.elbo.misconception import batch_penalties, misconception, misconception_means
+from vae.elbo.misconception import (
+    batch_penalties,
+    expected_batch_penalty,
+    misconception,
+    misconception_means,
+)
 from vae.elbo.surgery import marginal_kl, surgery
 from vae.elbo.terms import log_density, standard_normal_kl
 
@@ -282,6 +287,24 @@ def test_a_batch_pays_about_one_over_its_size(batch: int) -> None:
     assert torch.allclose(penalties[0], first)
 
 
+@pytest.mark.parametrize("batch", [2, 8, 64])
+@pytest.mark.parametrize("width", [0.05, 0.4, 0.95])
+def test_the_mean_penalty_on_a_batch_of_the_population(batch: int, width: float) -> None:
+    sigma = torch.tensor([width], dtype=torch.float64)
+    generator = torch.Generator().manual_seed(batch)
+    shape = (40_000, batch, 1)
+    mu = torch.randn(shape, generator=generator, dtype=torch.float64) * (1 - width**2) ** 0.5
+    # By the moments of simulated batches, and for the narrowest in closed form by digamma.
+    total = mu.var(1, correction=0) + width**2
+    simulated = standard_normal_kl(mu.mean(1), total.log())[:, 0]
+    expected = expected_batch_penalty(sigma, batch)
+    assert within(simulated.mean(), expected[0], simulated.std() / math.sqrt(len(mu)))
+    half = torch.tensor((batch - 1) / 2, dtype=torch.float64)
+    limit = -0.5 * (torch.special.digamma(half) + math.log(2 / batch))
+    assert torch.allclose(expected_batch_penalty(1e-4 * sigma, batch), limit, rtol=1e-2)
+    assert float(expected_batch_penalty(torch.ones(1), batch)) == pytest.approx(0, abs=1e-9)
+
+
 def test_what_is_no_picture_is_refused() -> None:
     for bad in (0.0, 1.5, -1.0):
         with pytest.raises(ValueError, match=r"sigma must lie in \(0, 1\]"):
@@ -292,6 +315,8 @@ def test_what_is_no_picture_is_refused() -> None:
     for batch in (1, 11):
         with pytest.raises(ValueError, match=rf"batch must lie in 2..10, not {batch}"):
             batch_penalties(misconception_means(sigma, 10), sigma, batch)
+    with pytest.raises(ValueError, match="batch must be at least 2, not 1"):
+        expected_batch_penalty(sigma, 1)
 
 
 def test_nothing_here_touches_the_global_seed() -> None:

@@ -20,6 +20,7 @@ from conftest import CHECKPOINTS, Tiny
 
 import vae
 from vae.cli.bench_bound import naive_bounds
+from vae.cli.evaluate import metrics_table
 from vae.cli.main import main
 from vae.data.images import encode_png, to_image
 from vae.elbo.rows import FORMATS, ScoreRow
@@ -327,6 +328,16 @@ def test_evaluating_a_part_and_the_other_split(run, trained: Path) -> None:
     assert part["images"] == 5 and "iwae_bound" not in part
     other = json.loads(run("evaluate", trained, *flags, "--split", "calibration").out)
     assert other["images"] == 499 and other["split"] == "calibration"
+
+
+def test_the_table_says_of_how_many_images_log_p_is() -> None:
+    metrics = {
+        "images": 1_200, "importance_samples": 0, "bits_per_dim": None, "active_units": 2,
+        "elbo": -9.0, "elbo_se": 0.1, "log_evidence": -8.0, "log_evidence_se": 0.1,
+    }  # fmt: skip
+    assert "of 1,200 images" not in metrics_table(metrics)
+    table = metrics_table({**metrics, "log_evidence_images": 1_190})
+    assert "log p(x), exact, 1,190 of 1,200 images" in table
 
 
 def test_the_table_says_when_the_images_are_too_few(run, trained: Path) -> None:

@@ -1,5 +1,6 @@
 """Every line of the derivation holds, and a false one would be seen not to."""
 
+import importlib
 import math
 
 import numpy as np
@@ -27,6 +28,103 @@ def test_every_line_holds(checkpoint, name, sample):
     assert ("split" in keys) == (model.config.latent_dim <= 2)
     two_forms = next(line for line in lines if line.key == "two-forms")
     assert two_forms.right == pytest.approx(model.reference.elbo[sample], abs=1e-4)
+
+
+# What may go wrong on one side: where, and the lines with an equals sign that must notice, at
+# D <= 2 and beyond.
+DISTURBED = {
+    "the quadrature of log p(x)": ("quadrature.log_sum_exp", {"split"}, set()),
+    "the draws for log p(x)": ("crosscheck.log_joint", {"split"}, set()),
+    "the score's likelihood": (
+        "scoring.node_log_likelihoods",
+        {"split", "two-forms"},
+        {"two-forms"},
+    ),
+    "the score's closed form": (
+        "scoring.standard_normal_kl",
+        {"split", "two-forms", "closed-form"},
+        {"two-forms", "closed-form"},
+    ),
+    "the likelihoods of the other account": (
+        "derivation.node_log_likelihoods",
+        {"split", "two-forms"},
+        {"two-forms"},
+    ),
+    "the densities under the integrals": (
+        "derivation.log_density",
+        {"entropy", "cross-entropy"},
+        {"entropy", "cross-entropy"},
+    ),
+}
+
+
+@pytest.mark.parametrize("by", [0.01, -0.01, 100.0])
+@pytest.mark.parametrize("what", DISTURBED)
+@pytest.mark.parametrize("name", ["digits-2d", "digits-10d"])
+def test_a_disturbance_of_one_side_is_seen(checkpoint, monkeypatch, name, what, by):
+    where, flat, deep = DISTURBED[what]
+    module, function = where.split(".")
+    module = importlib.import_module(f"vae.elbo.{module}")
+    original = getattr(module, function)
+    # A table of KLs or an integral for each dimension adds up to the disturbance.
+    model = checkpoint(name)
+    dims = model.config.latent_dim
+    share = by / dims if function in ("standard_normal_kl", "log_density") else by
+    monkeypatch.setattr(module, function, lambda *args, **more: original(*args, **more) + share)
+    lines = derivation(model.model, model.reference.levels[17])
+    failed = {line.key for line in lines if line.relation == "=" and not line.holds}
+    assert failed >= (flat if dims <= 2 else deep)
+
+
+@pytest.mark.parametrize(
+    "name", ["digits-2d", "digits-2d-beta-10", "digits-binary-2d-batch-moment", "digits-10d"]
+)
+@pytest.mark.parametrize("sample", [0, 29, 222])
+def test_no_equation_allows_a_hundredth_of_a_nat(checkpoint, name, sample):
+    model = checkpoint(name)
+    lines = derivation(model.model, model.reference.levels[sample])
+    equations = [line for line in lines if line.relation == "="]
+    assert len(equations) == 4 + (model.config.latent_dim <= 2)
+    for line in equations:
+        assert line.holds and line.error < 0.0075, line
+        for by in (-0.01, 0.01):
+            assert not line._replace(left=line.left + by).holds
+            assert not line._replace(right=line.right + by).holds
+
+
+@pytest.mark.parametrize("name", ["digits-2d", "digits-10d"])
+def test_a_formula_says_what_is_checked(checkpoint, name):
+    model = checkpoint(name)
+    for line in derivation(model.model, model.reference.levels[5]):
+        assert (r"\ge" in line.formula) == (line.relation == "≥"), line.key
+
+
+def test_jensens_line_can_fail(checkpoint, monkeypatch):
+    model = checkpoint("digits-10d")
+    module = importlib.import_module("vae.elbo.derivation")
+    original = module.bound_ladder
+
+    def low(*args, **more):
+        ladder = original(*args, **more)
+        return ladder._replace(values=ladder.values - 50)
+
+    monkeypatch.setattr(module, "bound_ladder", low)
+    lines = {line.key: line for line in derivation(model.model, model.reference.levels[0])}
+    assert not lines["jensen"].holds
+
+
+def test_an_image_out_of_reach_has_no_lines_about_the_evidence(checkpoint, monkeypatch):
+    model = checkpoint("digits-2d")
+    # As if its mass lay beyond every scan.
+    module = importlib.import_module("vae.elbo.quadrature")
+    monkeypatch.setattr(
+        module, "_active_cells", lambda model, image, centre, *rest: (centre[None], False)
+    )
+    lines = derivation(model.model, model.reference.levels[0])
+    assert {line.key for line in lines} == {
+        "jensen", "two-forms", "entropy", "cross-entropy", "closed-form"
+    }  # fmt: skip
+    assert all(line.holds for line in lines)
 
 
 def test_a_line_that_is_false_does_not_hold():

@@ -9,8 +9,9 @@ import pytest
 import torch
 from conftest import within
 
+from vae.elbo.crosscheck import _hats, sampled_evidence
 from vae.elbo.evidence import exact_evidence, importance_bound, nested_bounds
-from vae.elbo.quadrature import hermite_nodes, node_log_likelihoods
+from vae.elbo.quadrature import hermite_nodes, node_log_likelihoods, quadrature
 from vae.elbo.scoring import sample_scores
 from vae.elbo.terms import log_density
 from vae.model.noise import image_normals
@@ -196,6 +197,67 @@ def test_hermite_nodes_integrate_polynomials(dims: int) -> None:
             assert found == pytest.approx(moment, rel=1e-9, abs=1e-9 * max(1, 2**power))
     if dims == 2:
         assert float(weights @ (nodes[:, 0] ** 2 * nodes[:, 1] ** 4)) == pytest.approx(3)
+
+
+# --- The second account of log p(x) ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dims", [1, 2])
+def test_the_sampled_evidence_of_a_linear_model(linear_gaussian, dims: int) -> None:
+    model = linear_gaussian(dims, orthogonal=False)
+    x = observe(model.config, levels_of(5))
+    for image, expected in zip(x, model.log_evidence(x), strict=True):
+        found = quadrature(model, image, torch.zeros(dims))
+        sampled = sampled_evidence(model, image, found)
+        assert sampled.standard_error < 2e-3
+        assert abs(sampled.log_evidence - float(expected)) <= 5 * sampled.standard_error + 1e-5
+        # No sum of the quadrature enters.
+        shifted = found._replace(log_evidence=found.log_evidence + 7)
+        assert sampled_evidence(model, image, shifted) == sampled
+
+
+def test_the_proposal_is_a_density(checkpoint) -> None:
+    model = checkpoint("digits-2d")
+    x = observe(model.config, model.reference.levels[:1])
+    found = quadrature(model.model, x[0], torch.from_numpy(model.reference.mu[0]))
+    low, high = found.nodes.amin(0) - 2 * found.step, found.nodes.amax(0) + 2 * found.step
+    # Four points a node along each axis: the mean of a piecewise linear density is exact.
+    axes = [
+        torch.arange(float(a), float(b), found.step / 4, dtype=torch.float64)
+        for a, b in zip(low, high, strict=True)
+    ]
+    density = _hats(found, torch.cartesian_prod(*axes))
+    assert float(density.sum() * (found.step / 4) ** 2) == pytest.approx(1, abs=1e-9)
+    assert torch.allclose(_hats(found, found.nodes), found.masses / found.step**2, rtol=1e-6)
+
+
+def test_the_standard_error_of_the_sampled_evidence_is_its_spread(checkpoint) -> None:
+    model = checkpoint("digits-binary-2d")
+    x = observe(model.config, model.reference.levels[40:41])
+    found = quadrature(model.model, x[0], torch.from_numpy(model.reference.mu[40]))
+    runs = [sampled_evidence(model.model, x[0], found, seed) for seed in range(40)]
+    spread = float(np.std([run.log_evidence for run in runs], ddof=1))
+    stated = float(np.mean([run.standard_error for run in runs]))
+    # Even draws do better than independent ones, which is what the error is for.
+    assert 0.3 < spread / stated < 1.3
+
+
+def test_what_a_quadrature_misses_is_found(checkpoint) -> None:
+    model = checkpoint("digits-2d")
+    x = observe(model.config, model.reference.levels[:1])
+    found = quadrature(model.model, x[0], torch.from_numpy(model.reference.mu[0]))
+    axis = found.nodes[:, 1]
+    half = axis > (found.masses * axis).sum()
+    missed = found._replace(
+        nodes=found.nodes[half],
+        log_joint=found.log_joint[half],
+        log_evidence=torch.logsumexp(found.log_joint[half], 0) + 2 * math.log(found.step),
+    )
+    short = float(found.log_evidence - missed.log_evidence)
+    assert short > 0.4
+    sampled = sampled_evidence(model.model, x[0], missed)
+    assert sampled.log_evidence - float(missed.log_evidence) > 0.6 * short
+    assert abs(sampled.log_evidence - float(found.log_evidence)) <= 5 * sampled.standard_error
 
 
 # --- A trained model --------------------------------------------------------------------------

@@ -11,6 +11,10 @@ from conftest import few_digits
 from PIL import Image
 from streamlit.testing.v1 import AppTest
 
+import vae
+from vae.elbo.gaps import best_gaussian
+from vae.model.likelihoods import facts_of
+
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "pages").glob("*.py"))
 MODELS = ("digits-2d", "digits-10d", "digits-binary-2d")
@@ -115,6 +119,9 @@ def check_derivation(model):
     assert shows(text, kl_of(reference)[23].sum())
     assert shows(text, reference["elbo"][23])
     assert "does not hold" not in text
+    lines = 9 if np.isfinite(reference["log_evidence"][23]) else 5
+    assert f"<b>{lines}</b> of {lines} hold" in text
+    assert text.count("allowed error") == lines
 
 
 def check_kl_per_sample(model):
@@ -130,16 +137,30 @@ def check_kl_per_sample(model):
     assert float(companies[0]) == pytest.approx(kl[23], abs=1e-4)
     words = " ".join(one.value for one in app.markdown)
     assert f"Mean KL **{kl.mean():.3f}**" in words
+    # Where log N is exceeded the misfit is an artefact, and says nothing of the prior's samples.
+    assert ("like noise" in words) == (kl.mean() <= np.log(len(kl)))
+    assert any("artefact" in one.value for one in app.warning) == ("like noise" not in words)
+    assert "N = 1,098 training images" in text_of(app)
+    title = facts_of(raw(model)[0]["model"]["likelihood"]).title
+    assert f"−E log p(x|z) ({title}) in place of the snippet's error" in words
 
 
 def check_bound(model):
     _, reference = raw(model)
-    text = text_of(screen(page_named("bound"), model=model, sample=23))
+    app = screen(page_named("bound"), model=model, sample=23)
+    text = text_of(app)
     assert f"<b>{reference['elbo'][23]:.2f}</b>" in text
     evidence = reference["log_evidence"][23]
     if np.isfinite(evidence):
         assert f"<b>{evidence:.2f}</b> nats" in text
         assert shows(text, evidence)
+        assert "they **agree**" in text
+    else:
+        # The two ELBOs share their draws, so their difference is surer than either.
+        loaded = vae.load(ROOT / "checkpoints" / model)
+        best = best_gaussian(loaded.model, loaded.reference.levels[23:24])
+        words = " ".join(one.value for one in app.markdown)
+        assert f"for this image (± {float(best.gain_se[0]):.2f})" in words
 
 
 def check_compare(model):
@@ -582,9 +603,37 @@ def test_every_page_does_without_images_that_are_not_here(page, monkeypatch, tmp
         assert [one.label for one in app.button if one.key == "download_images"] == [
             "Download MNIST (12 MB)"
         ]
+    if page.stem == "derivation":
+        # The closed form needs the code alone; the losses and the errata not even that.
+        text = text_of(app)
+        assert "<b>3</b> of 3 hold" in text and shows(text, kl_of(raw("mnist-burda")[1])[3].sum())
+        assert "In place of the image" in text
+        assert app.slider(key="beta_dial").value == 1 and len(app.table[0].value) == 13
     if page.stem == "sample_elbo":
         elbo = raw("mnist-burda")[1]["elbo"][3]
         assert f"costs <b>{-elbo:.1f}</b>" in text_of(app)
+
+
+def test_the_bound_says_where_its_two_forms_do_not_agree(monkeypatch):
+    from vae.elbo import quadrature
+
+    original = quadrature.log_sum_exp
+    monkeypatch.setattr(quadrature, "log_sum_exp", lambda values: original(values) + 0.01)
+    # A sample that no other test has in the cache.
+    text = text_of(screen(page_named("bound"), model="digits-2d", sample=601))
+    assert "they **do not agree**" in text and "they **agree**" not in text
+
+
+def test_the_penalty_on_a_batch_moves_with_sigma():
+    app = screen(page_named("kl_per_sample"), model="digits-2d")
+    told = []
+    for sigma in (0.05, 0.4, 0.95):
+        app.slider(key="misconception").set_value(sigma).run()
+        words = " ".join(one.value for one in app.markdown)
+        told.append(float(re.search(r"batches of 8 [a-z ]+\*\*([\d.]+) nats", words)[1]))
+        assert "1/8" not in words
+    # By simulation, 400,000 batches a width.
+    assert told == pytest.approx([0.141, 0.102, 0.007], abs=0.001)
 
 
 @pytest.mark.parametrize(("model", "cores"), [("digits-2d", 1), ("sprites-10d", 2)])

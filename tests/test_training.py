@@ -186,3 +186,22 @@ def test_metrics_are_means_over_one_split(checkpoint) -> None:
         assert metrics["elbo"] < metrics["iwae_bound"] < metrics["log_evidence"]
         assert metrics["bits_per_dim"] == pytest.approx(-metrics["elbo"] / 64 / math.log(2))
         assert metrics["active_units"] == 2
+        assert "log_evidence_images" not in metrics
+
+
+def test_a_mean_says_of_how_many_images_it_is(checkpoint) -> None:
+    model = checkpoint("digits-2d")
+    # As of three images out of the quadrature's reach.
+    log_evidence = model.reference.log_evidence.copy()
+    rows = model.reference.of_split("validation")
+    log_evidence[rows[[4, 70, 199]]] = np.nan
+    reference = model.reference._replace(log_evidence=log_evidence)
+    metrics = split_metrics(model.config, reference, "validation")
+    known = np.delete(model.reference.log_evidence[rows], [4, 70, 199])
+    assert metrics["log_evidence"] == pytest.approx(known.mean())
+    assert metrics["log_evidence_se"] == pytest.approx(known.std(ddof=1) / math.sqrt(197))
+    assert (metrics["log_evidence_images"], metrics["images"]) == (197, 200)
+    # None is within reach: then there is no mean, and nothing to count.
+    reference = model.reference._replace(log_evidence=np.full_like(log_evidence, np.nan))
+    metrics = split_metrics(model.config, reference, "validation")
+    assert not [name for name in metrics if name.startswith("log_evidence")]

@@ -81,6 +81,9 @@ def metrics_table(metrics: dict[str, Any]) -> str:
         "iwae_bound": f"importance-weighted bound, k = {metrics['importance_samples']}",
         "log_evidence": "log p(x), exact",
     }
+    if "log_evidence_images" in metrics:
+        known = f"{metrics['log_evidence_images']:,} of {metrics['images']:,}"
+        names["log_evidence"] += f", {known} images"
     lines = [
         _line(text, f"{metrics[name]:.3f} ± {metrics[f'{name}_se']:.3f} nats")
         for name, text in names.items()

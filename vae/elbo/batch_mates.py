@@ -17,7 +17,10 @@ from vae.elbo.terms import standard_normal_kl
 from vae.elbo.tiles import encode_tiled
 from vae.model.vae import LatentModel, observe
 
-__all__ = ["Company", "batch_mates"]
+__all__ = ["DRAWS", "Company", "batch_mates"]
+
+# A quarter of the score's, since four companies are scored to show that none changes it.
+DRAWS = 16
 
 
 _NEIGHBOURS = 8
@@ -82,7 +85,7 @@ def _score(
     place = int(np.flatnonzero(order == 0)[0])
     first = max(0, place - _NEIGHBOURS // 2)
     near = sample_scores(
-        model, mates[order[first : first + _NEIGHBOURS]], draws=16, seed=seed
+        model, mates[order[first : first + _NEIGHBOURS]], draws=DRAWS, seed=seed
     ).terms
     return Company(
         name=name,

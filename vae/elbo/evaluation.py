@@ -90,8 +90,9 @@ def means_of(config: ModelConfig, statistics: Reference) -> dict[str, Any]:
 
     Returns:
         JSON values in nats: ``images``, ``elbo``, ``rate``, ``distortion``, ``iwae_bound`` and,
-        where it is exact, ``log_evidence``, each with ``_se``; ``active_units`` and
-        ``bits_per_dim``.
+        where it is exact, ``log_evidence``, each with ``_se``; ``log_evidence_images``, their
+        number, where some images lie out of the quadrature's reach and that mean is over the
+        others; ``active_units`` and ``bits_per_dim``.
     """
     columns = {
         "elbo": statistics.elbo,
@@ -102,9 +103,12 @@ def means_of(config: ModelConfig, statistics: Reference) -> dict[str, Any]:
     }
     metrics: dict[str, Any] = {"images": statistics.size}
     for name, values in columns.items():
-        if np.isfinite(values).all():
-            metrics[name] = float(values.mean())
-            metrics[f"{name}_se"] = float(values.std(ddof=1) / math.sqrt(len(values)))
+        known = values[~np.isnan(values)]
+        if len(known) and np.isfinite(known).all():
+            metrics[name] = float(known.mean())
+            metrics[f"{name}_se"] = float(known.std(ddof=1) / math.sqrt(len(known)))
+            if len(known) < len(values):
+                metrics[f"{name}_images"] = len(known)
     bits = bits_per_dim(config, columns["elbo"])
     metrics["bits_per_dim"] = float(bits.mean()) if np.isfinite(bits).all() else None
     metrics["active_units"] = int(active_units(torch.from_numpy(statistics.mu)).sum())

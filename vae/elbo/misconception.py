@@ -8,6 +8,7 @@ exactly the information that z carries about x.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -16,7 +17,13 @@ from torch import Tensor
 from vae.elbo.aggregate import batch_moment_kl
 from vae.elbo.terms import standard_normal_kl
 
-__all__ = ["Misconception", "batch_penalties", "misconception", "misconception_means"]
+__all__ = [
+    "Misconception",
+    "batch_penalties",
+    "expected_batch_penalty",
+    "misconception",
+    "misconception_means",
+]
 
 
 class Misconception(NamedTuple):
@@ -85,8 +92,7 @@ def misconception_means(sigma: Tensor, count: int, seed: int | None = None) -> T
 
 
 def batch_penalties(mu: Tensor, sigma: Tensor, batch: int, seed: int = 0) -> Tensor:
-    r"""The batch-moment KL of each whole batch of a shuffled set: about :math:`1/B` in each
-    dimension for narrow codes, whatever the images' own KLs.
+    r"""The batch-moment KL of each whole batch of a shuffled set.
 
     Args:
         mu: Posterior means, with shape :math:`(N, D)`.
@@ -106,6 +112,37 @@ def batch_penalties(mu: Tensor, sigma: Tensor, batch: int, seed: int = 0) -> Ten
     batches = mu[order[: len(mu) // batch * batch]].unflatten(0, (-1, batch))
     variance = sigma.square().expand(batch, -1)
     return torch.stack([batch_moment_kl(some, variance).sum() for some in batches])
+
+
+def expected_batch_penalty(sigma: Tensor, batch: int) -> Tensor:
+    r"""The mean batch-moment KL of batches from the population, in each dimension.
+
+    A batch's mean and variance add nothing to it on average, which leaves
+
+    .. math:: -\tfrac12 E \log\left(\tfrac{1 - \sigma^2}{B} \chi^2_{B-1} + \sigma^2\right)
+
+    of narrow codes about :math:`1/B`, and 0 at :math:`\sigma = 1`.
+
+    Args:
+        sigma: The shared standard deviation, in (0, 1], with any shape.
+        batch: The number :math:`B \ge 2` of images in a batch.
+
+    Returns:
+        Nats, with the shape of ``sigma``.
+
+    Raises:
+        ValueError: If a sigma lies outside (0, 1] or ``batch`` is below 2.
+    """
+    sigma = _checked(sigma)
+    if batch < 2:
+        raise ValueError(f"batch must be at least 2, not {batch}.")
+    # Half of a chi-square variable is a Gamma one, integrated over its logarithm.
+    shape = (batch - 1) / 2
+    log_half = torch.linspace(-80, math.log(shape + 60) + 2, 20_001, dtype=torch.float64)
+    share = torch.softmax(shape * log_half - log_half.exp(), 0)
+    variance = sigma.square()[..., None]
+    spread = (1 - variance) * 2 * log_half.exp() / batch
+    return -0.5 * (spread + variance).log() @ share
 
 
 def _checked(sigma: Tensor) -> Tensor:

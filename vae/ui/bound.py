@@ -110,11 +110,14 @@ def two_forms(found: explained.Gap) -> None:
         for name, value, first, second in forms
     )
     st.html(f'<table class="elb-sums" style="max-width:44rem">{rows}</table>')
-    if len(forms) == 2:
+    if found.split is not None:
+        line = found.split
         st.caption(
-            f"Difference {nats(forms[0][1] - forms[1][1], 6)} nats: the first line from "
-            "Gauss–Hermite nodes and the closed form, the second from quadrature over the plane "
-            "and a sum over a grid."
+            f"Difference {nats(-line.slack, 6)} nats, allowed error {line.error:.4f} nats: they "
+            f"**{'agree' if line.holds else 'do not agree'}**. The first line comes from "
+            "Gauss–Hermite nodes and the closed form; in the second, log p(x) from quadrature "
+            "over the plane, and KL(q ‖ p(z|x)) from a grid about q with a log p(x) of its own, "
+            "by importance sampling."
         )
 
 

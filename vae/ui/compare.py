@@ -228,6 +228,8 @@ def _row(name: str, manifest: dict[str, Any]) -> dict[str, Any]:
         "bound L, nats": metrics.get("iwae_bound"),
         "k of L": metrics["importance_samples"],
         "log p(x) exact, nats": metrics.get("log_evidence"),
+        # A column only where a model has images out of the quadrature's reach.
+        "log p(x) of images": metrics.get("log_evidence_images"),
         "bits per dimension": metrics["bits_per_dim"],
         "active dimensions": metrics["active_units"],
         "parameters": manifest["training"]["parameters"],

@@ -16,10 +16,15 @@ from vae.elbo import derivation as derivation_module
 from vae.elbo import surgery as surgery_module
 from vae.elbo.annealing import annealed_evidence
 from vae.elbo.batch_mates import Company
+from vae.elbo.crosscheck import sampled_evidence
 from vae.elbo.derivation import Line
 from vae.elbo.gaps import BestGaussian, best_full_gaussian, best_gaussian, gap_split
 from vae.elbo.ladder import Ladder, bound_ladder
-from vae.elbo.misconception import batch_penalties, misconception_means
+from vae.elbo.misconception import (
+    batch_penalties,
+    expected_batch_penalty,
+    misconception_means,
+)
 from vae.elbo.posterior import true_posterior
 from vae.elbo.quadrature import CoarseScan, Quadrature, coarse_scan, quadrature
 from vae.elbo.scoring import Receipt, SampleScores, sample_scores
@@ -60,16 +65,18 @@ def blurred(model: Checkpoint, sample: int) -> Receipt:
     )
 
 
-def derivation(model: Checkpoint, sample: int) -> list[Line] | None:
-    """The derivation evaluated for a sample; none where its image isn't on this machine."""
+def derivation(model: Checkpoint, sample: int) -> list[Line]:
+    """The derivation evaluated for a sample; what needs its image only where that is here."""
     return _derivation(model, model.identity, sample)
 
 
 @st.cache_data(max_entries=128, show_spinner="Computing every line")
-def _derivation(_model: Checkpoint, key: str, sample: int) -> list[Line] | None:
+def _derivation(_model: Checkpoint, key: str, sample: int) -> list[Line]:
     levels = access.levels_at(_model, [sample])
     if levels is None:
-        return None
+        table = access.table(_model)
+        mu, sigma = (torch.from_numpy(one[sample]) for one in (table.mu, table.sigma))
+        return derivation_module.closed_forms(mu, sigma, float(table.kl[sample]))
     return derivation_module.derivation(
         _model.model, levels[0], draws=access.draws_of(_model), scan=_scan(_model, key)
     )
@@ -104,8 +111,10 @@ class Gap(NamedTuple):
         log_evidence: The exact :math:`\log p(x)`, NaN where there is none.
         error: Its numerical error.
         amortization: :math:`\mathrm{ELBO}(q^*) - \mathrm{ELBO}(q)`.
+        amortization_se: Its standard error, over draws that both share; 0 by quadrature.
         approximation: :math:`\log p(x) - \mathrm{ELBO}(q^*)`, NaN where there is none.
-        to_posterior: :math:`KL(q \| p(z|x))` by a sum of its own, NaN where there is none.
+        to_posterior: :math:`KL(q \| p(z|x))` by computations of its own, NaN where there is none.
+        split: That :math:`\log p(x)` is the ELBO plus the latter; none where there is none.
     """
 
     terms: tuple[float, float]
@@ -118,8 +127,10 @@ class Gap(NamedTuple):
     log_evidence: float
     error: float
     amortization: float
+    amortization_se: float
     approximation: float
     to_posterior: float
+    split: Line | None
 
 
 def gap(model: Checkpoint, levels: np.ndarray) -> Gap:
@@ -136,7 +147,7 @@ def _gap(_model: Checkpoint, key: str, levels: np.ndarray) -> Gap:
         scores = sample_scores(_model.model, levels[None], draws=draws)
         best = _best(_model, key, levels)
         split = gap_split(best)
-        to_posterior = _to_posterior(_model, levels, scores, float(best.log_evidence[0]))
+        to_posterior, line = _to_posterior(_model, key, levels, scores)
     return Gap(
         terms=(float(scores.terms.expected_log_likelihood[0]), float(scores.terms.kl[0])),
         elbo=(float(scores.terms.elbo[0]), float(scores.elbo_se[0])),
@@ -148,8 +159,10 @@ def _gap(_model: Checkpoint, key: str, levels: np.ndarray) -> Gap:
         log_evidence=float(best.log_evidence[0]),
         error=float(best.log_evidence_error[0]),
         amortization=float(split.amortization[0]),
+        amortization_se=float(best.gain_se[0]),
         approximation=float(split.approximation[0]),
         to_posterior=to_posterior,
+        split=line,
     )
 
 
@@ -176,15 +189,19 @@ def _tilted_elbo(_model: Checkpoint, key: str, levels: np.ndarray) -> float:
 
 
 def _to_posterior(
-    model: Checkpoint, levels: np.ndarray, scores: SampleScores, log_evidence: float
-) -> float:
-    if model.config.latent_dim > 2:
-        return math.nan
+    model: Checkpoint, key: str, levels: np.ndarray, scores: SampleScores
+) -> tuple[float, Line | None]:
+    """How far q is from the posterior, and the identity that it is part of."""
+    found = _quadrature(model, key, levels)
+    if found is None or found.log_evidence.isnan():
+        return math.nan, None
     x = observe(model.config, levels[None])
     with torch.inference_mode():
-        return derivation_module.divergence_to_posterior(
-            model.model, x, scores.mu, scores.sigma, log_evidence
-        )
+        grid = derivation_module.grid_elbo(model.model, x, scores.mu, scores.sigma)
+        sampled = sampled_evidence(model.model, x[0], found)
+    distance = derivation_module.divergence_to_posterior(sampled, grid)
+    elbo = derivation_module.score_elbo(scores)
+    return distance.value, derivation_module.split_line(found, elbo, distance)
 
 
 @st.cache_resource(max_entries=8, show_spinner=False)
@@ -240,7 +257,7 @@ class FiniteSet(NamedTuple):
         widths: Shared standard deviations, with shape :math:`(W,)`.
         information: What their codes tell about which image it was, with shape :math:`(W,)`.
         moments: The penalty on the whole set's moments at the asked-for width.
-        batch_of_8: The mean penalty on batches of 8 at that width.
+        batch_of_8: The mean penalty on batches of 8 of the population, at that width.
     """
 
     widths: np.ndarray
@@ -258,12 +275,12 @@ def finite_set(sigma: float, size: int) -> FiniteSet:
         mu = misconception_means(width[None], size)
         information.append(surgery_module.surgery(mu, width.expand_as(mu)).mean_information)
     width = torch.tensor([sigma], dtype=torch.float64)
-    mu, many = misconception_means(width, size), misconception_means(width, 1_024, seed=0)
+    mu = misconception_means(width, size)
     return FiniteSet(
         widths=widths.numpy(),
         information=torch.stack(information).numpy(),
         moments=float(batch_penalties(mu, width, size).mean()),
-        batch_of_8=float(batch_penalties(many, width, 8).mean()),
+        batch_of_8=float(expected_batch_penalty(width, 8)),
     )
 
 

@@ -7,6 +7,7 @@ import pandas as pd
 import streamlit as st
 import torch
 
+from vae.elbo.batch_mates import DRAWS
 from vae.elbo.losses import implied_variance
 from vae.elbo.reductions import REDUCTIONS, Reduction
 from vae.figures import palette
@@ -14,6 +15,7 @@ from vae.figures.frame import nats
 from vae.figures.kl_per_sample import surgery_bars
 from vae.figures.plane import Fact
 from vae.model.checkpoint import Checkpoint
+from vae.model.likelihoods import facts_of
 from vae.ui import access, explained, widgets
 from vae.ui.plane import scatter
 
@@ -42,6 +44,8 @@ def company(model: Checkpoint, sample: int) -> None:
         f"Largest difference in this image's own numbers: **{widest:.1e} nats**. The last two "
         "columns depend on the company, so no image can be charged by them."
     )
+    if model.config.latent_dim > 2:
+        st.caption(f"The ELBO is here a mean over {DRAWS} draws, fewer than the score's own.")
 
 
 @st.fragment
@@ -118,11 +122,11 @@ def _explain(
     reduction: Reduction, kl: np.ndarray, model: Checkpoint, expected_log_likelihood: np.ndarray
 ) -> None:
     """One way to reduce the loss: its code, its value on these rows, its effective weight."""
-    splits = model.manifest["data"]["splits"]
-    images = sum(split["images"] for split in splits.values())
+    images = model.manifest["data"]["splits"]["train"]["images"]
     batch, dims, pixels = *kl.shape, model.config.image.pixels
     st.code(reduction.code, language="python", wrap_lines=True)
     # Sums over pixels are all that any of them reads, so an even spread stands for the pixels.
+    # The snippets' own errors would need the images, and beta depends on no error.
     spread = torch.from_numpy(expected_log_likelihood / pixels)[:, None].expand(-1, pixels)
     value = float(reduction.loss(torch.from_numpy(kl), spread, images))
     beta = reduction.effective_beta(batch, dims, pixels, images)
@@ -134,11 +138,15 @@ def _explain(
     elif reduction.squared_error:
         variance = implied_variance("sum", beta, pixels)
         reading += f" Beside its squared error that is a Gaussian with σ² = {variance:.4g}."
-    st.markdown(f"On these {batch} images it gives {nats(value, 4)}. {reading}")
+    likelihood = facts_of(model.config.likelihood).title
+    st.markdown(
+        f"On these {batch} images it gives {nats(value, 4)}, with this model's own "
+        f"−E log p(x|z) ({likelihood}) in place of the snippet's error. {reading}"
+    )
     st.caption(f"{reduction.explanation} Seen in {reduction.where}.")
     st.caption(
         f"For B = {batch} rows here, D = {dims}, P = {pixels:,} pixel values and N = {images:,} "
-        "images."
+        "training images."
     )
 
 
@@ -154,22 +162,29 @@ def surgery(model: Checkpoint, sample: int) -> None:
             surgery_bars(information, misfit, ceiling),
             f"Mean KL as {information:.2f} nats of information and {misfit:.2f} of misfit",
         )
+        # Beyond log N the misfit is the set's size; short of it, a part of it is, and shrinks with
+        # every image more.
+        meaning = (
+            ""
+            if found.pinned
+            else " It is partly places where the prior lies and no code does, whose samples look "
+            f"like noise, and partly the gaps between only {len(rows):,} codes, which more "
+            "images would close."
+        )
         st.markdown(
             f"Mean KL **{nats(information + misfit, 3)}** = information "
             f"**{nats(information, 3)}** + misfit **{nats(misfit, 3)}** nats. Information says "
             f"how well a code tells which of these {len(rows):,} images it came from; "
-            "misfit, KL(q̄ ‖ p), how far all codes together lie from the prior: that part shows as "
-            "prior samples that look like noise. Of the misfit, total correlation is "
-            f"{nats(float(found.total_correlation), 3)} nats and the dimensions one by one are "
-            f"{nats(float(found.dimension_kl.sum()), 3)}."
+            f"misfit, KL(q̄ ‖ p), how far all codes together lie from the prior.{meaning} Of the "
+            f"misfit, total correlation is {nats(float(found.total_correlation), 3)} nats and the "
+            f"dimensions one by one are {nats(float(found.dimension_kl.sum()), 3)}."
         )
         if found.pinned:
             st.warning(
                 f"The mean KL exceeds log N = {nats(ceiling, 2)} nats, so the information is "
-                "**pinned** there: {0} images cannot hold more of it, and the rest shows up as "
-                "misfit. That is an artefact of the size of this reference set.".format(
-                    f"{len(rows):,}"
-                ),
+                f"**pinned** there: {len(rows):,} images cannot hold more of it, and the rest "
+                "counts as misfit. That is an artefact of the size of this reference set, and "
+                "says nothing about prior samples.",
                 icon=":material/push_pin:",
             )
     with right:

@@ -75,8 +75,8 @@ def misconception() -> None:
         f"KL averages −log σ = **{nats(-np.log(sigma), 3)} nats** a dimension, and that is "
         "exactly the information its code carries about it. A finite set can match in its "
         f"moments only: {_FEW} such images pay {nats(finite.moments, 4)} nats as one batch, "
-        f"batches of 8 from a larger set {nats(finite.batch_of_8, 3)} nats on average, about 1/8, "
-        f"and {_FEW} images hold at most log {_FEW} = {nats(np.log(_FEW), 2)} nats."
+        f"batches of 8 from the population **{nats(finite.batch_of_8, 3)} nats** on average, and "
+        f"{_FEW} images hold at most log {_FEW} = {nats(np.log(_FEW), 2)} nats."
     )
 
 
