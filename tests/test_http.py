@@ -6,16 +6,18 @@ import concurrent.futures
 import http.client
 import json
 import os
+import signal
 import socket
-import subprocess
-import sys
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
+from browser import app_process, running_app
 
 import vae
 from vae.data.images import encode_png, to_image
@@ -28,26 +30,8 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "vae", "app", "--port", str(port), "--no-browser"]
-    with subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    ) as process:  # fmt: skip
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            try:
-                with urllib.request.urlopen(f"http://localhost:{port}/_stcore/health", timeout=1):
-                    break
-            except OSError:
-                time.sleep(0.2)
-        else:
-            pytest.fail("the server did not answer within a minute")
-        yield port
-        # The server is a child of the command: both are of the session that was started for them.
-        os.killpg(process.pid, 15)
+    with running_app() as address:
+        yield urlsplit(address).port
 
 
 class Answer(NamedTuple):
@@ -319,3 +303,38 @@ def test_requests_that_break_off_leave_their_places(port) -> None:
     while (answer := send(port, [("x", b"junk")])).status == 503 and time.monotonic() < deadline:
         time.sleep(0.1)
     assert answer.status == 200
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_to_the_command_ends_the_server(number) -> None:
+    """As systemd, a container or a closed terminal stop it."""
+    with app_process() as (address, process):
+        port = urlsplit(address).port
+        assert ask(port, "GET", "/api/models").status == 200
+        process.send_signal(number)
+        process.wait(timeout=30)
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))  # refused while anybody listens
+        # Neither the server nor a helper is left of the session that was started for them.
+        with pytest.raises(ProcessLookupError):
+            os.killpg(process.pid, 0)
+
+
+def test_below_a_path_of_its_own(checkpoint) -> None:
+    with running_app(base="/elbo") as address:
+        port = urlsplit(address).port
+        assert ask(port, "GET", "/elbo/api/models").status == 200
+        body = multipart([("a.png", png_of(checkpoint("digits-2d"), 7))])
+        (row,) = ask(port, "POST", "/elbo/api/score?model=digits-2d", body, TYPE).document
+        expected = checkpoint("digits-2d").reference.elbo[7]
+        assert row["elbo"] == pytest.approx(expected, abs=1e-4, rel=1e-6)
+        for method in ("GET", "POST"):
+            answer = ask(port, method, "/elbo/api/nothing")
+            assert (answer.status, answer.document["error_code"]) == (404, "E-HTTP-03")
+        # What lies beside the path belongs to somebody else.
+        for path in ("/api/models", "/", "/score_images", "/elbow/api/models"):
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                urllib.request.urlopen(f"http://localhost:{port}{path}")
+            assert refused.value.code == 404
+            refused.value.close()

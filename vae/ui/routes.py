@@ -36,6 +36,7 @@ from vae.elbo.files import ScoreSettings, score_bytes
 from vae.elbo.rows import ScoreRow, to_json
 from vae.elbo.scoring import DRAWS
 from vae.model.stored import CheckpointError
+from vae.ui.links import base_path
 from vae.ui.uploads import MOST_BYTES, MOST_FILES, display_name
 
 __all__ = ["MOST_AT_WORK", "routes"]
@@ -90,12 +91,15 @@ class _InMemory(MultiPartParser):
 
 
 def routes() -> list[Route]:
-    """The routes of the interface; everything else below ``/api`` is answered 404 in JSON."""
-    interface = _Interface()
+    """The routes of the interface; everything else below ``/api`` is answered 404 in JSON.
+
+    Streamlit puts its own routes below ``server.baseUrlPath``, and an app's own as they are given.
+    """
+    interface, base = _Interface(), base_path()
     return [
-        *(Route(path, interface) for path in ("/api", "/api/{path:path}")),
+        *(Route(f"{base}{path}", interface) for path in ("/api", "/api/{path:path}")),
         # Streamlit knows the first screen by the root alone, and calls its name a page not found.
-        Route("/overview", _to_the_root),
+        Route(f"{base}/overview", _to_the_root),
     ]
 
 

@@ -18,6 +18,7 @@ from vae.figures.pictures import data_url, to_bytes
 from vae.model.checkpoint import Checkpoint
 from vae.model.stored import CheckpointError
 from vae.ui import widgets
+from vae.ui.links import base_path
 
 __all__ = [
     "calls",
@@ -209,7 +210,7 @@ def calls(model: Checkpoint, settings: ScoreSettings, names: Sequence[str]) -> N
         st.code(command_line(model.name, settings), language="bash")
         # The address that the visitor sees, which a proxy may have given the server.
         address = urlsplit(st.context.url or "http://localhost:8501")
-        base = f"{address.scheme}://{address.netloc}"
+        base = f"{address.scheme}://{address.netloc}{base_path()}"
         st.code(curl_call(base, model.name, settings, names), language="bash")
         st.caption("Each gives the rows of the downloads. The command takes whole folders.")
 
