@@ -6,6 +6,7 @@ import streamlit as st
 from vae.figures.frame import nats
 from vae.figures.pictures import gallery_html
 from vae.model.likelihoods import facts_of
+from vae.training.launch import without_paths
 from vae.ui import access, widgets
 from vae.ui.screens import link
 from vae.ui.walks.dimensions import strongest_film
@@ -94,4 +95,4 @@ with st.expander("About this model"):
         f"{training['best_step']:,}, "
         f"{training['parameters']:,} parameters.\n\n**Made by**"
     )
-    st.code(model.manifest["command"], language="bash")
+    st.code(without_paths(model.manifest["command"]), language="bash")

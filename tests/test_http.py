@@ -6,8 +6,10 @@ import concurrent.futures
 import http.client
 import json
 import os
+import shutil
 import signal
 import socket
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -338,3 +340,59 @@ def test_below_a_path_of_its_own(checkpoint) -> None:
                 urllib.request.urlopen(f"http://localhost:{port}{path}")
             assert refused.value.code == 404
             refused.value.close()
+
+
+@pytest.fixture(scope="module")
+def strangers_port(tmp_path_factory):
+    """A server over a model of a folder, and three that cannot be used."""
+    root = tmp_path_factory.mktemp("secret") / "checkpoints"
+    for name in ("mine", "no-card", "no-weights", "no-manifest"):
+        shutil.copytree(ROOT / "checkpoints" / "digits-2d", root / name)
+    images = root.parent / "cats"
+    command = f"{sys.executable} -m vae train --data folder:{images} --out={root / 'mine'}"
+    place_data(root / "mine", images, command)
+    change_manifest(root / "no-card", lambda manifest: manifest.pop("card"))
+    (root / "no-weights" / "model.safetensors").unlink()
+    (root / "no-manifest" / "manifest.json").unlink()
+    (root / "no-manifest" / "manifest.json").symlink_to(root / "nowhere")
+    with running_app("--checkpoints", str(root), "--folders", str(root)) as address:
+        yield urlsplit(address).port
+
+
+def change_manifest(path: Path, change) -> None:
+    manifest = json.loads((path / "manifest.json").read_text())
+    change(manifest)
+    (path / "manifest.json").write_text(json.dumps(manifest))
+
+
+def place_data(path: Path, images: Path, command: str) -> None:
+    def change(manifest: dict) -> None:
+        manifest["data"]["name"] = f"folder:{images}"
+        manifest["command"] = command
+
+    change_manifest(path, change)
+
+
+def test_one_damaged_model_does_not_hide_the_others(strangers_port) -> None:
+    answer = ask(strangers_port, "GET", "/api/models")
+    assert answer.status == 200
+    found = {one["name"]: one for one in answer.document}
+    assert set(found) == {"mine", "no-card", "no-weights", "no-manifest"}
+    assert found["mine"]["data"] == "folder cats" and "error" not in found["mine"]
+    assert found["no-card"]["error"] == (
+        "The manifest of 'no-card' lacks 'title' in 'card'. (E-CKPT-04)"
+    )
+    assert "(E-CKPT-02)" in found["no-weights"]["error"]
+    assert "(E-CKPT-02)" in found["no-manifest"]["error"]
+
+
+def test_paths_of_the_servers_disk_never_leave_it(strangers_port, checkpoint) -> None:
+    files = [("a.png", png_of(checkpoint("digits-2d"), 7))]
+    answers = [ask(strangers_port, "GET", "/api/models")]
+    names = ("mine", "no-card", "no-weights", "no-manifest", "nothing", "../secret")
+    answers += [send(strangers_port, files, f"model={name}") for name in names]
+    answers.append(send(strangers_port, files, "model=mine&calibration=../secret"))
+    assert [one.status for one in answers] == [200, 200, *[404] * 6]
+    for answer in answers:
+        text = json.dumps(answer.document).replace("../secret", "")
+        assert "secret" not in text and str(ROOT) not in text

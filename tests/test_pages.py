@@ -600,3 +600,53 @@ def test_a_small_model_leaves_a_core_to_others(model, cores, monkeypatch):
         assert torch.get_num_threads() == cores
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page.stem != "train"], ids=lambda page: page.stem
+)
+def test_no_page_tells_where_things_lie_on_the_servers_disk(page, monkeypatch, tmp_path):
+    import shutil
+
+    from vae.ui import train_gate
+
+    root = tmp_path / "secret" / "checkpoints"
+    for name in ("mine", "broken"):
+        shutil.copytree(ROOT / "checkpoints" / "digits-2d", root / name)
+    manifest, _ = raw("digits-2d")
+    manifest["data"]["name"] = f"folder:{tmp_path / 'secret' / 'cats'}"
+    manifest["command"] = f"/usr/bin/python -m vae train --data {manifest['data']['name']}"
+    manifest["command"] += f" --title '2 cats' --out {root / 'mine'} --tensorboard secret/logs"
+    (root / "mine" / "manifest.json").write_text(json.dumps(manifest))
+    (root / "broken" / "manifest.json").unlink()
+    (root / "broken" / "manifest.json").symlink_to(root / "nowhere")
+    monkeypatch.setenv("ELBOSCOPE_CHECKPOINTS", str(root))
+    monkeypatch.setenv("ELBOSCOPE_FOLDERS", json.dumps([str(root)]))
+    monkeypatch.setattr(train_gate, "training_allowed", lambda: False)  # a published server
+    app = screen(page, model="mine")
+    sent = " ".join(str(getattr(node, "proto", "")) for node in app._tree)
+    assert "broken" in sent and "folder cats" in sent
+    assert "secret" not in sent and str(ROOT) not in sent
+    if page.stem == "overview":
+        assert [one.value for one in app.code] == [
+            "PATH -m vae train --data folder:PATH --title '2 cats' --out checkpoints/mine "
+            "--tensorboard PATH"
+        ]
+
+
+def test_folders_to_train_on_stay_apart(monkeypatch, tmp_path):
+    from vae.ui.serve import folders_variable
+    from vae.ui.train import registered_folders
+
+    folders = [tmp_path / name for name in ("a/images", "b/images", "c/scan 06:12")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    gone = tmp_path / "gone"
+    monkeypatch.setenv("ELBOSCOPE_FOLDERS", folders_variable([*folders, folders[0], gone]))
+    assert registered_folders() == {
+        "folder a/images": f"folder:{folders[0]}",
+        "folder b/images": f"folder:{folders[1]}",
+        "folder scan 06:12": f"folder:{folders[2]}",
+    }
+    monkeypatch.delenv("ELBOSCOPE_FOLDERS")
+    assert registered_folders() == {}

@@ -30,6 +30,7 @@ __all__ = [
     "shown",
     "start",
     "stop",
+    "without_paths",
 ]
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,59}")
@@ -144,6 +145,35 @@ def last_words(name: str, most: int = 600) -> str:
 def shown(words: list[str]) -> str:
     """A command as a person would type it."""
     return shlex.join(["python", "-m", "vae", *words])
+
+
+def without_paths(command: str) -> str:
+    """A command as strangers may see it, who need not know where things lie on this computer.
+
+    Args:
+        command: The command of a run, as its manifest keeps it.
+    """
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        return "python -m vae train"
+    kept: list[str] = []
+    for word in words:
+        flag, equals, value = word.partition("=")
+        if equals and flag.startswith("--"):
+            kept.append(f"{flag}={_unplaced(flag, value)}")
+        else:
+            kept.append(_unplaced(kept[-1] if kept else "", word))
+    return shlex.join(kept)
+
+
+def _unplaced(flag: str, value: str) -> str:
+    if value.startswith("folder:"):
+        return "folder:PATH"
+    if flag == "--out":
+        return f"checkpoints/{Path(value).name}"
+    outside = flag == "--tensorboard" or os.path.isabs(value) or value.startswith("~")
+    return "PATH" if outside else value
 
 
 def _folder(root: Path, name: str) -> RunFolder:

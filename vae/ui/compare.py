@@ -14,7 +14,7 @@ from vae.elbo.losses import refitted_gaussian
 from vae.figures.compare import ModelPoint, codes, model_difference, rate_distortion
 from vae.figures.frame import nats
 from vae.figures.pictures import gallery_html
-from vae.model.checkpoint import Checkpoint
+from vae.model.checkpoint import Checkpoint, data_title
 from vae.model.likelihoods import facts_of
 from vae.training.config import TrainConfig
 from vae.ui import access, widgets
@@ -215,7 +215,7 @@ def _row(name: str, manifest: dict[str, Any]) -> dict[str, Any]:
     pixels = image["channels"] * image["height"] * image["width"]
     row = {
         "model": name,
-        "data": manifest["data"]["name"].rsplit("/", 1)[-1],
+        "data": data_title(manifest),
         "likelihood": facts_of(shape["likelihood"]).title,
         "network": shape["network"],
         "D": shape["latent_dim"],
@@ -228,7 +228,7 @@ def _row(name: str, manifest: dict[str, Any]) -> dict[str, Any]:
         "bound L, nats": metrics.get("iwae_bound"),
         "k of L": metrics["importance_samples"],
         "log p(x) exact, nats": metrics.get("log_evidence"),
-        "bits per dimension": metrics["bits_per_dim"],
+        "bits per dimension": metrics.get("bits_per_dim"),
         "active dimensions": metrics["active_units"],
         "parameters": manifest["training"]["parameters"],
         "training, s": manifest["training"]["seconds"],

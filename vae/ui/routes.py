@@ -35,6 +35,7 @@ from vae.elbo.calibration_sets import calibration_of, calibrations
 from vae.elbo.files import ScoreSettings, score_bytes
 from vae.elbo.rows import ScoreRow, to_json
 from vae.elbo.scoring import DRAWS
+from vae.model.checkpoint import data_title
 from vae.model.stored import CheckpointError
 from vae.ui.links import base_path
 from vae.ui.uploads import MOST_BYTES, MOST_FILES, display_name
@@ -273,7 +274,7 @@ def _model_list() -> list[dict[str, Any]]:
             {
                 "name": name,
                 **{key: manifest["card"][key] for key in ("title", "description")},
-                "data": manifest["data"]["name"],
+                "data": data_title(manifest),
                 "image": {key: image[key] for key in ("channels", "height", "width", "levels")},
                 "latent_dim": config["latent_dim"],
                 "likelihood": config["likelihood"],

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["free_port", "serve"]
+__all__ = ["folders_variable", "free_port", "serve"]
 
 _PORTS_TRIED = 20
 
@@ -37,9 +37,7 @@ def serve(port: int, checkpoints: Path | None, browser: bool, folders: Sequence[
     if checkpoints is not None:
         environment["ELBOSCOPE_CHECKPOINTS"] = str(checkpoints.resolve())
     if folders:
-        # A path may hold any character that could separate it from the next.
-        registered = json.dumps([str(folder.resolve()) for folder in folders])
-        environment["ELBOSCOPE_FOLDERS"] = registered
+        environment["ELBOSCOPE_FOLDERS"] = folders_variable(folders)
     root = Path(__file__).parents[2]
     # Streamlit prints the address, which its settings may alter, when the server answers.
     print("Elboscope is starting; stop it with Ctrl+C.", flush=True)
@@ -54,6 +52,11 @@ def serve(port: int, checkpoints: Path | None, browser: bool, folders: Sequence[
         # There exec makes another process and ends this one.
         return subprocess.call(command, env=environment)
     os.execve(sys.executable, command, environment)
+
+
+def folders_variable(folders: Sequence[Path]) -> str:
+    """Folders as the server is told of them: as JSON, since a path may hold any separator."""
+    return json.dumps([str(folder.resolve()) for folder in folders])
 
 
 def free_port(first: int) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import os
 import re
 import shutil
@@ -71,8 +72,18 @@ _FEWEST_FREE = 2**30
 
 def registered_folders() -> dict[str, str]:
     """Folders of images that whoever started the server has registered, by a name for people."""
-    paths = [Path(text) for text in os.environ.get("ELBOSCOPE_FOLDERS", "").split(os.pathsep)]
-    return {f"folder {path.name}": f"folder:{path}" for path in paths if path.is_dir()}
+    texts = json.loads(os.environ.get("ELBOSCOPE_FOLDERS") or "[]")
+    paths = [path for path in map(Path, dict.fromkeys(texts)) if path.is_dir()]
+    return {f"folder {_tail(path, paths)}": f"folder:{path}" for path in paths}
+
+
+def _tail(path: Path, paths: Sequence[Path]) -> str:
+    """The shortest end of a path that no other one has."""
+    for count in range(1, len(path.parts)):
+        tail = path.parts[-count:]
+        if sum(other.parts[-count:] == tail for other in paths) == 1:
+            return "/".join(tail)
+    return str(path)
 
 
 def form() -> None:
