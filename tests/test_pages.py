@@ -650,3 +650,48 @@ def test_folders_to_train_on_stay_apart(monkeypatch, tmp_path):
     }
     monkeypatch.delenv("ELBOSCOPE_FOLDERS")
     assert registered_folders() == {}
+
+
+@pytest.fixture
+def homeless(monkeypatch, tmp_path):
+    """A model of a folder, on a server whose home cannot be written."""
+    from vae.data.datasets import open_data
+    from vae.training.commit import commit
+    from vae.training.config import TrainConfig
+    from vae.training.fit import fit
+
+    monkeypatch.setenv("ELBOSCOPE_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "photos").mkdir()
+    for number in range(60):
+        (tmp_path / "photos" / f"{number}.png").write_bytes(png(np.full((8, 8), number), 64))
+    config = TrainConfig(
+        data=f"folder:{tmp_path / 'photos'}", image_size=8, image_channels=1, hidden=(8,),
+        steps=4, batch_size=8, importance_samples=0,
+    )  # fmt: skip
+    data = open_data(config.data, 8, 1)
+    fitted = fit(config, data, progress=False)
+    commit(tmp_path / "models" / "mine", config, data, fitted, "python -m vae", progress=False)
+    monkeypatch.setenv("ELBOSCOPE_CHECKPOINTS", str(tmp_path / "models"))
+    monkeypatch.delenv("ELBOSCOPE_CACHE")
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("HOME", str(tmp_path / "file"))
+    return "mine"
+
+
+@pytest.mark.parametrize("name", ["sample_elbo", "bound", "derivation", "kl_per_sample"])
+def test_a_cache_that_cannot_be_written_is_said(homeless, name):
+    app = screen(page_named(name), model=homeless)
+    assert "cannot be written: let ELBOSCOPE_CACHE name another folder." in app.info[0].value
+    said = " ".join(one.value for one in [*app.info, *app.caption])
+    assert "not on this machine" not in said and str(ROOT) not in said
+
+
+def test_a_run_that_cannot_start_says_why(homeless):
+    from vae.training import launch
+
+    app = screen(page_named("train"), model=homeless)
+    next(one for one in app.button if one.key == "start").click().run()
+    assert not app.exception
+    (error,) = app.error
+    assert "my-digits-2d-1 cannot start" in error.value and "ELBOSCOPE_CACHE" in error.value
+    assert launch.last_words("my-digits-2d-1") == ""

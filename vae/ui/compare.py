@@ -18,6 +18,7 @@ from vae.model.checkpoint import Checkpoint, data_title
 from vae.model.likelihoods import facts_of
 from vae.training.config import TrainConfig
 from vae.ui import access, widgets
+from vae.ui.missing import where_images_are
 from vae.ui.walks.dimensions import strongest_film
 from vae.ui.walks.start import prior_mean
 
@@ -158,7 +159,7 @@ def two_models(model: Checkpoint, sample: int, names: Sequence[str]) -> None:
         return
     levels = access.levels_of(model, sample)
     if levels is None:
-        st.info("This part needs the images, which are not on this machine.")
+        st.info(f"This part needs the images. {where_images_are(model)}")
         return
     other = access.checkpoint(st.selectbox("Set beside", others, key="beside", width=320))
     here = access.receipt(model, sample)

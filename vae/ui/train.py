@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -116,9 +116,20 @@ def form() -> None:
         if problem:
             st.warning(problem, icon=":material/info:")
         if st.button("Train", type="primary", disabled=bool(problem), key="start") and not problem:
-            launch.start(name, launch.command_of(preset, config, root / name))
-            st.session_state["just_started"] = (name, time.time())
-            st.rerun()
+            words = launch.command_of(preset, config, root / name)
+            if _begun(name, lambda: launch.start(name, words)):
+                st.rerun()
+
+
+def _begun(name: str, begin: Callable[[], None]) -> bool:
+    """Starts a run's process and remembers it, or says why it cannot start."""
+    try:
+        begin()
+    except (DataMissing, OSError) as error:
+        st.error(f"{name} cannot start. {error}")
+        return False
+    st.session_state["just_started"] = (name, time.time())
+    return True
 
 
 def _config(preset: str) -> tuple[TrainConfig | None, str]:
@@ -285,5 +296,4 @@ def _show(root: Path, run: launch.Run) -> None:
         if run.running and st.button("Stop and save", key=f"stop-{run.name}"):
             launch.stop(root, run.name)
         if run.resumable and st.button("Resume", key=f"resume-{run.name}"):
-            launch.resume(root, run.name)
-            st.session_state["just_started"] = (run.name, time.time())
+            _begun(run.name, lambda: launch.resume(root, run.name))
