@@ -695,3 +695,23 @@ def test_a_run_that_cannot_start_says_why(homeless):
     (error,) = app.error
     assert "my-digits-2d-1 cannot start" in error.value and "ELBOSCOPE_CACHE" in error.value
     assert launch.last_words("my-digits-2d-1") == ""
+
+
+@pytest.mark.parametrize("place", ["usual", "within", "elsewhere", "relative"])
+def test_the_command_of_a_run_works_in_the_projects_folder(monkeypatch, tmp_path, place):
+    import shutil
+
+    from vae.ui import train
+
+    roots = {"usual": ROOT / "checkpoints", "within": ROOT / "ck", "elsewhere": tmp_path / "ck",
+             "relative": Path("ck")}  # fmt: skip
+    monkeypatch.chdir(tmp_path if place == "relative" else ROOT)
+    root = roots[place]
+    shown = train._shown_path(root, "my-model")
+    assert (ROOT / shown).resolve() == (root / "my-model").resolve()
+    assert shown.is_absolute() == (place in ("elsewhere", "relative"))
+    if place == "elsewhere":
+        shutil.copytree(ROOT / "checkpoints" / "digits-2d", root / "digits-2d")
+        monkeypatch.setenv("ELBOSCOPE_CHECKPOINTS", str(root))
+        command = screen(page_named("train")).code[0].value
+        assert command.endswith(f"--out {root / 'my-digits-2d-1'}")

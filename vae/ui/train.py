@@ -219,8 +219,9 @@ def _free_name(root: Path, preset: str) -> str:
 
 
 def _shown_path(root: Path, name: str) -> Path:
-    """Where the model goes, without telling visitors where the project lies."""
-    return Path(root.name) / name
+    """Where the model goes, as it is typed in the project's folder; anywhere, if it is outside."""
+    out, project = (root / name).resolve(), Path(__file__).parents[2]
+    return out.relative_to(project) if out.is_relative_to(project) else out
 
 
 @st.fragment(run_every=2)
