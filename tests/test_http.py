@@ -14,6 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -107,6 +108,38 @@ def test_the_row_is_that_of_python(port, checkpoint) -> None:
             assert row[field] == pytest.approx(value, abs=1e-4)
         else:
             assert row[field] == value, field
+
+
+def test_the_exact_evidence_is_given_to_whoever_asks(port, checkpoint) -> None:
+    model = checkpoint("digits-2d")
+    files = [(f"{n}.png", png_of(model, n)) for n in (7, 8)]
+    assert [row["log_evidence"] for row in send(port, files).document] == [None, None]
+    rows = send(port, files, "model=digits-2d&evidence=1").document
+    known = model.reference.log_evidence[7:9]
+    assert [row["log_evidence"] for row in rows] == pytest.approx(known, abs=1e-3)
+    assert send(port, files, "model=digits-2d&evidence=2").status == 400
+    (row,) = send(port, files[:1], "model=digits-10d&evidence=1").document
+    assert row["log_evidence"] is None
+
+
+def test_the_clock_is_read_before_each_image(monkeypatch) -> None:
+    from vae.ui import access, routes
+
+    model, clock = SimpleNamespace(), iter(range(10))
+    monkeypatch.setattr(access, "checkpoint", lambda name: model)
+    monkeypatch.setattr(routes, "calibration_of", lambda *_: None)
+    monkeypatch.setattr(routes, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    taken = []
+
+    def score(model, named, settings):  # noqa: ANN001, ANN202
+        taken.append([name for name, _ in named])
+        return [SimpleNamespace(row=None)]
+
+    monkeypatch.setattr(routes, "score_bytes", score)
+    options = routes._options({"model": "mine", "evidence": "1"})
+    with pytest.raises(routes._Refusal, match="Only 3 of 5 files were scored in time"):
+        routes._rows(options, [(str(n), b"") for n in range(5)], deadline=2)
+    assert taken == [["0"], ["1"], ["2"]]
 
 
 def test_refused_files_are_rows_and_names_do_no_harm(port, checkpoint) -> None:

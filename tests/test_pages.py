@@ -715,3 +715,28 @@ def test_the_command_of_a_run_works_in_the_projects_folder(monkeypatch, tmp_path
         monkeypatch.setenv("ELBOSCOPE_CHECKPOINTS", str(root))
         command = screen(page_named("train")).code[0].value
         assert command.endswith(f"--out {root / 'my-digits-2d-1'}")
+
+
+def test_many_files_cost_no_exact_evidence_unless_asked(monkeypatch):
+    from vae.ui import batches
+
+    asked = []
+    original = batches.score_bytes
+
+    def counted(model, named, settings):
+        asked.append((len(named), settings.evidence))
+        return original(model, named, settings)
+
+    monkeypatch.setattr(batches, "score_bytes", counted)
+    _, reference = raw("digits-2d")
+    files = [(f"{n}.png", png(reference["levels"][n, 0], 16)) for n in (40, 41)]
+    app = scored_screen(*files)
+    assert asked == [(2, False)]
+    # The chosen one, the most surprising, has it all the same.
+    chosen = min((40, 41), key=lambda n: reference["elbo"][n])
+    assert shows(text_of(app), reference["log_evidence"][chosen])
+    assert "--no-evidence" in app.code[0].value and "evidence=1" not in app.code[1].value
+    app.toggle(key="every_evidence").set_value(True).run()
+    assert not app.exception
+    assert asked[1:] == [(1, True), (1, True)]
+    assert "--no-evidence" not in app.code[0].value and "evidence=1" in app.code[1].value
