@@ -196,7 +196,7 @@ def table_of_models() -> None:
     columns = {
         name: st.column_config.NumberColumn(format="%.3f")
         for name in frame.columns
-        if frame[name].dtype == float
+        if frame[name].dtype == float and name != "images of log p(x)"
     }
     st.dataframe(
         frame, hide_index=True, column_config=columns, alt=f"Figures of {len(frame)} models"
@@ -229,6 +229,8 @@ def _row(name: str, manifest: dict[str, Any]) -> dict[str, Any]:
         "bound L, nats": metrics.get("iwae_bound"),
         "k of L": metrics["importance_samples"],
         "log p(x) exact, nats": metrics.get("log_evidence"),
+        # Left out where log p(x) is known of all of them.
+        "images of log p(x)": metrics.get("log_evidence_images"),
         "bits per dimension": metrics.get("bits_per_dim"),
         "active dimensions": metrics["active_units"],
         "parameters": manifest["training"]["parameters"],
