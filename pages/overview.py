@@ -6,6 +6,7 @@ import streamlit as st
 from vae.figures.frame import nats
 from vae.figures.pictures import gallery_html
 from vae.model.likelihoods import facts_of
+from vae.training.launch import without_paths
 from vae.ui import access, widgets
 from vae.ui.screens import link
 from vae.ui.walks.dimensions import strongest_film
@@ -34,11 +35,13 @@ numbers = {
     ),
 }
 if "log_evidence" in metrics:
-    title, explanation = "log p(x), exact", "By quadrature over the two latent dimensions."
-    if "log_evidence_images" in metrics:
-        title += f", {metrics['log_evidence_images']:,} of {metrics['images']:,} images"
-        explanation += " The other images lie out of its reach, and only the ELBO counts them."
-    numbers[title] = ("log_evidence", explanation)
+    known = metrics.get("log_evidence_images", metrics["images"])
+    of = "" if known == metrics["images"] else f", of {known:,} images"
+    numbers[f"log p(x), exact{of}"] = (
+        "log_evidence",
+        f"By quadrature over the latent dimensions; the mean over {known:,} of the "
+        f"{metrics['images']:,} held-out images.",
+    )
 with st.container(horizontal=True):
     for title, (key, explanation) in numbers.items():
         # A run may leave out the bound, which takes longest to compute.
@@ -98,4 +101,4 @@ with st.expander("About this model"):
         f"{training['best_step']:,}, "
         f"{training['parameters']:,} parameters.\n\n**Made by**"
     )
-    st.code(model.manifest["command"], language="bash")
+    st.code(without_paths(model.manifest["command"]), language="bash")

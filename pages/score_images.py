@@ -28,7 +28,7 @@ with image_place:
     pictures = st.container()
     adaptation = scores.choose_adaptation()
 with settings_place:
-    settings = scores.choose_settings(model, adaptation)
+    settings = scores.choose_settings(model, adaptation, len(files))
 calibration = calibration_of(model, settings.calibration)
 with left:
     alarms = score_meaning.choose_rate(calibration)
@@ -65,7 +65,7 @@ if row.error is not None:
 
 parts = access.receipt_of(model, prepared.levels, settings.draws, settings.seed)
 with pictures:
-    scores.show_score(scored[chosen], parts)
+    scores.show_score(model, scored[chosen], parts, settings)
     scores.show_steps(model, scored[chosen], adaptation)
 with chart:
     elbos = np.array([rows[i].elbo for i in accepted])

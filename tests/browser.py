@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -41,17 +40,33 @@ _STARTS_WITHIN = 120
 
 
 @contextmanager
-def running_app() -> Iterator[str]:
-    """Runs the app on a free port of 127.0.0.1 and yields its address."""
+def running_app(*flags: str, base: str = "", **environment: str) -> Iterator[str]:
+    """Runs the app on a free port of 127.0.0.1 and yields its address.
+
+    Args:
+        flags: Further flags of ``python -m vae app``.
+        base: The path below which it is served, such as ``/elbo``.
+        environment: Further variables of its environment.
+    """
+    with app_process(*flags, base=base, **environment) as (address, _):
+        yield address
+
+
+@contextmanager
+def app_process(
+    *flags: str, base: str = "", **environment: str
+) -> Iterator[tuple[str, subprocess.Popen]]:
+    """Like :func:`running_app`, with the process that was started."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "vae", "app", "--port", str(port), "--no-browser"]
+    command = [sys.executable, "-m", "vae", "app", "--port", str(port), "--no-browser", *flags]
+    variables = {**os.environ, **environment, "STREAMLIT_SERVER_BASE_URL_PATH": base}
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
-            command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True
+            command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True, env=variables
         )
-        address = f"http://localhost:{port}"
+        address = f"http://localhost:{port}{base}"
         try:
             deadline = time.monotonic() + _STARTS_WITHIN
             while not answers(address):
@@ -59,12 +74,14 @@ def running_app() -> Iterator[str]:
                     log.seek(0)
                     raise RuntimeError(f"the app did not start:\n{log.read().decode()[-2_000:]}")
                 time.sleep(0.2)
-            yield address
+            yield address, process
         finally:
-            # The server is a child of the command: both are of the session started for them.
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGTERM)
-            process.wait(timeout=30)
+            process.terminate()
+            try:
+                process.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
 
 
 def lead(page: Page) -> Locator:

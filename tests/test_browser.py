@@ -314,3 +314,29 @@ def test_annealing_counts_and_can_be_cancelled(server, page):
 
 def plain(text):
     return text.replace("\N{MINUS SIGN}", "").replace("\N{THIN SPACE}", "").replace("-", "")
+
+
+_SCREEN = """<div data-testid="stApp" data-test-script-state="notRunning">
+  <section data-testid="stMain"><h1>The same</h1><p id="number">1</p></section>
+  <button>Next</button></div>"""
+_RUN = """document.querySelector('button').addEventListener('click', () => setTimeout(() => {
+  const app = document.querySelector('[data-testid=stApp]');
+  app.dataset.testScriptState = 'running';
+  document.getElementById('number').textContent = 2;
+  app.dataset.testScriptState = 'notRunning';
+}, 100))"""
+
+
+def test_a_run_within_one_frame_counts_as_a_run(page) -> None:
+    from vae.cli.bench_screens import _WHOLE
+    from vae.cli.chromium import clicked
+    from vae.cli.program import Stop
+
+    page.set_default_timeout(2_000)
+    page.set_content(_SCREEN)
+    button = page.get_by_role("button", name="Next")
+    with pytest.raises(Stop, match="was not redrawn"):
+        clicked(page, _WHOLE, button)
+    page.evaluate(_RUN)
+    assert clicked(page, _WHOLE, button) > 0
+    assert page.locator("#number").text_content() == "2"

@@ -51,10 +51,19 @@ def small(seed: int = 0, **changes: Any) -> dict[str, Any]:
         levels=rng.integers(0, 17, (6, 1, 4, 4), dtype=np.uint8),
     )  # fmt: skip
     facts = {
+        "card": {"title": "Small", "description": ""},
+        "command": "python -m vae train",
         "config": {"objective": "elbo"},
-        "data": {"name": "digits", "label_names": ["0", "1"], "splits": {}},
-        "metrics": {"draws": 0, "elbo": -float(seed)},
-        "training": {"seconds": 1.5},
+        "data": {
+            "name": "digits",
+            "label_names": ["0", "1"],
+            "splits": dict.fromkeys(("train", "validation", "calibration"), {"images": 3}),
+        },
+        "metrics": {
+            **dict.fromkeys(("draws", "importance_samples", "active_units"), 0),
+            **dict.fromkeys(("elbo", "elbo_se", "rate", "distortion"), -float(seed)),
+        },
+        "training": {"seconds": 1.5, "device": "cpu", "best_step": 1, "parameters": 1},
     }
     history = [{"step": step, "validation": {"elbo": -1.0 / step}} for step in (1, 2)]
     return {"model": model, "reference": reference, "history": history, "facts": facts}
@@ -462,6 +471,14 @@ MANIFEST_DAMAGE: dict[str, tuple[str, bytes | Callable[[dict], None]]] = {
     "no metrics": ("E-CKPT-04", lambda m: m.pop("metrics")),
     "a list of metrics": ("E-CKPT-04", _set("metrics", to=[])),
     "no draws": ("E-CKPT-04", lambda m: m["metrics"].pop("draws")),
+    "no card": ("E-CKPT-04", lambda m: m.pop("card")),
+    "no title": ("E-CKPT-04", lambda m: m["card"].pop("title")),
+    "a number for a description": ("E-CKPT-04", _set("card", "description", to=3)),
+    "no command": ("E-CKPT-04", lambda m: m.pop("command")),
+    "a text for the ELBO": ("E-CKPT-04", _set("metrics", "elbo", to="-90")),
+    "no splits": ("E-CKPT-04", _set("data", "splits", to={})),
+    "a list of splits": ("E-CKPT-04", _set("data", "splits", to=[])),
+    "no device": ("E-CKPT-04", lambda m: m["training"].pop("device")),
     "no data name": ("E-CKPT-04", lambda m: m["data"].pop("name")),
     "a wrong sha256": ("E-CKPT-03", _set("files", "model.safetensors", "sha256", to="0" * 64)),
     "no sha256": ("E-CKPT-03", _set("files", "history.jsonl", "sha256", to=None)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import math
 import os
@@ -198,6 +199,18 @@ def test_a_damaged_checkpoint_says_why(run, tiny: Tiny, tmp_path: Path) -> None:
 
 
 # --- train and evaluate -----------------------------------------------------------------------
+
+
+def test_a_run_that_cannot_be_locked_leaves_nothing(run, tmp_path, monkeypatch) -> None:
+    import fcntl
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    outcome = run("train", "digits-2d", *QUICK, "--out", tmp_path / "model", "--quiet")
+    assert outcome.code == 74 and "Input/output error" in outcome.sentence()
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.fixture(scope="module")

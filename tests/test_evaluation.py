@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from vae.elbo.evaluation import statistics_of
+from vae.cli.evaluate import metrics_table
+from vae.elbo.evaluation import means_of, statistics_of
 from vae.model.stored import Reference
 
 
@@ -58,3 +59,48 @@ def test_what_a_thread_raises_ends_the_evaluation(checkpoint, two_threads):
 def test_one_image_is_enough(checkpoint):
     one = statistics(checkpoint("digits-10d"), np.arange(1))
     assert one.elbo.shape == (1,) and np.isfinite(one.elbo).all()
+
+
+@pytest.mark.parametrize(("count", "known"), [(None, 24), (100, 24), (24, 24), (7, 7), (0, 0)])
+def test_the_evidence_is_bounded_by_number(checkpoint, count, known):
+    model, rows = checkpoint("digits-2d"), np.arange(188, 212)  # across both splits
+    which = Reference(rows, np.zeros(24, np.uint8), rows, *[None] * 8)
+    found = statistics_of(
+        model.model, lambda some: model.reference.levels[rows[some]], which, importance_samples=0,
+        progress=False, evidence_images=count,
+    )  # fmt: skip
+    here = np.flatnonzero(np.isfinite(found.log_evidence))
+    assert len(here) == known
+    np.testing.assert_allclose(
+        found.log_evidence[here], model.reference.log_evidence[rows[here]], atol=1e-3
+    )
+    np.testing.assert_allclose(found.elbo, model.reference.elbo[rows], atol=1e-4)
+    # Evenly spread, so that each split has its part.
+    if known == 7:
+        assert here.tolist() == [0, 4, 8, 12, 15, 19, 23]
+    means = means_of(model.config, found)
+    if not known:
+        assert "log_evidence" not in means
+        return
+    assert means["log_evidence"] == pytest.approx(found.log_evidence[here].mean())
+    assert means.get("log_evidence_images", 24) == known
+    assert f"log p(x), exact{', 7 of 24 images' if known == 7 else ' '}" in metrics_table(
+        {**means, "importance_samples": 0}
+    )
+
+
+def test_a_run_tells_of_how_many_images_it_knows_the_evidence(tmp_path, capsys):
+    from vae.cli.main import main
+    from vae.model.checkpoint import load
+
+    words = ["train", "digits-2d", "--steps", "4", "--hidden", "8", "--importance-samples", "0"]
+    out = tmp_path / "model"
+    assert main([*words, "--evidence-images", "14", "--out", str(out)]) == 0
+    said = capsys.readouterr()
+    assert "log p(x), exact, 4 of 200 images" in said.out
+    # Unless --quiet: the evaluation after the training shows how far it is.
+    assert "held-out images: 100%" in said.err and "699/699" in said.err
+    model = load(out)
+    assert np.isfinite(model.reference.log_evidence).sum() == 14
+    assert model.manifest["metrics"]["log_evidence_images"] == 4
+    assert model.manifest["config"]["evidence_images"] == 14

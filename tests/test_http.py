@@ -6,16 +6,21 @@ import concurrent.futures
 import http.client
 import json
 import os
+import shutil
+import signal
 import socket
-import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
+from browser import app_process, running_app
 
 import vae
 from vae.data.images import encode_png, to_image
@@ -28,26 +33,8 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "vae", "app", "--port", str(port), "--no-browser"]
-    with subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    ) as process:  # fmt: skip
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            try:
-                with urllib.request.urlopen(f"http://localhost:{port}/_stcore/health", timeout=1):
-                    break
-            except OSError:
-                time.sleep(0.2)
-        else:
-            pytest.fail("the server did not answer within a minute")
-        yield port
-        # The server is a child of the command: both are of the session that was started for them.
-        os.killpg(process.pid, 15)
+    with running_app() as address:
+        yield urlsplit(address).port
 
 
 class Answer(NamedTuple):
@@ -121,6 +108,38 @@ def test_the_row_is_that_of_python(port, checkpoint) -> None:
             assert row[field] == pytest.approx(value, abs=1e-4)
         else:
             assert row[field] == value, field
+
+
+def test_the_exact_evidence_is_given_to_whoever_asks(port, checkpoint) -> None:
+    model = checkpoint("digits-2d")
+    files = [(f"{n}.png", png_of(model, n)) for n in (7, 8)]
+    assert [row["log_evidence"] for row in send(port, files).document] == [None, None]
+    rows = send(port, files, "model=digits-2d&evidence=1").document
+    known = model.reference.log_evidence[7:9]
+    assert [row["log_evidence"] for row in rows] == pytest.approx(known, abs=1e-3)
+    assert send(port, files, "model=digits-2d&evidence=2").status == 400
+    (row,) = send(port, files[:1], "model=digits-10d&evidence=1").document
+    assert row["log_evidence"] is None
+
+
+def test_the_clock_is_read_before_each_image(monkeypatch) -> None:
+    from vae.ui import access, routes
+
+    model, clock = SimpleNamespace(), iter(range(10))
+    monkeypatch.setattr(access, "checkpoint", lambda name: model)
+    monkeypatch.setattr(routes, "calibration_of", lambda *_: None)
+    monkeypatch.setattr(routes, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    taken = []
+
+    def score(model, named, settings):  # noqa: ANN001, ANN202
+        taken.append([name for name, _ in named])
+        return [SimpleNamespace(row=None)]
+
+    monkeypatch.setattr(routes, "score_bytes", score)
+    options = routes._options({"model": "mine", "evidence": "1"})
+    with pytest.raises(routes._Refusal, match="Only 3 of 5 files were scored in time"):
+        routes._rows(options, [(str(n), b"") for n in range(5)], deadline=2)
+    assert taken == [["0"], ["1"], ["2"]]
 
 
 def test_refused_files_are_rows_and_names_do_no_harm(port, checkpoint) -> None:
@@ -319,3 +338,94 @@ def test_requests_that_break_off_leave_their_places(port) -> None:
     while (answer := send(port, [("x", b"junk")])).status == 503 and time.monotonic() < deadline:
         time.sleep(0.1)
     assert answer.status == 200
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_to_the_command_ends_the_server(number) -> None:
+    """As systemd, a container or a closed terminal stop it."""
+    with app_process() as (address, process):
+        port = urlsplit(address).port
+        assert ask(port, "GET", "/api/models").status == 200
+        process.send_signal(number)
+        process.wait(timeout=30)
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))  # refused while anybody listens
+        # Neither the server nor a helper is left of the session that was started for them.
+        with pytest.raises(ProcessLookupError):
+            os.killpg(process.pid, 0)
+
+
+def test_below_a_path_of_its_own(checkpoint) -> None:
+    with running_app(base="/elbo") as address:
+        port = urlsplit(address).port
+        assert ask(port, "GET", "/elbo/api/models").status == 200
+        body = multipart([("a.png", png_of(checkpoint("digits-2d"), 7))])
+        (row,) = ask(port, "POST", "/elbo/api/score?model=digits-2d", body, TYPE).document
+        expected = checkpoint("digits-2d").reference.elbo[7]
+        assert row["elbo"] == pytest.approx(expected, abs=1e-4, rel=1e-6)
+        for method in ("GET", "POST"):
+            answer = ask(port, method, "/elbo/api/nothing")
+            assert (answer.status, answer.document["error_code"]) == (404, "E-HTTP-03")
+        # What lies beside the path belongs to somebody else.
+        for path in ("/api/models", "/", "/score_images", "/elbow/api/models"):
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                urllib.request.urlopen(f"http://localhost:{port}{path}")
+            assert refused.value.code == 404
+            refused.value.close()
+
+
+@pytest.fixture(scope="module")
+def strangers_port(tmp_path_factory):
+    """A server over a model of a folder, and three that cannot be used."""
+    root = tmp_path_factory.mktemp("secret") / "checkpoints"
+    for name in ("mine", "no-card", "no-weights", "no-manifest"):
+        shutil.copytree(ROOT / "checkpoints" / "digits-2d", root / name)
+    images = root.parent / "cats"
+    command = f"{sys.executable} -m vae train --data folder:{images} --out={root / 'mine'}"
+    place_data(root / "mine", images, command)
+    change_manifest(root / "no-card", lambda manifest: manifest.pop("card"))
+    (root / "no-weights" / "model.safetensors").unlink()
+    (root / "no-manifest" / "manifest.json").unlink()
+    (root / "no-manifest" / "manifest.json").symlink_to(root / "nowhere")
+    with running_app("--checkpoints", str(root), "--folders", str(root)) as address:
+        yield urlsplit(address).port
+
+
+def change_manifest(path: Path, change) -> None:
+    manifest = json.loads((path / "manifest.json").read_text())
+    change(manifest)
+    (path / "manifest.json").write_text(json.dumps(manifest))
+
+
+def place_data(path: Path, images: Path, command: str) -> None:
+    def change(manifest: dict) -> None:
+        manifest["data"]["name"] = f"folder:{images}"
+        manifest["command"] = command
+
+    change_manifest(path, change)
+
+
+def test_one_damaged_model_does_not_hide_the_others(strangers_port) -> None:
+    answer = ask(strangers_port, "GET", "/api/models")
+    assert answer.status == 200
+    found = {one["name"]: one for one in answer.document}
+    assert set(found) == {"mine", "no-card", "no-weights", "no-manifest"}
+    assert found["mine"]["data"] == "folder cats" and "error" not in found["mine"]
+    assert found["no-card"]["error"] == (
+        "The manifest of 'no-card' lacks 'title' in 'card'. (E-CKPT-04)"
+    )
+    assert "(E-CKPT-02)" in found["no-weights"]["error"]
+    assert "(E-CKPT-02)" in found["no-manifest"]["error"]
+
+
+def test_paths_of_the_servers_disk_never_leave_it(strangers_port, checkpoint) -> None:
+    files = [("a.png", png_of(checkpoint("digits-2d"), 7))]
+    answers = [ask(strangers_port, "GET", "/api/models")]
+    names = ("mine", "no-card", "no-weights", "no-manifest", "nothing", "../secret")
+    answers += [send(strangers_port, files, f"model={name}") for name in names]
+    answers.append(send(strangers_port, files, "model=mine&calibration=../secret"))
+    assert [one.status for one in answers] == [200, 200, *[404] * 6]
+    for answer in answers:
+        text = json.dumps(answer.document).replace("../secret", "")
+        assert "secret" not in text and str(ROOT) not in text

@@ -649,3 +649,143 @@ def test_a_small_model_leaves_a_core_to_others(model, cores, monkeypatch):
         assert torch.get_num_threads() == cores
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page.stem != "train"], ids=lambda page: page.stem
+)
+def test_no_page_tells_where_things_lie_on_the_servers_disk(page, monkeypatch, tmp_path):
+    import shutil
+
+    from vae.ui import train_gate
+
+    root = tmp_path / "secret" / "checkpoints"
+    for name in ("mine", "broken"):
+        shutil.copytree(ROOT / "checkpoints" / "digits-2d", root / name)
+    manifest, _ = raw("digits-2d")
+    manifest["data"]["name"] = f"folder:{tmp_path / 'secret' / 'cats'}"
+    manifest["command"] = f"/usr/bin/python -m vae train --data {manifest['data']['name']}"
+    manifest["command"] += f" --title '2 cats' --out {root / 'mine'} --tensorboard secret/logs"
+    (root / "mine" / "manifest.json").write_text(json.dumps(manifest))
+    (root / "broken" / "manifest.json").unlink()
+    (root / "broken" / "manifest.json").symlink_to(root / "nowhere")
+    monkeypatch.setenv("ELBOSCOPE_CHECKPOINTS", str(root))
+    monkeypatch.setenv("ELBOSCOPE_FOLDERS", json.dumps([str(root)]))
+    monkeypatch.setattr(train_gate, "training_allowed", lambda: False)  # a published server
+    app = screen(page, model="mine")
+    sent = " ".join(str(getattr(node, "proto", "")) for node in app._tree)
+    assert "broken" in sent and "folder cats" in sent
+    assert "secret" not in sent and str(ROOT) not in sent
+    if page.stem == "overview":
+        assert [one.value for one in app.code] == [
+            "PATH -m vae train --data folder:PATH --title '2 cats' --out checkpoints/mine "
+            "--tensorboard PATH"
+        ]
+
+
+def test_folders_to_train_on_stay_apart(monkeypatch, tmp_path):
+    from vae.ui.serve import folders_variable
+    from vae.ui.train import registered_folders
+
+    folders = [tmp_path / name for name in ("a/images", "b/images", "c/scan 06:12")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    gone = tmp_path / "gone"
+    monkeypatch.setenv("ELBOSCOPE_FOLDERS", folders_variable([*folders, folders[0], gone]))
+    assert registered_folders() == {
+        "folder a/images": f"folder:{folders[0]}",
+        "folder b/images": f"folder:{folders[1]}",
+        "folder scan 06:12": f"folder:{folders[2]}",
+    }
+    monkeypatch.delenv("ELBOSCOPE_FOLDERS")
+    assert registered_folders() == {}
+
+
+@pytest.fixture
+def homeless(monkeypatch, tmp_path):
+    """A model of a folder, on a server whose home cannot be written."""
+    from vae.data.datasets import open_data
+    from vae.training.commit import commit
+    from vae.training.config import TrainConfig
+    from vae.training.fit import fit
+
+    monkeypatch.setenv("ELBOSCOPE_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "photos").mkdir()
+    for number in range(60):
+        (tmp_path / "photos" / f"{number}.png").write_bytes(png(np.full((8, 8), number), 64))
+    config = TrainConfig(
+        data=f"folder:{tmp_path / 'photos'}", image_size=8, image_channels=1, hidden=(8,),
+        steps=4, batch_size=8, importance_samples=0,
+    )  # fmt: skip
+    data = open_data(config.data, 8, 1)
+    fitted = fit(config, data, progress=False)
+    commit(tmp_path / "models" / "mine", config, data, fitted, "python -m vae", progress=False)
+    monkeypatch.setenv("ELBOSCOPE_CHECKPOINTS", str(tmp_path / "models"))
+    monkeypatch.delenv("ELBOSCOPE_CACHE")
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("HOME", str(tmp_path / "file"))
+    return "mine"
+
+
+@pytest.mark.parametrize("name", ["sample_elbo", "bound", "derivation", "kl_per_sample"])
+def test_a_cache_that_cannot_be_written_is_said(homeless, name):
+    app = screen(page_named(name), model=homeless)
+    assert "cannot be written: let ELBOSCOPE_CACHE name another folder." in app.info[0].value
+    said = " ".join(one.value for one in [*app.info, *app.caption])
+    assert "not on this machine" not in said and str(ROOT) not in said
+
+
+def test_a_run_that_cannot_start_says_why(homeless):
+    from vae.training import launch
+
+    app = screen(page_named("train"), model=homeless)
+    next(one for one in app.button if one.key == "start").click().run()
+    assert not app.exception
+    (error,) = app.error
+    assert "my-digits-2d-1 cannot start" in error.value and "ELBOSCOPE_CACHE" in error.value
+    assert launch.last_words("my-digits-2d-1") == ""
+
+
+@pytest.mark.parametrize("place", ["usual", "within", "elsewhere", "relative"])
+def test_the_command_of_a_run_works_in_the_projects_folder(monkeypatch, tmp_path, place):
+    import shutil
+
+    from vae.ui import train
+
+    roots = {"usual": ROOT / "checkpoints", "within": ROOT / "ck", "elsewhere": tmp_path / "ck",
+             "relative": Path("ck")}  # fmt: skip
+    monkeypatch.chdir(tmp_path if place == "relative" else ROOT)
+    root = roots[place]
+    shown = train._shown_path(root, "my-model")
+    assert (ROOT / shown).resolve() == (root / "my-model").resolve()
+    assert shown.is_absolute() == (place in ("elsewhere", "relative"))
+    if place == "elsewhere":
+        shutil.copytree(ROOT / "checkpoints" / "digits-2d", root / "digits-2d")
+        monkeypatch.setenv("ELBOSCOPE_CHECKPOINTS", str(root))
+        command = screen(page_named("train")).code[0].value
+        assert command.endswith(f"--out {root / 'my-digits-2d-1'}")
+
+
+def test_many_files_cost_no_exact_evidence_unless_asked(monkeypatch):
+    from vae.ui import batches
+
+    asked = []
+    original = batches.score_bytes
+
+    def counted(model, named, settings):
+        asked.append((len(named), settings.evidence))
+        return original(model, named, settings)
+
+    monkeypatch.setattr(batches, "score_bytes", counted)
+    _, reference = raw("digits-2d")
+    files = [(f"{n}.png", png(reference["levels"][n, 0], 16)) for n in (40, 41)]
+    app = scored_screen(*files)
+    assert asked == [(2, False)]
+    # The chosen one, the most surprising, has it all the same.
+    chosen = min((40, 41), key=lambda n: reference["elbo"][n])
+    assert shows(text_of(app), reference["log_evidence"][chosen])
+    assert "--no-evidence" in app.code[0].value and "evidence=1" not in app.code[1].value
+    app.toggle(key="every_evidence").set_value(True).run()
+    assert not app.exception
+    assert asked[1:] == [(1, True), (1, True)]
+    assert "--no-evidence" not in app.code[0].value and "evidence=1" in app.code[1].value

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from published_files import TEST, TRAIN, write_celeba, write_cifar, write_idx, write_svhn
 
 from vae.cli.main import main
@@ -240,6 +241,29 @@ def test_a_place_that_cannot_be_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setenv("ELBOSCOPE_DATA", str(tmp_path / "file"))
     with pytest.raises(CacheUnwritable, match="ELBOSCOPE_DATA"):
         download("mnist")
+
+
+@pytest.mark.parametrize("kind", ["none", "a file", "read-only"])
+def test_a_home_that_cannot_be_written_is_one_sentence(tmp_path, monkeypatch, capsys, kind):
+    for name in ("ELBOSCOPE_DATA", "ELBOSCOPE_CACHE", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    # A user without an entry, as in containers.
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
+    (tmp_path / "file").write_text("")
+    if kind != "none":
+        monkeypatch.setenv("HOME", str(tmp_path / "file") if kind == "a file" else "/proc/nowhere")
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number in range(50):
+        Image.new("L", (8, 8), number).save(photos / f"{number}.png")
+    assert main(["data"]) == 0  # a list of what is here needs no place to write
+    assert capsys.readouterr().out.count("not here") == len(PUBLISHED)
+    folder = ["train", "--data", f"folder:{photos}", "--image-size", "8", "--image-channels", "1"]
+    for words in (["data", "mnist"], [*folder, "--out", str(tmp_path / "model")]):
+        assert main(words) == 74
+        (sentence,) = capsys.readouterr().err.splitlines()
+        assert "ELBOSCOPE_CACHE" in sentence and sentence.endswith(".")
+    assert not (tmp_path / "model").exists()
 
 
 def test_celeba_without_gdown_says_what_to_do(home, monkeypatch):

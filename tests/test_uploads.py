@@ -84,7 +84,12 @@ def test_results_come_in_parts_and_the_same_bytes_once(checkpoint, monkeypatch) 
 def test_the_calls_leave_out_what_is_usual() -> None:
     usual = ScoreSettings()
     assert command_line("m", usual) == "python -m vae score m PATH --json"
-    call = curl_call("http://localhost:1", "m", usual, ["a.png", "b c.png", "$(x).png"])
+    fast = ScoreSettings(evidence=False)
+    assert command_line("m", fast) == "python -m vae score m PATH --no-evidence --json"
+    # The command line computes an exact log p(x) unless told not to, the server only if asked.
+    call = curl_call("http://localhost:1", "m", usual, [])
+    assert call == "curl -F file=@PATH 'http://localhost:1/api/score?model=m&evidence=1'"
+    call = curl_call("http://localhost:1", "m", fast, ["a.png", "b c.png", "$(x).png"])
     assert call == "curl -F file=@a.png 'http://localhost:1/api/score?model=m'"
-    many = curl_call("http://localhost:1", "m", ScoreSettings(seed=5), ["$(x)"])
+    many = curl_call("http://localhost:1", "m", ScoreSettings(seed=5, evidence=False), ["$(x)"])
     assert many == "curl -F file=@PATH 'http://localhost:1/api/score?model=m&seed=5'"

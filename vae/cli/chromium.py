@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from vae.cli.program import EXIT_MISSING, EXIT_USAGE, Stop
+from vae.cli.program import EXIT_IO, EXIT_MISSING, EXIT_USAGE, Stop
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
@@ -136,11 +136,20 @@ def clicked(page: Page, condition: str, target: Locator) -> float:
         page: The page.
         condition: A function without arguments, in JavaScript; asked once a frame.
         target: What is clicked.
+
+    Raises:
+        Stop: If it does not come to hold.
     """
+    from playwright.sync_api import TimeoutError as TookTooLong
+
     settle(page)
     page.evaluate(_AWAIT, condition)
     target.click()
-    page.wait_for_function("() => window.benchWait !== undefined")
+    try:
+        page.wait_for_function("() => window.benchWait !== undefined")
+    except TookTooLong as error:
+        seconds = _WAITS // 1_000
+        raise Stop(EXIT_IO, f"the page was not redrawn within {seconds} seconds.") from error
     return page.evaluate("() => window.benchWait")
 
 
@@ -200,10 +209,8 @@ def app_server(port: int, checkpoints: Path | None = None) -> Iterator[tuple[str
     root, environment = Path(__file__).parents[2], dict(os.environ)
     if checkpoints is not None:
         environment["ELBOSCOPE_CHECKPOINTS"] = str(checkpoints)
-    # Not `python -m vae app`, whose server is a child: the memory to look at is the server's own.
-    command = [sys.executable, "-m", "streamlit", "run", str(root / "app.py")]
     process = subprocess.Popen(
-        [*command, "--server.port", str(chosen), "--server.headless", "true"],
+        [sys.executable, "-m", "vae", "app", "--port", str(chosen), "--no-browser"],
         cwd=root,
         env=environment,
         stdout=subprocess.DEVNULL,

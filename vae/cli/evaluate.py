@@ -26,6 +26,8 @@ class _Arguments:
         split: Which held-out images: validation; test, where the data set has test images of its
             own; calibration is for percentiles, so think before using it.
         draws: Draws for the ELBO where the latent space has more than 2 dimensions.
+        evidence_images: Compute the exact log p(x), where there is one, of so many images at most;
+            0 for none.
         seed: The seed of every draw.
         json: Print one JSON document instead of a table.
     """
@@ -35,6 +37,7 @@ class _Arguments:
     limit: int | None = None
     split: Literal["validation", "calibration", "test"] = "validation"
     draws: int = 64
+    evidence_images: int | None = None
     seed: int = 0
     json: bool = False
 
@@ -48,6 +51,10 @@ def evaluate(arguments: list[str]) -> int:
     flags = parse(_Arguments, "evaluate", TEXT, arguments)
     if flags.limit is not None and flags.limit < 2:
         raise Stop(EXIT_USAGE, f"--limit must be at least 2, not {flags.limit}.")
+    if flags.evidence_images is not None and flags.evidence_images < 0:
+        raise Stop(
+            EXIT_USAGE, f"--evidence-images must be at least 0, not {flags.evidence_images}."
+        )
     loaded = open_checkpoint(flags.checkpoint)
     # A quarter of the time for thousands of draws, and 2e-5 nat of another sum's order.
     use_onednn(loaded.model, onednn_pays())
@@ -59,6 +66,7 @@ def evaluate(arguments: list[str]) -> int:
             draws=flags.draws,
             importance_samples=flags.importance_samples,
             seed=flags.seed,
+            evidence_images=flags.evidence_images,
         )
     except DataMissing as error:
         raise data_missing(error) from error

@@ -210,8 +210,7 @@ def _place(to: _Arguments, processes: Processes) -> Iterator[RunFolder]:
             try:
                 yield folder
             finally:
-                if not folder.status() and not folder.holds_state:
-                    folder.remove()
+                folder.remove_unbegun()
     except OSError as error:
         raise unwritable(to.out, error) from error
 

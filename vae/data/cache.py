@@ -55,9 +55,18 @@ class Decoded(NamedTuple):
 
 
 def cache_home() -> Path:
-    """The folder of all caches: ``$ELBOSCOPE_CACHE``, else ``~/.cache/elboscope``."""
-    given = os.environ.get("ELBOSCOPE_CACHE")
-    return Path(given).expanduser() if given else Path.home() / ".cache" / "elboscope"
+    """The folder of all caches: ``$ELBOSCOPE_CACHE``, else ``~/.cache/elboscope``.
+
+    Raises:
+        CacheUnwritable: If neither names a folder, since there is no home.
+    """
+    try:
+        return Path(os.environ.get("ELBOSCOPE_CACHE") or "~/.cache/elboscope").expanduser()
+    except RuntimeError as error:
+        raise CacheUnwritable(
+            "There is no home folder in which decoded images could be kept: let ELBOSCOPE_CACHE "
+            "name a folder for them."
+        ) from error
 
 
 def key_of(spec: ImageSpec, kind: str, sources: Iterable[tuple[str, int, int]]) -> str:

@@ -24,7 +24,7 @@ _SILENCE = 30
 # What a disk says, and no network.
 _UNWRITABLE = (
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST,
-    errno.ENOTDIR, errno.ENAMETOOLONG,
+    errno.ENOTDIR, errno.ENAMETOOLONG, errno.ENOENT,
 )  # fmt: skip
 
 
@@ -50,9 +50,10 @@ def download(name: str) -> Path:
         problem = "comes from Google Drive: install gdown (pip install gdown) and try again"
         raise DataMissing(_by_hand(published, problem))
     place: Path | None = None
+    home = data_home()
     try:
-        data_home().mkdir(parents=True, exist_ok=True)
-        place = Path(tempfile.mkdtemp(dir=data_home(), prefix=".download-"))
+        home.mkdir(parents=True, exist_ok=True)
+        place = Path(tempfile.mkdtemp(dir=home, prefix=".download-"))
         with _impatient():
             _fetch(published.kind, place)
         for file in published.files:
@@ -63,8 +64,9 @@ def download(name: str) -> Path:
     except (OSError, RuntimeError, ValueError, http.client.HTTPException) as error:
         if getattr(error, "errno", None) in _UNWRITABLE:
             raise CacheUnwritable(
-                f"{published.title} cannot be kept in {str(data_home())!r} ({error.strerror}): "
-                "make room there, or let ELBOSCOPE_DATA name another folder."
+                f"{published.title} cannot be kept in {str(home)!r} ({error.strerror}): "
+                "make room there, or let ELBOSCOPE_DATA, or ELBOSCOPE_CACHE for all that is kept, "
+                "name another folder."
             ) from error
         reason = str(getattr(error, "reason", error)).strip().splitlines() or [""]
         if "corrupted" in str(error):

@@ -127,7 +127,10 @@ class PublishedSet:
     @property
     def missing(self) -> list[str]:
         """Those of its files that aren't there."""
-        return [name for name in self.files if self.found(name) is None]
+        try:
+            return [name for name in self.files if self.found(name) is None]
+        except CacheUnwritable:  # no folder in which they could lie
+            return list(self.files)
 
 
 def data_home() -> Path:

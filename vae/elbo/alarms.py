@@ -150,7 +150,8 @@ def _opinions(
     own = data.read(reference.indices[rows])
     known = _numbers(checkpoint, own, None)
     known["ELBO"] = reference.elbo[rows]
-    known["log p(x)"] = reference.log_evidence[rows]
+    evidence = reference.log_evidence[rows]
+    known["log p(x)"] = evidence[np.isfinite(evidence)]
 
     def of(levels: np.ndarray) -> dict[str, np.ndarray]:
         scores = sample_scores(

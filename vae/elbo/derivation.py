@@ -248,7 +248,8 @@ def _evidence_lines(
 
 def score_elbo(scores: SampleScores) -> Estimate:
     """The ELBO that a score of one image states, with what its expectation may be off."""
-    error = _ERRORS * float(scores.elbo_se[0]) if scores.draws else 1e-3
+    exact = float(scores.elbo_error[0])
+    error = _ERRORS * float(scores.elbo_se[0]) if scores.draws else exact
     return Estimate(float(scores.terms.elbo[0]), error)
 
 

@@ -39,6 +39,7 @@ from vae.model.placing import (
     recover,
 )
 from vae.model.stored import (
+    SPLITS,
     CheckpointError,
     Reference,
     config_from,
@@ -49,7 +50,7 @@ from vae.model.stored import (
 )
 from vae.model.vae import VAE
 
-__all__ = ["FORMAT", "Checkpoint", "load", "read_manifest", "write"]
+__all__ = ["FORMAT", "Checkpoint", "data_title", "load", "read_manifest", "write"]
 
 FORMAT = 1
 
@@ -58,14 +59,22 @@ _MAX_BYTES = 512 * 2**20
 # The codes by which a fault of the disk shows, rather than one of the model.
 _UNREADABLE = ("E-CKPT-01", "E-CKPT-02", "E-CKPT-03", "E-CKPT-04")
 
-# What others read from a manifest without asking.
-_ENTRIES = (
-    ("config", "objective", str),
-    ("data", "name", str),
-    ("data", "label_names", list),
-    ("data", "splits", dict),
-    ("metrics", "draws", int),
-)
+# What others read from a manifest without asking: where it stands, and its kind.
+_NUMBER = (int, float)
+_ENTRIES: dict[tuple[str, ...], type | tuple[type, ...]] = {
+    **dict.fromkeys([("model",), ("files",)], dict),
+    ("command",): str,
+    **{("card", name): str for name in ("title", "description")},
+    ("config", "objective"): str,
+    ("data", "name"): str,
+    ("data", "label_names"): list,
+    **{("data", "splits", name, "images"): int for name in ("train", *SPLITS)},
+    **{("metrics", name): int for name in ("draws", "importance_samples", "active_units")},
+    **{("metrics", name): _NUMBER for name in ("elbo", "elbo_se", "rate", "distortion")},
+    ("training", "seconds"): _NUMBER,
+    ("training", "device"): str,
+    **{("training", name): int for name in ("best_step", "parameters")},
+}
 
 
 @dataclass(frozen=True, repr=False)
@@ -114,11 +123,8 @@ class Checkpoint:
 
     @property
     def data_title(self) -> str:
-        """The data set's name for people; of a folder only the last part, not where it lies."""
-        name = self.manifest["data"]["name"]
-        if name.startswith("folder:"):
-            return f"folder {Path(name).name}"
-        return name.removesuffix(":full")
+        """The data set's name for people."""
+        return data_title(self.manifest)
 
     def __repr__(self) -> str:
         return f"Checkpoint({self.name!r}, weights {self.weights_sha256[:12]})"
@@ -137,6 +143,14 @@ class Checkpoint:
     def decode(self, z: Tensor) -> Distribution:
         r"""The likelihood :math:`p(x \mid z)`, batch :math:`(B)`, event :math:`(C, H, W)`."""
         return self.model.decode(z)
+
+
+def data_title(manifest: Mapping[str, Any]) -> str:
+    """A data set's name for people; of a folder only the last part, not where it lies."""
+    name = manifest["data"]["name"]
+    if name.startswith("folder:"):
+        return f"folder {Path(name.removeprefix('folder:')).name}"
+    return name.removesuffix(":full")
 
 
 def write(
@@ -272,7 +286,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
             "E-CKPT-01",
             f"{str(path)!r} holds no manifest.json, so it is not a finished checkpoint.",
         ) from None
-    except (ValueError, OSError, RecursionError) as error:
+    except OSError as error:
+        raise _unreadable(path, "manifest.json", error) from error
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(
             "E-CKPT-04", f"The manifest of {path.name!r} is damaged: {error}."
         ) from error
@@ -285,13 +301,14 @@ def read_manifest(path: Path) -> dict[str, Any]:
             f"{path.name!r} is of format {version}, and this Elboscope reads format {FORMAT}: "
             "update Elboscope or train the model anew.",
         )
-    for key in ("model", "config", "data", "metrics", "training", "files"):
-        if not isinstance(manifest.get(key), dict):
-            raise CheckpointError("E-CKPT-04", f"The manifest of {path.name!r} lacks {key!r}.")
-    for key, entry, kind in _ENTRIES:
-        if not isinstance(manifest[key].get(entry), kind):
+    for keys, kind in _ENTRIES.items():
+        value: Any = manifest
+        for key in keys:
+            value = value.get(key) if isinstance(value, dict) else None
+        if not isinstance(value, kind) or isinstance(value, bool):
+            place = f" in {'.'.join(keys[:-1])!r}" if keys[:-1] else ""
             raise CheckpointError(
-                "E-CKPT-04", f"The manifest of {path.name!r} lacks {entry!r} in {key!r}."
+                "E-CKPT-04", f"The manifest of {path.name!r} lacks {keys[-1]!r}{place}."
             )
     config_from(manifest, path.name)
     for name in _FILES:
@@ -317,6 +334,8 @@ def _check_size(path: Path, name: str, files: Mapping[str, Any]) -> None:
         raise _unreadable(path, name, error) from None
     listed = files.get(name)
     if not isinstance(listed, dict) or status.st_size != listed.get("bytes"):
+        raise _altered(path, name)
+    if not isinstance(listed.get("sha256"), str):
         raise _altered(path, name)
 
 

@@ -59,6 +59,8 @@ def scan(root: Path) -> dict[str, Entry]:
         try:
             entries[path.name] = Entry(path.name, path, read_manifest(path))
         except CheckpointError as error:
+            if error.code == "E-CKPT-01":
+                continue  # gone since it was listed
             entries[path.name] = Entry(path.name, path, None, str(error))
     return entries
 

@@ -19,7 +19,7 @@ _ABOVE_0 = ("learning_rate", "clip", "data_memory")
 _AT_LEAST_0 = (
     "beta", "capacity", "capacity_weight", "capacity_steps", "free_nats", "moment_weight",
     "input_noise", "weight_decay", "warmup_steps", "max_minutes", "patience",
-    "importance_samples",
+    "importance_samples", "evidence_images",
 )  # fmt: skip
 
 # A field takes effect only where another has one of these values.

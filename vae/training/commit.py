@@ -50,7 +50,10 @@ def commit(
         OSError: If the disk refuses.
     """
     start = time.perf_counter()
-    reference = reference_of(fitted.model, data, config.draws, config.importance_samples, progress)
+    reference = reference_of(
+        fitted.model, data, config.draws, config.importance_samples, progress,
+        config.evidence_images,
+    )  # fmt: skip
     metrics = {
         **split_metrics(fitted.model.config, reference, "validation"),
         "draws": draws_used(fitted.model.config, config.draws),

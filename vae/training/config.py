@@ -85,6 +85,9 @@ class TrainConfig:
         patience: End when so many evaluations in a row brought nothing better; 0 never does.
         draws: Draws for the reference ELBOs where the latent space has more than 2 dimensions.
         importance_samples: The k of the importance-weighted bound of the reference images.
+        evidence_images: The most reference images whose exact log p(x) is computed where there
+            are at most 2 latent dimensions, evenly spread; 0 for none. It takes thousands of
+            decodings an image.
         seed: The seed of everything random.
         device: Where to train: auto takes a GPU if there is one.
         precision: The arithmetic of the network. auto is float32 for runs of at most 10,000
@@ -144,6 +147,7 @@ class TrainConfig:
     patience: int = 0
     draws: int = 64
     importance_samples: int = 1_000
+    evidence_images: int = 1_000
     seed: int = 0
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"

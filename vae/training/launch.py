@@ -15,7 +15,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vae.data.cache import cache_home
+from vae.data.cache import CacheUnwritable, cache_home
 from vae.training.config import TrainConfig
 from vae.training.presets import PRESETS
 from vae.training.run_folder import RunFolder, is_running
@@ -30,6 +30,7 @@ __all__ = [
     "shown",
     "start",
     "stop",
+    "without_paths",
 ]
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,59}")
@@ -102,13 +103,21 @@ def start(name: str, words: list[str]) -> None:
         words: Those of :func:`command_of`.
 
     Raises:
-        OSError: If the process or its output cannot be made.
+        CacheUnwritable: If there is no place for what it prints.
+        OSError: If the process cannot be made.
     """
     log = _log(name)
     # How the app's threads wait is no matter of the run's.
     environment = {key: value for key, value in os.environ.items() if key != "GOMP_SPINCOUNT"}
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("wb") as output:
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        output = log.open("wb")
+    except OSError as error:
+        raise CacheUnwritable(
+            f"What the run prints cannot be kept in {str(log.parent)!r} "
+            f"({error.strerror or error}): let ELBOSCOPE_CACHE name another folder."
+        ) from error
+    with output:
         # A session of its own: neither the browser's tab nor the server takes it along.
         process = subprocess.Popen(
             [sys.executable, "-m", "vae", *words],
@@ -134,7 +143,7 @@ def last_words(name: str, most: int = 600) -> str:
     """The end of what a run printed, for when it failed; empty where nothing is known."""
     try:
         text = _log(name).read_bytes().decode(errors="replace")
-    except OSError:
+    except (OSError, CacheUnwritable):
         return ""
     # A progress bar writes each state over the last one.
     lines = [line.rpartition("\r")[2].strip() for line in text.splitlines()]
@@ -144,6 +153,35 @@ def last_words(name: str, most: int = 600) -> str:
 def shown(words: list[str]) -> str:
     """A command as a person would type it."""
     return shlex.join(["python", "-m", "vae", *words])
+
+
+def without_paths(command: str) -> str:
+    """A command as strangers may see it, who need not know where things lie on this computer.
+
+    Args:
+        command: The command of a run, as its manifest keeps it.
+    """
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        return "python -m vae train"
+    kept: list[str] = []
+    for word in words:
+        flag, equals, value = word.partition("=")
+        if equals and flag.startswith("--"):
+            kept.append(f"{flag}={_unplaced(flag, value)}")
+        else:
+            kept.append(_unplaced(kept[-1] if kept else "", word))
+    return shlex.join(kept)
+
+
+def _unplaced(flag: str, value: str) -> str:
+    if value.startswith("folder:"):
+        return "folder:PATH"
+    if flag == "--out":
+        return f"checkpoints/{Path(value).name}"
+    outside = flag == "--tensorboard" or os.path.isabs(value) or value.startswith("~")
+    return "PATH" if outside else value
 
 
 def _folder(root: Path, name: str) -> RunFolder:

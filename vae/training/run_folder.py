@@ -53,7 +53,11 @@ class RunFolder:
             OSError: If nothing can be written there.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError:
+            self.remove_unbegun()
+            raise
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -64,6 +68,9 @@ class RunFolder:
                     f"another process (pid {owner}) is training there; wait for it, stop it, or "
                     "choose another --out",
                 ) from None
+            except OSError:  # a disk without locks
+                self.remove_unbegun()
+                raise
             # Only for people: the lock itself is the system's, so a dead owner holds nothing.
             os.ftruncate(descriptor, 0)
             os.write(descriptor, str(os.getpid()).encode())
@@ -148,6 +155,11 @@ class RunFolder:
         for file in self.path.iterdir():
             if file.name != "lock":
                 shutil.rmtree(file) if file.is_dir() else file.unlink()
+
+    def remove_unbegun(self) -> None:
+        """Removes the folder unless a run has begun in it."""
+        if not self.status() and not self.holds_state:
+            self.remove()
 
     def remove(self) -> None:
         """Removes the folder, and the checkpoint's directory if nothing else is in it."""

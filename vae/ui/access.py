@@ -25,6 +25,7 @@ from vae.explore import traversals
 from vae.model.checkpoint import Checkpoint, load
 from vae.model.originals import originals
 from vae.model.registry import Entry, default_root, scan
+from vae.model.stored import CheckpointError
 
 __all__ = [
     "Table",
@@ -94,9 +95,17 @@ def checkpoint(name: str) -> Checkpoint:
         KeyError: If the name isn't among :func:`entries`.
     """
     entry = entries()[name]
-    # The manifest is written last and lists every other file: it stands for the directory.
-    stamp = (entry.path / "manifest.json").stat()
-    model = _load(str(entry.path), stamp.st_mtime_ns, stamp.st_ino)
+    try:
+        # The manifest is written last and lists every other file: it stands for the directory.
+        stamp = (entry.path / "manifest.json").stat()
+        model = _load(str(entry.path), stamp.st_mtime_ns, stamp.st_ino)
+    except (OSError, CheckpointError) as error:
+        if isinstance(error, CheckpointError) and error.code != "E-CKPT-01":
+            raise
+        # Where it lay is nothing for visitors.
+        raise CheckpointError(
+            "E-CKPT-01", f"The model {name!r} is no longer there; choose another one."
+        ) from error
     _share_cores(model)
     return model
 

@@ -41,8 +41,10 @@ def score_in_parts(
     # A named set may be made anew under its name.
     stamp = hashlib.sha256(np.ascontiguousarray(compared.elbo).tobytes()).hexdigest()
     found: dict[int, ScoredImage] = {}
-    for start in range(0, len(different), _PART):
-        part = different[start : start + _PART]
+    # An exact log p(x) takes long enough to be waited for alone.
+    size = 1 if settings.evidence else _PART
+    for start in range(0, len(different), size):
+        part = different[start : start + size]
         data = tuple(files[same[0]][1] for same in part)
         results = _scored(model, model.name, model.identity, data, settings, stamp)
         for same, result in zip(part, results, strict=True):

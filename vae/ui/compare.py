@@ -14,10 +14,11 @@ from vae.elbo.losses import refitted_gaussian
 from vae.figures.compare import ModelPoint, codes, model_difference, rate_distortion
 from vae.figures.frame import nats
 from vae.figures.pictures import gallery_html
-from vae.model.checkpoint import Checkpoint
+from vae.model.checkpoint import Checkpoint, data_title
 from vae.model.likelihoods import facts_of
 from vae.training.config import TrainConfig
 from vae.ui import access, widgets
+from vae.ui.missing import where_images_are
 from vae.ui.walks.dimensions import strongest_film
 from vae.ui.walks.start import prior_mean
 
@@ -158,7 +159,7 @@ def two_models(model: Checkpoint, sample: int, names: Sequence[str]) -> None:
         return
     levels = access.levels_of(model, sample)
     if levels is None:
-        st.info("This part needs the images, which are not on this machine.")
+        st.info(f"This part needs the images. {where_images_are(model)}")
         return
     other = access.checkpoint(st.selectbox("Set beside", others, key="beside", width=320))
     here = access.receipt(model, sample)
@@ -195,7 +196,7 @@ def table_of_models() -> None:
     columns = {
         name: st.column_config.NumberColumn(format="%.3f")
         for name in frame.columns
-        if frame[name].dtype == float
+        if frame[name].dtype == float and name != "images of log p(x)"
     }
     st.dataframe(
         frame, hide_index=True, column_config=columns, alt=f"Figures of {len(frame)} models"
@@ -215,7 +216,7 @@ def _row(name: str, manifest: dict[str, Any]) -> dict[str, Any]:
     pixels = image["channels"] * image["height"] * image["width"]
     row = {
         "model": name,
-        "data": manifest["data"]["name"].rsplit("/", 1)[-1],
+        "data": data_title(manifest),
         "likelihood": facts_of(shape["likelihood"]).title,
         "network": shape["network"],
         "D": shape["latent_dim"],
@@ -228,9 +229,9 @@ def _row(name: str, manifest: dict[str, Any]) -> dict[str, Any]:
         "bound L, nats": metrics.get("iwae_bound"),
         "k of L": metrics["importance_samples"],
         "log p(x) exact, nats": metrics.get("log_evidence"),
-        # A column only where a model has images out of the quadrature's reach.
-        "log p(x) of images": metrics.get("log_evidence_images"),
-        "bits per dimension": metrics["bits_per_dim"],
+        # Left out where log p(x) is known of all of them.
+        "images of log p(x)": metrics.get("log_evidence_images"),
+        "bits per dimension": metrics.get("bits_per_dim"),
         "active dimensions": metrics["active_units"],
         "parameters": manifest["training"]["parameters"],
         "training, s": manifest["training"]["seconds"],

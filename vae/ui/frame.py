@@ -19,6 +19,7 @@ from vae.model.likelihoods import facts_of
 from vae.model.stored import SPLITS, CheckpointError
 from vae.ui import access
 from vae.ui.links import remember
+from vae.ui.missing import where_images_are
 from vae.ui.screens import SCREENS, page_path
 from vae.ui.style import STYLE
 from vae.ui.train_gate import training_allowed
@@ -136,7 +137,7 @@ def _pick_sample(model: Checkpoint) -> None:
     label = label_text(int(reference.labels[sample]), model.label_names)
     caption = f"Sample {sample}: {label}, {SPLITS[reference.split[sample]]}"
     if image is None:
-        st.caption(f"{caption}. The image itself is not on this machine.")
+        st.caption(f"{caption}. {where_images_are(model)}")
     else:
         st.html(figure_html(image[0], caption, f"The chosen image, {label}", width=132))
 

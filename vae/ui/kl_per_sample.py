@@ -17,6 +17,7 @@ from vae.figures.plane import Fact
 from vae.model.checkpoint import Checkpoint
 from vae.model.likelihoods import facts_of
 from vae.ui import access, explained, widgets
+from vae.ui.missing import where_images_are
 from vae.ui.plane import scatter
 
 __all__ = ["company", "reduction_lens", "surgery"]
@@ -28,7 +29,7 @@ def company(model: Checkpoint, sample: int) -> None:
     """The same image alone and in company: its KL stays, the batch's numbers move."""
     results = explained.batch_mates(model, sample)
     if results is None:
-        st.info("This part needs the images, which are not on this machine.")
+        st.info(f"This part needs the images. {where_images_are(model)}")
         return
     widgets.table(
         (

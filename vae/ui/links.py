@@ -8,7 +8,13 @@ from typing import Any
 
 import streamlit as st
 
-__all__ = ["choice", "notice", "number", "remember", "shown"]
+__all__ = ["base_path", "choice", "notice", "number", "remember", "shown"]
+
+
+def base_path() -> str:
+    """The path below which the app is served, such as ``/elbo``; empty at the root."""
+    path = (st.get_option("server.baseUrlPath") or "").strip("/")
+    return f"/{path}" if path else ""
 
 
 def notice(sentence: str) -> None:

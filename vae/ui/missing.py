@@ -2,21 +2,40 @@
 
 from __future__ import annotations
 
+import numpy as np
 import streamlit as st
 
+from vae.data.cache import CacheUnwritable
 from vae.data.datasets import DataMissing
 from vae.data.published import SETS
 from vae.model.checkpoint import Checkpoint
+from vae.model.originals import originals
 from vae.ui.train_gate import training_allowed
 
-__all__ = ["offer_images"]
+__all__ = ["offer_images", "where_images_are"]
+
+
+def where_images_are(model: Checkpoint) -> str:
+    """Why a model's own images cannot be shown, in one sentence."""
+    whose = f"The images behind this model ({model.data_title})"
+    try:
+        originals(model, np.arange(1))
+    except CacheUnwritable:
+        # Which folder it is, the command line tells, to whoever runs the server.
+        return (
+            f"{whose} cannot be decoded, since this server's cache is full or cannot be written: "
+            "let ELBOSCOPE_CACHE name another folder."
+        )
+    except DataMissing:
+        pass
+    return f"{whose} are not on this machine."
 
 
 def offer_images(model: Checkpoint) -> None:
     """Says that the reference images aren't here; one click fetches those of a published set."""
     st.info(
-        f"The images behind this model ({model.data_title}) are not on this machine, so what "
-        "needs the image itself cannot be shown. The map, the traversals and the table need none."
+        f"{where_images_are(model)} What needs the image itself cannot be shown; the map, the "
+        "traversals and the table need none."
     )
     published = SETS.get(model.manifest["data"]["name"].removesuffix(":full"))
     # It writes to this computer's disk, so it is offered only to those who sit before it.

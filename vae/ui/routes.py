@@ -35,7 +35,9 @@ from vae.elbo.calibration_sets import calibration_of, calibrations
 from vae.elbo.files import ScoreSettings, score_bytes
 from vae.elbo.rows import ScoreRow, to_json
 from vae.elbo.scoring import DRAWS
+from vae.model.checkpoint import data_title
 from vae.model.stored import CheckpointError
+from vae.ui.links import base_path
 from vae.ui.uploads import MOST_BYTES, MOST_FILES, display_name
 
 __all__ = ["MOST_AT_WORK", "routes"]
@@ -46,7 +48,6 @@ _OVERHEAD = 64 * 1024  # of a request beside its files: boundaries and headers
 _BODY_SECONDS = 30.0
 _WAIT_SECONDS = 30.0
 _SCORE_SECONDS = 60.0
-_FILES_AT_ONCE = 8  # scored between two looks at the clock
 
 _log = logging.getLogger("elboscope")
 
@@ -90,12 +91,15 @@ class _InMemory(MultiPartParser):
 
 
 def routes() -> list[Route]:
-    """The routes of the interface; everything else below ``/api`` is answered 404 in JSON."""
-    interface = _Interface()
+    """The routes of the interface; everything else below ``/api`` is answered 404 in JSON.
+
+    Streamlit puts its own routes below ``server.baseUrlPath``, and an app's own as they are given.
+    """
+    interface, base = _Interface(), base_path()
     return [
-        *(Route(path, interface) for path in ("/api", "/api/{path:path}")),
+        *(Route(f"{base}{path}", interface) for path in ("/api", "/api/{path:path}")),
         # Streamlit knows the first screen by the root alone, and calls its name a page not found.
-        Route("/overview", _to_the_root),
+        Route(f"{base}/overview", _to_the_root),
     ]
 
 
@@ -241,12 +245,13 @@ def _rows(options: _Options, files: list[tuple[str, bytes]], deadline: float) ->
     except CheckpointError as error:
         raise _Refusal(error.code, error.message, 404) from error
     rows: list[ScoreRow] = []
-    for start in range(0, len(files), _FILES_AT_ONCE):
+    # One at a time, so that no image waits for another's evidence before the clock is read.
+    for file in files:
         if time.monotonic() > deadline:
-            sentence = f"Only {start} of {len(files)} files were scored in time; send fewer."
+            sentence = f"Only {len(rows)} of {len(files)} files were scored in time; send fewer."
             raise _Refusal("E-HTTP-08", sentence, Retry_After="10")
-        scored = score_bytes(model, files[start : start + _FILES_AT_ONCE], options.settings)
-        rows += [one.row for one in scored]
+        (scored,) = score_bytes(model, [file], options.settings)
+        rows.append(scored.row)
     return rows
 
 
@@ -269,7 +274,7 @@ def _model_list() -> list[dict[str, Any]]:
             {
                 "name": name,
                 **{key: manifest["card"][key] for key in ("title", "description")},
-                "data": manifest["data"]["name"],
+                "data": data_title(manifest),
                 "image": {key: image[key] for key in ("channels", "height", "width", "levels")},
                 "latent_dim": config["latent_dim"],
                 "likelihood": config["likelihood"],
@@ -284,7 +289,7 @@ def _model_list() -> list[dict[str, Any]]:
 
 def _options(query: Mapping[str, str]) -> _Options:
     known = {
-        *("model", "calibration", "draws", "importance_samples", "seed"),
+        *("model", "calibration", "draws", "importance_samples", "evidence", "seed"),
         *("invert", "crop", "fit"),
     }
     if unknown := sorted(set(query) - known):
@@ -303,6 +308,8 @@ def _options(query: Mapping[str, str]) -> _Options:
         draws=_whole(query, "draws", 1, 4_096, DRAWS),
         importance_samples=_whole(query, "importance_samples", 0, 5_000, 0),
         seed=_whole(query, "seed", 0, 2**32 - 1, 0),
+        # Thousands of decodings for an image, so only for whoever wants it.
+        evidence=bool(_whole(query, "evidence", 0, 1, 0)),
         calibration=query.get("calibration") or None,
     )
     return _Options(query["model"], settings)

@@ -18,6 +18,7 @@ from vae.elbo.verdict import CAVEAT, Opinions, Verdict, give_verdict
 from vae.figures.frame import nats
 from vae.model.checkpoint import Checkpoint
 from vae.ui import second_opinions, widgets
+from vae.ui.missing import where_images_are
 from vae.ui.second_opinions import Complexity, Opinion, Regret
 
 __all__ = ["Heard", "choose_rate", "hear", "in_short", "opinions_of", "show_verdict"]
@@ -108,8 +109,7 @@ def hear(model: Checkpoint, prepared: Prepared, settings: ScoreSettings) -> Hear
     )
     if heard.complexity.excess is None:
         heard = heard._replace(
-            absent="The calibration images are not on this machine, so complexity and regret "
-            "have no p-value."
+            absent=f"{where_images_are(model)} So complexity and regret have no p-value."
         )
     if st.toggle(
         "Ask for the likelihood regret too", key="regret",

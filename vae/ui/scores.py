@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from urllib.parse import urlencode, urlsplit
 
 import numpy as np
@@ -17,7 +19,8 @@ from vae.elbo.scoring import DRAWS, Receipt
 from vae.figures.pictures import data_url, to_bytes
 from vae.model.checkpoint import Checkpoint
 from vae.model.stored import CheckpointError
-from vae.ui import widgets
+from vae.ui import second_opinions, widgets
+from vae.ui.links import base_path
 
 __all__ = [
     "calls",
@@ -36,20 +39,34 @@ _CHOICES, _FITS = ("auto", "yes", "no"), ("pad", "squash")
 _NAMED_IN_CALL = 4
 
 
-def choose_settings(model: Checkpoint, adaptation: Adaptation) -> ScoreSettings:
-    """Draws the settings, folded away, with defaults that need no attention."""
-    draws = DRAWS
+def choose_settings(model: Checkpoint, adaptation: Adaptation, files: int) -> ScoreSettings:
+    """Draws the settings, folded away, with defaults that need no attention.
+
+    Args:
+        model: The model.
+        adaptation: How files are brought to its size.
+        files: How many there are to score.
+    """
+    draws, exact = DRAWS, model.config.latent_dim <= 2
+    evidence = exact and files == 1
     with st.expander("Settings"), st.container(horizontal=True):
         calibration = choose_calibration(model)
         bound = st.selectbox("Bound L, k draws", [0, 100, 1_000, 5_000], key="k", width=190)
         seed = st.number_input("Seed", 0, 999_999, key="score_seed", width=150)
-        if model.config.latent_dim > 2:
+        if not exact:
             draws = st.number_input("Draws", 1, 4_096, DRAWS, key="draws", width=150)
+        elif files > 1:
+            evidence = st.toggle(
+                "log p(x) of every file", key="every_evidence",
+                help="For the downloads. It takes thousands of decodings for each file, seconds "
+                "where the model is large; the chosen one has it anyway.",
+            )  # fmt: skip
     return ScoreSettings(
         adaptation=adaptation,
         draws=int(draws),
         importance_samples=int(bound),
         seed=int(seed),
+        evidence=evidence,
         calibration=calibration,
     )
 
@@ -84,9 +101,15 @@ def choose_adaptation() -> Adaptation:
     return Adaptation(invert, crop, fit)
 
 
-def show_score(scored: ScoredImage, parts: Receipt) -> None:
+def show_score(
+    model: Checkpoint, scored: ScoredImage, parts: Receipt, settings: ScoreSettings
+) -> None:
     """One image before, during and after the model, and the sums of its score."""
     row, prepared = scored
+    evidence = row.log_evidence
+    if not settings.evidence and model.config.latent_dim <= 2:
+        value = second_opinions.evidence(model, prepared.levels, settings.seed).value
+        evidence = value if math.isfinite(value) else None
     first, second, third, fourth = st.columns([1, 1, 1, 1.6], gap="medium")
     with first:
         sent = np.moveaxis(prepared.original, -1, 0) / 255
@@ -102,7 +125,7 @@ def show_score(scored: ScoredImage, parts: Receipt) -> None:
             ("KL of this image", row.kl, None),
             ("ELBO", row.elbo, row.elbo_se),
             (bound, row.iwae_bound, row.iwae_bound_se),
-            ("log p(x), exact", row.log_evidence, None),
+            ("log p(x), exact", evidence, None),
         ]
         widgets.sums([one for one in sums if one[1] is not None])
         st.caption(
@@ -206,11 +229,15 @@ def _thumbnail(image: np.ndarray) -> str:
 def calls(model: Checkpoint, settings: ScoreSettings, names: Sequence[str]) -> None:
     """The calls that give the same rows outside of the browser, to be copied."""
     with st.expander("The same on the command line and over HTTP"):
-        st.code(command_line(model.name, settings), language="bash")
+        # Where there is no exact log p(x), neither needs to speak of it.
+        exact = model.config.latent_dim <= 2
+        usual = settings if exact else replace(settings, evidence=True)
+        st.code(command_line(model.name, usual), language="bash")
         # The address that the visitor sees, which a proxy may have given the server.
         address = urlsplit(st.context.url or "http://localhost:8501")
-        base = f"{address.scheme}://{address.netloc}"
-        st.code(curl_call(base, model.name, settings, names), language="bash")
+        base = f"{address.scheme}://{address.netloc}{base_path()}"
+        usual = settings if exact else replace(settings, evidence=False)
+        st.code(curl_call(base, model.name, usual, names), language="bash")
         st.caption("Each gives the rows of the downloads. The command takes whole folders.")
 
 
@@ -218,6 +245,7 @@ def command_line(model: str, settings: ScoreSettings) -> str:
     """The command line that gives the same rows."""
     flags = _changed(settings)
     words = [f"--{name.replace('_', '-')} {value}" for name, value in flags.items()]
+    words += [] if settings.evidence else ["--no-evidence"]
     return " ".join(["python -m vae score", model, "PATH", *words, "--json"])
 
 
@@ -232,12 +260,13 @@ def curl_call(base: str, model: str, settings: ScoreSettings, names: Sequence[st
     """
     plain = [name for name in names if re.fullmatch(r"[\w.-]+", name, re.ASCII)]
     files = "".join(f" -F file=@{name}" for name in plain[:_NAMED_IN_CALL]) or " -F file=@PATH"
-    query = urlencode({"model": model, **_changed(settings)})
+    asked = {"evidence": 1} if settings.evidence else {}
+    query = urlencode({"model": model, **_changed(settings), **asked})
     return f"curl{files} '{base}/api/score?{query}'"
 
 
 def _changed(settings: ScoreSettings) -> dict[str, str | int]:
-    """What differs from the defaults, which command line and HTTP share."""
+    """What differs from the defaults that command line and HTTP share."""
     values = {
         "invert": (settings.adaptation.invert, "auto"),
         "crop": (settings.adaptation.crop, "auto"),

@@ -1,7 +1,8 @@
-"""Starts the app's server and prints its address."""
+"""Starts the app's server."""
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -9,13 +10,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["free_port", "serve"]
+__all__ = ["folders_variable", "free_port", "serve"]
 
 _PORTS_TRIED = 20
 
 
 def serve(port: int, checkpoints: Path | None, browser: bool, folders: Sequence[Path] = ()) -> int:
-    """Runs the app until it is interrupted.
+    """Becomes the app's server, so that a signal to this process is one to the server.
 
     Args:
         port: The port on 127.0.0.1; the next free one is taken when it is in use.
@@ -24,7 +25,7 @@ def serve(port: int, checkpoints: Path | None, browser: bool, folders: Sequence[
         folders: Folders of images that the screen Train may offer.
 
     Returns:
-        The server's exit code.
+        An exit code where no server was started; on Windows the server's own.
     """
     chosen = free_port(port)
     if chosen is None:
@@ -36,20 +37,26 @@ def serve(port: int, checkpoints: Path | None, browser: bool, folders: Sequence[
     if checkpoints is not None:
         environment["ELBOSCOPE_CHECKPOINTS"] = str(checkpoints.resolve())
     if folders:
-        registered = os.pathsep.join(str(folder.resolve()) for folder in folders)
-        environment["ELBOSCOPE_FOLDERS"] = registered
+        environment["ELBOSCOPE_FOLDERS"] = folders_variable(folders)
     root = Path(__file__).parents[2]
-    print(f"Elboscope is at http://localhost:{chosen} (stop it with Ctrl+C)", flush=True)
+    # Streamlit prints the address, which its settings may alter, when the server answers.
+    print("Elboscope is starting; stop it with Ctrl+C.", flush=True)
     command = [
         *(sys.executable, "-m", "streamlit", "run", str(root / "app.py")),
         *("--server.port", str(chosen)),
         *("--server.headless", str(not (browser and _has_display())).lower()),
     ]
-    try:
-        # Streamlit reads its settings from the working directory as well as beside the script.
-        return subprocess.call(command, env=environment, cwd=root)
-    except KeyboardInterrupt:
-        return 0
+    # Streamlit reads its settings from the working directory as well as beside the script.
+    os.chdir(root)
+    if sys.platform == "win32":
+        # There exec makes another process and ends this one.
+        return subprocess.call(command, env=environment)
+    os.execve(sys.executable, command, environment)
+
+
+def folders_variable(folders: Sequence[Path]) -> str:
+    """Folders as the server is told of them: as JSON, since a path may hold any separator."""
+    return json.dumps([str(folder.resolve()) for folder in folders])
 
 
 def free_port(first: int) -> int | None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import json
 import os
 import re
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -71,8 +72,18 @@ _FEWEST_FREE = 2**30
 
 def registered_folders() -> dict[str, str]:
     """Folders of images that whoever started the server has registered, by a name for people."""
-    paths = [Path(text) for text in os.environ.get("ELBOSCOPE_FOLDERS", "").split(os.pathsep)]
-    return {f"folder {path.name}": f"folder:{path}" for path in paths if path.is_dir()}
+    texts = json.loads(os.environ.get("ELBOSCOPE_FOLDERS") or "[]")
+    paths = [path for path in map(Path, dict.fromkeys(texts)) if path.is_dir()]
+    return {f"folder {_tail(path, paths)}": f"folder:{path}" for path in paths}
+
+
+def _tail(path: Path, paths: Sequence[Path]) -> str:
+    """The shortest end of a path that no other one has."""
+    for count in range(1, len(path.parts)):
+        tail = path.parts[-count:]
+        if sum(other.parts[-count:] == tail for other in paths) == 1:
+            return "/".join(tail)
+    return str(path)
 
 
 def form() -> None:
@@ -105,9 +116,20 @@ def form() -> None:
         if problem:
             st.warning(problem, icon=":material/info:")
         if st.button("Train", type="primary", disabled=bool(problem), key="start") and not problem:
-            launch.start(name, launch.command_of(preset, config, root / name))
-            st.session_state["just_started"] = (name, time.time())
-            st.rerun()
+            words = launch.command_of(preset, config, root / name)
+            if _begun(name, lambda: launch.start(name, words)):
+                st.rerun()
+
+
+def _begun(name: str, begin: Callable[[], None]) -> bool:
+    """Starts a run's process and remembers it, or says why it cannot start."""
+    try:
+        begin()
+    except (DataMissing, OSError) as error:
+        st.error(f"{name} cannot start. {error}")
+        return False
+    st.session_state["just_started"] = (name, time.time())
+    return True
 
 
 def _config(preset: str) -> tuple[TrainConfig | None, str]:
@@ -197,8 +219,9 @@ def _free_name(root: Path, preset: str) -> str:
 
 
 def _shown_path(root: Path, name: str) -> Path:
-    """Where the model goes, without telling visitors where the project lies."""
-    return Path(root.name) / name
+    """Where the model goes, as it is typed in the project's folder; anywhere, if it is outside."""
+    out, project = (root / name).resolve(), Path(__file__).parents[2]
+    return out.relative_to(project) if out.is_relative_to(project) else out
 
 
 @st.fragment(run_every=2)
@@ -274,5 +297,4 @@ def _show(root: Path, run: launch.Run) -> None:
         if run.running and st.button("Stop and save", key=f"stop-{run.name}"):
             launch.stop(root, run.name)
         if run.resumable and st.button("Resume", key=f"resume-{run.name}"):
-            launch.resume(root, run.name)
-            st.session_state["just_started"] = (run.name, time.time())
+            _begun(run.name, lambda: launch.resume(root, run.name))
