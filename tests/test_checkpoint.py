@@ -252,7 +252,7 @@ def test_leftovers_of_killed_writers_are_removed(tmp_path: Path) -> None:
 
 
 def test_another_machine_s_replacement_is_left_to_it(path: Path) -> None:
-    # On a shared disk, between the two renames; its process may have the number of a dead one here.
+    # On a shared disk, between the two renames; a dead process here has its number.
     before = contents(path)
     previous = path.with_name(f".model.previous-0123456789ab-{DEAD}")
     path.rename(previous)

@@ -114,10 +114,11 @@ def same_images(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether two sets, as :meth:`ImageData.facts` records them, hold the same images.
 
     In the same order and splits; where they lie, and what they are called, is no matter. Where a
-    checkpoint of an older version recorded no digest, the name of the set stands for its images.
+    checkpoint of an older version recorded no digest, the name of the set stands for all that.
     """
-    key = "digest" if "digest" in one and "digest" in other else "name"
-    return (one[key], one.get("splits")) == (other[key], other.get("splits"))
+    known = "digest" in one and "digest" in other
+    keys = ("digest", "splits") if known else ("name",)
+    return all(one.get(key) == other.get(key) for key in keys)
 
 
 class Copies(NamedTuple):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import numpy as np
 
@@ -54,8 +53,7 @@ def files_of(checkpoint: Checkpoint) -> list[str] | None:
         return None
     from vae.data.cache import facts_of
 
-    path = Path(data["name"].removeprefix("folder:")).expanduser()
-    names = (facts_of(data["digest"], f"folder:{path.resolve()}") or {}).get("names", [])
+    names = (facts_of(data["digest"], data["name"]) or {}).get("names", [])
     if len(names) <= checkpoint.reference.indices.max(initial=-1):
         return None
     # Bytes that are no text have no place on a screen or in a table.
@@ -72,7 +70,9 @@ def own_data(checkpoint: Checkpoint) -> ImageData:
     image, entry = checkpoint.config.image, checkpoint.manifest["data"]
     together = bool(checkpoint.manifest["config"].get("keep_copies_together"))
     data = open_data(entry["name"], image.height, image.channels, together)
-    if data.spec != image or not same_images(entry, data.facts()):
+    count = entry["splits"]["train"]["images"]
+    same = data.spec == image and len(data.splits.train) == count
+    if not same or not same_images(entry, data.facts()):
         raise DataMissing(
             f"The images of {data.name!r} are no longer those that {checkpoint.name!r} was "
             "trained on: restore them, or train the model anew."
