@@ -566,8 +566,8 @@ def test_files_and_copies_of_a_folder_are_said(monkeypatch, tmp_path):
     text = text_of(app)
     assert f"validation, {html.escape(names[held_out[3]])}" in text
     assert str(tmp_path) not in text
-    copies = copies_of(data).calibration
-    assert copies and f"{copies} of 15 calibration images are copies" in text
+    validation, calibration, _ = copies_of(data)
+    assert calibration and f"{validation + calibration} of 21 held-out images are copies" in text
 
 
 def test_a_wrong_run_is_said_before_it_starts(monkeypatch, tmp_path):

@@ -9,6 +9,7 @@ import streamlit as st
 from vae.data.datasets import same_images
 from vae.model.checkpoint import Checkpoint
 from vae.model.likelihoods import facts_of
+from vae.model.stored import SPLITS
 from vae.ui import access
 
 __all__ = ["badges"]
@@ -23,12 +24,12 @@ def badges(model: Checkpoint) -> None:
         warnings.append(f"Not a density, so its “ELBO” bounds no log p(x). {_proper(model)}")
     if model.manifest["config"]["objective"] == "batch_moment_kl":
         warnings.append("Trained with the mistaken KL on purpose; the ELBO shown is the true one.")
-    copies = model.manifest["data"].get("duplicates", {}).get("calibration", 0)
-    if copies:
-        count = model.manifest["data"]["splits"]["calibration"]["images"]
+    data = model.manifest["data"]
+    if copies := sum(data.get("duplicates", {}).get(split, 0) for split in SPLITS):
+        count = sum(data["splits"][split]["images"] for split in SPLITS)
         warnings.append(
-            f"{copies:,} of {count:,} calibration images are copies of images that training has "
-            "seen, so percentiles and p-values are off."
+            f"{copies:,} of {count:,} held-out images are copies of images that training saw, "
+            "so held-out scores are too good, and percentiles and p-values are off."
         )
     marked = "".join(f"<span>{escape(text)}</span>" for text in plain)
     # A word and a sign besides the border: colour alone says nothing to some.
