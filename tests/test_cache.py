@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import resource
+import stat
 import subprocess
 import sys
 import textwrap
@@ -15,8 +18,9 @@ import numpy as np
 import pytest
 
 from vae.data import cache
-from vae.data.cache import CacheUnwritable, cached, find, key_of
+from vae.data.cache import CacheUnwritable, cached, facts_of, find, key_of, prune
 from vae.data.datasets import DataMissing
+from vae.data.disk import flush_folder, locked, replace_file
 from vae.data.spec import ImageSpec
 
 ROOT = Path(__file__).parents[1]
@@ -47,8 +51,13 @@ def home(tmp_path, monkeypatch) -> Path:
     return tmp_path / "cache" / "decoded"
 
 
-def fill(decode: Callable = lambda: PARTS, key: str = "key", facts: dict | None = None):
-    return cached(key, SPEC, "stripes", 6, decode, lambda: facts or {})
+def fill(
+    decode: Callable = lambda: PARTS,
+    key: str = "key",
+    facts: dict | None = None,
+    source: str = "",
+):
+    return cached(key, SPEC, "stripes", 6, decode, lambda: facts or {}, source)
 
 
 def never() -> Iterator:
@@ -65,8 +74,10 @@ def test_what_was_decoded_is_found_again(home):
     again = fill(never)
     for found in (first, again, find(first.digest, SPEC)):
         np.testing.assert_array_equal(found.levels, np.concatenate(PARTS))
-        assert found.facts == {"names": ["a", "ü\udcff"]}
         assert found.digest == first.digest
+    assert first.facts == again.facts == {"names": ["a", "ü\udcff"]}
+    # Names belong to the files, and the same images may have been decoded of others.
+    assert find(first.digest, SPEC).facts == {}
     assert not first.levels.flags.writeable
     assert entries(home) == {first.digest[:32]}
 
@@ -187,3 +198,125 @@ def test_the_home_follows_the_environment(monkeypatch, tmp_path):
     assert cache.cache_home() == tmp_path / "here"
     monkeypatch.delenv("ELBOSCOPE_CACHE")
     assert os.fspath(cache.cache_home()) == f"{tmp_path}/.cache/elboscope"
+
+
+def test_what_is_noted_belongs_to_the_files_and_not_to_the_images(home):
+    flat = fill(key="flat", facts={"names": ["a.png"]}, source="folder:/flat")
+    # The same images of other files, by another process, and sorted anew in the same folder.
+    copied = fill(key="copied", facts={"names": ["cats/a.png"]}, source="folder:/copied")
+    assert flat.digest == copied.digest and len(entries(home)) == 1
+    assert (flat.facts, copied.facts) == ({"names": ["a.png"]}, {"names": ["cats/a.png"]})
+    fill(key="sorted", facts={"names": ["dogs/a.png"]}, source="folder:/flat")
+    assert fill(never, key="flat").facts == {"names": ["a.png"]}
+    assert facts_of(flat.digest, "folder:/flat") == {"names": ["dogs/a.png"]}
+    assert facts_of(flat.digest, "folder:/copied") == {"names": ["cats/a.png"]}
+    assert facts_of(flat.digest, "folder:/elsewhere") is None
+    assert facts_of("0" * 64, "folder:/flat") is None
+
+
+def of(value: int) -> Callable:
+    return lambda: [np.full((value + 1, 1, 4, 5), value, np.uint8)]
+
+
+def test_pruning_keeps_the_newest_of_each_source_and_what_a_model_shows(home):
+    grown = [fill(of(i), f"grown-{i}", {"names": [str(i)]}, "folder:/grown") for i in range(5)]
+    other = fill(of(7), "other", source="folder:/other")
+    drawn = fill(of(8), "drawn")
+    size = (home / grown[0].digest[:32] / "contents.json").stat().st_size
+    removed = prune({grown[1].digest})
+    assert [(one.title, one.count) for one in sorted(removed, key=lambda one: one.count)] == [
+        ("stripes", 1), ("stripes", 3), ("stripes", 4),
+    ]  # fmt: skip
+    assert min(one.size for one in removed) == 20 + size
+    left = {grown[1].digest, grown[4].digest, other.digest, drawn.digest}
+    assert entries(home) == {digest[:32] for digest in left}
+    cache._open.cache_clear()
+    for i in (1, 4):
+        assert fill(never, f"grown-{i}").facts == {"names": [str(i)]}
+    assert len(fill(of(0), "grown-0", source="folder:/grown").levels) == 1
+    # What was mapped before stays readable.
+    assert (grown[3].levels == 3).all()
+
+
+def test_pruning_leaves_alone_what_is_being_made_and_removes_remains(home):
+    digest = fill(key="old", source="folder:/a").digest
+    note = home / "by-key" / "old.json"
+    note.unlink()
+    # Another process has put the images in their place and is about to note it.
+    assert prune(()) == [] and entries(home) == {digest[:32]}
+    os.utime(home / digest[:32] / "contents.json", (0, 0))
+    # As older versions noted.
+    note.write_text(f'{{"digest": "{digest}"}}')
+    (home / ".tmp-abc-0123456789ab-1").mkdir()
+    (one,) = prune(())
+    assert one.count == 6 and entries(home) == {".tmp-abc-0123456789ab-1"}
+    assert not list((home / "by-key").glob("*.json"))
+
+
+def no_locks(*_: object) -> None:
+    raise OSError(errno.ENOLCK, "No locks available")
+
+
+def test_a_disk_without_locks_is_used_without(home, monkeypatch):
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    first = fill()
+    np.testing.assert_array_equal(fill(never).levels, first.levels)
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP])
+def test_locks_hold_where_there_are_any(tmp_path, monkeypatch, code, capsys):
+    path = tmp_path / "lock"
+    path.write_text("kept")
+    with locked(path):
+        # By flock a second description of the same file is a stranger, also in one process.
+        with pytest.raises(BlockingIOError):
+            locked(path)
+        with monkeypatch.context() as patch:
+
+            def refuse(*_: object) -> None:
+                raise OSError(code, "as a disk without locks says")
+
+            patch.setattr(fcntl, "flock", refuse)
+            locked(path).close()
+            locked(path, "waiting").close()
+        assert capsys.readouterr().err == ""
+
+        def denied(*_: object) -> None:
+            raise PermissionError(errno.EACCES, "as some network disks say of a held lock")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(fcntl, "flock", denied)
+            with pytest.raises(BlockingIOError):
+                locked(path)
+    with locked(path) as file:
+        file.seek(0)
+        assert file.read() == b"kept"
+
+    def broken(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(fcntl, "flock", broken)
+    with pytest.raises(OSError, match="Input/output"):
+        locked(path)
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP, errno.EBADF])
+def test_a_disk_that_flushes_no_folders_is_used_all_the_same(tmp_path, monkeypatch, code):
+    honest = os.fsync
+
+    def only_files(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(code, os.strerror(code))
+        honest(descriptor)
+
+    monkeypatch.setattr(os, "fsync", only_files)
+    flush_folder(tmp_path)
+    replace_file(tmp_path / "file", b"new")
+    assert (tmp_path / "file").read_bytes() == b"new"
+
+    def broken(_: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", broken)
+    with pytest.raises(OSError, match="Input/output"):
+        flush_folder(tmp_path)

@@ -24,6 +24,7 @@ import pytest
 import safetensors.numpy
 import torch
 
+from vae.data.disk import machine_mark, own_mark
 from vae.data.spec import ImageSpec
 from vae.model import checkpoint as module
 from vae.model.checkpoint import load, write
@@ -234,13 +235,56 @@ def test_an_impossible_place_is_an_error(tmp_path: Path, name: str) -> None:
     assert [child.name for child in tmp_path.iterdir()] == ["file"]
 
 
+DEAD = 4194303  # no process has the number
+
+
 def test_leftovers_of_killed_writers_are_removed(tmp_path: Path) -> None:
-    alive = tmp_path / f".model.tmp-{os.getppid()}"
-    for leftover in (tmp_path / ".model.tmp-4194303", alive, tmp_path / ".other.tmp-4194303"):
-        leftover.mkdir()
+    here = machine_mark()
+    names = {
+        kind: f".{name}.tmp-{machine}-{pid}"
+        for kind, name, machine, pid in (
+            ("dead", "model", here, DEAD), ("alive", "model", here, os.getppid()),
+            ("another", "other", here, DEAD), ("elsewhere", "model", "0123456789ab", DEAD),
+            ("old", "model", "0123456789ab", os.getppid()),
+            ("old but written to", "model", "ba9876543210", os.getppid()),
+        )
+    }  # fmt: skip
+    for name in names.values():
+        (tmp_path / name).mkdir()
+    two_days_ago = time.time() - 2 * 24 * 3600
+    (tmp_path / names["old but written to"] / "model.safetensors").write_text("")
+    for kind in ("old", "old but written to"):
+        os.utime(tmp_path / names[kind], (two_days_ago, two_days_ago))
     write(tmp_path / "model", **small())
-    names = {child.name for child in tmp_path.iterdir()}
-    assert names == {"model", alive.name, ".other.tmp-4194303"}
+    gone = {names["dead"], names["old"]}
+    assert {child.name for child in tmp_path.iterdir()} == {"model", *names.values()} - gone
+
+
+def test_another_machine_s_replacement_is_left_to_it(path: Path) -> None:
+    # On a shared disk, between the two renames; a dead process here has its number.
+    before = contents(path)
+    previous = path.with_name(f".model.previous-0123456789ab-{DEAD}")
+    path.rename(previous)
+    os.utime(previous)
+    assert scan(path.parent) == {} and refusal(path).code == "E-CKPT-01"
+    assert contents(previous) == before
+    # A writer here that meets it leaves it alone too.
+    write(path, **small(1))
+    assert contents(previous) == before
+    # Nobody replaces a checkpoint for a day: its machine is gone, and what it left is of no use.
+    os.utime(previous, (0, 0))
+    for file in previous.iterdir():
+        os.utime(file, (0, 0))
+    write(path, **small(1), overwrite=True)
+    assert [child.name for child in path.parent.iterdir()] == ["model"]
+
+
+def test_a_replacement_that_another_machine_never_ended_is_put_back(path: Path) -> None:
+    before = contents(path)
+    for file in (path, *path.iterdir()):
+        os.utime(file, (0, 0))
+    path.rename(path.with_name(f".model.previous-0123456789ab-{os.getpid()}"))
+    assert list(scan(path.parent)) == ["model"] and contents(path) == before
 
 
 # --- Damaged and hostile files ----------------------------------------------------------------
@@ -888,7 +932,7 @@ def test_everything_reaches_the_disk_before_the_rename(
     logged(os, "fsync", lambda descriptor: Path(f"/proc/self/fd/{descriptor}").readlink().name)
     logged(os, "rename", lambda source: Path(source).name)
     write(tmp_path / "model", **small())
-    fresh = f".model.tmp-{os.getpid()}"
+    fresh = f".model.tmp-{own_mark()}"
     files = [f"fsync {name}" for name in (*FILES, "manifest.json")]
     assert done == [*files, f"fsync {fresh}", f"rename {fresh}", f"fsync {tmp_path.name}"]
 
@@ -896,8 +940,9 @@ def test_everything_reaches_the_disk_before_the_rename(
 def test_an_interrupted_replacement_is_put_back(path: Path) -> None:
     # Between the two renames of a replacement the old one stands aside.
     before = contents(path)
-    path.rename(path.with_name(".model.previous"))
+    aside = path.with_name(f".model.previous-{machine_mark()}-{DEAD}")
+    path.rename(aside)
     assert list(scan(path.parent)) == ["model"]
     assert contents(path) == before
-    path.rename(path.with_name(".model.previous"))
+    path.rename(aside)
     assert load(path).name == "model"

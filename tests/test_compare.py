@@ -12,7 +12,7 @@ import pytest
 from vae.figures.compare import ModelPoint, rate_distortion
 from vae.model.registry import Entry
 from vae.training.presets import PRESETS
-from vae.ui import compare
+from vae.ui import compare, honesty
 
 
 def manifest_of(preset: str, **changes: object) -> dict:
@@ -47,6 +47,32 @@ def test_only_what_speaks_of_the_same_pixels_is_compared(models: dict[str, dict]
     same = compare.comparable(SimpleNamespace(manifest=models["digits-2d"]))
     assert set(models) - set(same) == {"binary", "density", "sprites"}
     assert set(compare.comparable(SimpleNamespace(manifest=models["binary"]))) == {"binary"}
+
+
+def test_the_same_images_are_known_by_what_they_hold(models: dict[str, dict]) -> None:
+    mine = models["digits-2d"]["data"]
+    splits = {"train": {"images": 9, "sha256": "a"}}
+    mine |= {"name": "folder:/photos", "digest": "before", "splits": splits}
+    # The folder has grown since; the same folder elsewhere; the same images split otherwise.
+    models["beta-3"]["data"] = {**mine, "digest": "after"}
+    models["beta-0.1"]["data"] = {**mine, "name": "folder:/copy"}
+    models["other-seed"]["data"] = {**mine, "splits": {"train": {"images": 9, "sha256": "b"}}}
+    same = compare.comparable(SimpleNamespace(manifest=models["digits-2d"]))
+    assert set(same) == {"digits-2d", "beta-0.1"}
+
+
+def test_a_proper_likelihood_is_named_of_the_same_images_only(
+    models: dict[str, dict], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(honesty.access, "entries", compare.access.entries)
+    model = manifest_of("digits-2d", likelihood="bernoulli_grey")
+    model["data"] = {"name": "folder:/photos", "digest": "before"}
+    models["digits-2d"]["data"] = {"name": "folder:/photos", "digest": "after"}
+    for name in set(models) - {"digits-2d"}:
+        models[name]["data"] = {"name": "another", "digest": "another"}
+    assert "train with" in honesty._proper(SimpleNamespace(manifest=model))
+    models["digits-2d"]["data"] = {"name": "folder:/moved", "digest": "before"}
+    assert "The model digits-2d has" in honesty._proper(SimpleNamespace(manifest=model))
 
 
 def test_a_ladder_differs_in_beta_alone(models: dict[str, dict]) -> None:

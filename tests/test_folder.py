@@ -1,6 +1,8 @@
 """A folder of images as a data set, and files as things to score."""
 
 import os
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from PIL import Image
 
 from vae.data import bulk, file_set
 from vae.data.adaptation import preprocess
-from vae.data.datasets import DataMissing, open_data
+from vae.data.datasets import DataMissing, copies_of, open_data
 from vae.data.decoding import read_image
 from vae.data.file_set import FileSet
 from vae.data.published import middle
@@ -177,3 +179,148 @@ def test_too_few_images_are_refused_in_one_sentence(tmp_path, files):
     with pytest.raises(DataMissing) as error:
         open_data(f"folder:{folder}")
     assert str(folder) in str(error.value)
+
+
+def flattened(photos: Path) -> list[str]:
+    """Moves all images up into the folder itself; their names in order."""
+    for file in sorted(photos.rglob("*.png")):
+        file.rename(photos / file.name)
+    for kind in ("cats", "dogs"):
+        (photos / kind).rmdir()
+    return sorted(file.name for file in photos.iterdir())
+
+
+def test_files_sorted_into_classes_later_get_their_labels(photos):
+    names = flattened(photos)
+    before = open_data(f"folder:{photos}", image_size=8, channels=1)
+    assert before.label_names == ()
+    # In the order that they had, so that the decoded images are the same, byte for byte.
+    for place, name in enumerate(names):
+        kind = photos / ("ants" if place < 20 else "bees")
+        kind.mkdir(exist_ok=True)
+        (photos / name).rename(kind / name)
+    after = open_data(f"folder:{photos}", image_size=8, channels=1)
+    assert after.digest == before.digest and after.label_names == ("ants", "bees")
+    assert after.labels_of(np.arange(60)).tolist() == [0] * 20 + [1] * 40
+    # And sorted once more, otherwise.
+    for place, name in enumerate(names[:30]):
+        (photos / ("ants" if place < 20 else "bees") / name).rename(photos / "ants" / f"x{name}")
+    again = open_data(f"folder:{photos}", image_size=8, channels=1)
+    assert np.bincount(again.labels_of(np.arange(60))).tolist() == [30, 30]
+
+
+def test_renamed_files_are_found_in_a_new_table(photos):
+    names = flattened(photos)
+    before = open_data(f"folder:{photos}", image_size=8, channels=1)
+    for name in names:
+        (photos / name).rename(photos / f"scan-{name}")
+    rows = "".join(f"scan-{name},{place % 4}\n" for place, name in enumerate(names))
+    (photos / "labels.csv").write_text(f"file,label\n{rows}")
+    after = open_data(f"folder:{photos}", image_size=8, channels=1)
+    assert after.digest == before.digest
+    assert after.labels_of(np.arange(60)).tolist() == [place % 4 for place in range(60)]
+
+
+def in_parts(photos: Path, *parts: str) -> None:
+    """Moves the images below sub-folders in turn, with the classes below them."""
+    for place, file in enumerate(sorted(photos.rglob("*.png"))):
+        target = photos / parts[place % len(parts)] / file.parent.name
+        target.mkdir(parents=True, exist_ok=True)
+        file.rename(target / file.name)
+    for kind in ("cats", "dogs"):
+        (photos / kind).rmdir()
+
+
+@pytest.fixture
+def more_photos(photos):
+    generator = np.random.default_rng(1)
+    for number in range(60, 240):
+        kind = ("cats", "dogs")[number % 2]
+        pixels = generator.integers(0, 255, (8, 8), dtype=np.uint8)
+        Image.fromarray(pixels).save(photos / kind / f"{number:03}.png")
+    return photos
+
+
+@pytest.mark.parametrize("parts", [("train", "test"), ("training", "val", "Test")])
+def test_a_split_of_the_folder_s_own_is_used(more_photos, parts, capsys):
+    in_parts(more_photos, *parts)
+    data = open_data(f"folder:{more_photos}", image_size=8, channels=1)
+    said = capsys.readouterr().err
+    assert "brings its own split" in said and "test images" in said
+    assert data.label_names == ("cats", "dogs")
+    # Training images first, test images last.
+    files = [str(file) for part in parts for file in sorted((more_photos / part).rglob("*.png"))]
+    np.testing.assert_array_equal(
+        data.read(np.arange(240)), np.concatenate(list(FileSet(files, data.spec)))
+    )
+    size = 240 // len(parts)
+    assert data.test.tolist() == list(range(240 - size, 240))
+    assert all(len(split) for split in data.splits)
+    assert sorted(np.concatenate(data.splits)) == list(range(240 - size))
+    if len(parts) == 3:
+        assert data.splits.train.tolist() == list(range(size))
+    with pytest.raises(DataMissing, match="--keep-copies-together"):
+        open_data(f"folder:{more_photos}", 8, 1, keep_copies_together=True)
+
+
+@pytest.mark.parametrize("beside", ["cats/a.png", "a.png", None])
+def test_test_images_are_not_trained_on_in_silence(photos, beside, capsys):
+    in_parts(photos, "train" if beside else "foxes", "test")
+    if beside:
+        (photos / beside).parent.mkdir(exist_ok=True)
+        Image.new("L", (8, 8)).save(photos / beside)
+    data = open_data(f"folder:{photos}", image_size=8, channels=1)
+    said = capsys.readouterr().err
+    assert "the sub-folders test are not kept apart" in said and "trained on" in said
+    assert not len(data.test)
+
+
+def test_a_split_of_the_folder_s_own_has_to_be_large_enough(photos):
+    in_parts(photos, *["train"] * 9, "val")
+    with pytest.raises(DataMissing, match="54 training and 6 validation images"):
+        open_data(f"folder:{photos}", image_size=8, channels=1)
+
+
+@pytest.fixture
+def tripled(photos):
+    """60 images, each three times."""
+    for file in sorted(photos.rglob("*.png")):
+        for number in (1, 2):
+            shutil.copy(file, file.with_stem(f"{file.stem}-{number}"))
+    return photos
+
+
+def test_copies_across_the_splits_are_counted(tripled):
+    data = open_data(f"folder:{tripled}", image_size=8, channels=1)
+    levels = data.read(np.arange(180)).reshape(180, -1)
+    train, validation, calibration = (
+        {levels[i].tobytes() for i in split} for split in data.splits
+    )
+    copies = copies_of(data)
+    assert copies.validation == sum(levels[i].tobytes() in train for i in data.splits.validation)
+    assert copies.calibration == sum(
+        levels[i].tobytes() in train | validation for i in data.splits.calibration
+    )
+    assert copies.calibration >= 30 and copies.validation >= 10 and copies.test == 0
+
+
+def test_copies_come_into_one_split_on_request(tripled):
+    data = open_data(f"folder:{tripled}", 8, 1, keep_copies_together=True)
+    assert copies_of(data) == (0, 0, 0)
+    assert [len(split) for split in data.splits] == [117, 18, 45]
+    assert sorted(np.concatenate(data.splits)) == list(range(180))
+
+
+def test_without_copies_nothing_changes(photos):
+    usual = open_data(f"folder:{photos}", 8, 1)
+    together = open_data(f"folder:{photos}", 8, 1, keep_copies_together=True)
+    for one, other in zip(usual.splits, together.splits, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert copies_of(usual) == (0, 0, 0)
+
+
+def test_too_few_different_images_are_refused(photos):
+    for file in sorted(photos.rglob("*.png"))[:20]:
+        Image.new("L", (8, 8)).save(file)
+    with pytest.raises(DataMissing, match="Only 41 of the 60 images"):
+        open_data(f"folder:{photos}", 8, 1, keep_copies_together=True)

@@ -31,6 +31,7 @@ def wait(condition: Callable[[], object], seconds: float = 90) -> None:
         ("digits-2d", {}),
         ("digits-10d", {"latent_dim": 3, "hidden": (8, 9), "learning_rate": 1e-3, "seed": 5}),
         ("sprites-10d", {"objective": "beta", "beta": 4.0, "title": "A title, quoted"}),
+        ("digits-10d", {"data": "folder:/my images", "keep_copies_together": True}),
     ],
 )
 def test_the_command_makes_the_run_it_says(preset: str, changes: dict, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from vae.data import cache
 from vae.data.datasets import DataMissing, ImageData, open_data
 from vae.elbo.evaluation import evaluate
 from vae.model.checkpoint import Checkpoint
-from vae.model.originals import originals
+from vae.model.originals import files_of, originals
 from vae.training.commit import commit
 from vae.training.config import TrainConfig
 from vae.training.fit import fit
@@ -167,3 +167,43 @@ def test_a_replaced_image_is_noticed(photos, tmp_path):
     forget(tmp_path / "cache")
     with pytest.raises(DataMissing, match="no longer those that 'model' was trained on"):
         originals(photos.model, rows_of(photos.model))
+
+
+def test_the_file_of_each_image_is_known_while_the_cache_knows_it(photos, tmp_path):
+    folder = tmp_path / "photos"
+    files = files_of(photos.model)
+    for name, levels in zip(files, photos.levels, strict=True):
+        np.testing.assert_array_equal(np.asarray(Image.open(folder / name)), levels[0])
+    # Renamed, as the folder's next opening learns.
+    (folder / "scans").mkdir()
+    for file in folder.glob("*.png"):
+        file.rename(folder / "scans" / file.name)
+    assert files_of(photos.model) == files
+    open_data(f"folder:{folder}", image_size=8, channels=1)
+    assert files_of(photos.model) == [f"scans/{name}" for name in files]
+    forget(tmp_path / "cache")
+    assert files_of(photos.model) is None
+
+
+def test_images_that_are_no_files_of_a_folder_have_no_names(mnist, checkpoint):
+    assert files_of(mnist.model) is None and files_of(checkpoint("digits-2d")) is None
+
+
+def test_pruning_on_the_command_line(photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("ELBOSCOPE_CHECKPOINTS", str(tmp_path))
+    for number in range(3):
+        Image.new("L", (8, 8), number).save(tmp_path / "photos" / f"new-{number}.png")
+        last = open_data(photos.data.name, image_size=8, channels=1)
+    assert main(["data", "--prune"]) == 0
+    *removed, total = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in sorted(removed)] == ["61", "62"]
+    assert all("the folder 'photos'" in line and "MB" in line for line in removed)
+    assert "MB freed in" in total
+    cache._open.cache_clear()
+    # The model's own images, and the folder's newest.
+    np.testing.assert_array_equal(originals(photos.model, rows_of(photos.model)), photos.levels)
+    assert files_of(photos.model) is not None
+    assert cache.find(last.digest, last.spec) is not None
+    assert main(["data", "--prune"]) == 0
+    assert capsys.readouterr().out.startswith("0.0 MB freed in")
+    assert main(["data", "mnist", "--prune"]) == 2

@@ -1,5 +1,6 @@
 """Every screen through the frame: one number on it equals one computed from the raw files."""
 
+import html
 import json
 import re
 from pathlib import Path
@@ -553,6 +554,41 @@ def test_every_screen_says_what_its_numbers_are(monkeypatch, tmp_path, likelihoo
         assert "nats, higher is better" in text
         grey = "Not a density, so its “ELBO” bounds no log p(x). The model digits-2d has a"
         assert (grey in text) == (likelihood == "bernoulli_grey")
+
+
+def test_files_and_copies_of_a_folder_are_said(monkeypatch, tmp_path):
+    from vae.data.datasets import copies_of, open_data
+    from vae.training.commit import commit
+    from vae.training.config import TrainConfig
+    from vae.training.fit import fit
+
+    monkeypatch.setenv("ELBOSCOPE_CACHE", str(tmp_path / "cache"))
+    generator = np.random.default_rng(0)
+    for number in range(30):
+        image = Image.fromarray(generator.integers(0, 255, (8, 8), dtype=np.uint8))
+        for kind in ("cats", "<b>dogs"):
+            (tmp_path / "photos" / kind).mkdir(parents=True, exist_ok=True)
+            image.save(tmp_path / "photos" / kind / f"{number:02}.png")
+    config = TrainConfig(data=f"folder:{tmp_path / 'photos'}", image_size=8, image_channels=1,
+                         hidden=(8,), steps=4, batch_size=8, importance_samples=0)  # fmt: skip
+    data = open_data(config.data, 8, 1)
+    fitted = fit(config, data, progress=False)
+    commit(tmp_path / "models" / "mine", config, data, fitted, "python -m vae", progress=False)
+    monkeypatch.setenv("ELBOSCOPE_CHECKPOINTS", str(tmp_path / "models"))
+    app = screen(page_named("sample_elbo"), model="mine", sample=3)
+    app.toggle(key="all_samples").set_value(True).run()
+    assert not app.exception
+    names = sorted(str(file.relative_to(tmp_path / "photos"))
+                   for file in (tmp_path / "photos").rglob("*.png"))  # fmt: skip
+    table = next(one.value for one in app.dataframe if "file" in one.value)
+    held_out = [*data.splits.validation, *data.splits.calibration]
+    assert table["index"].tolist() == held_out
+    assert table["file"].tolist() == [names[i] for i in held_out]
+    text = text_of(app)
+    assert f"validation, {html.escape(names[held_out[3]])}" in text
+    assert str(tmp_path) not in text
+    validation, calibration, _ = copies_of(data)
+    assert calibration and f"{validation + calibration} of 21 held-out images are copies" in text
 
 
 def test_a_wrong_run_is_said_before_it_starts(monkeypatch, tmp_path):

@@ -121,7 +121,8 @@ def test_every_flag_named_is_one_of_its_command(page):
 
 
 def test_flags_in_the_text_belong_to_some_command():
-    known = set().union(*map(flags_of, ("train", "evaluate", "score", "calibrate", "app")))
+    commands = ("train", "evaluate", "score", "calibrate", "data", "app")
+    known = set().union(*map(flags_of, commands))
     # Flags of pip, which install what the commands need.
     known |= {
         "--nproc-per-node",

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import io
 import json
 import os
 import random
 import re
+import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -21,10 +24,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import few_digits
+from PIL import Image
 
 from vae.model.checkpoint import load
+from vae.model.originals import own_data
 from vae.training.config import TrainConfig
-from vae.training.departures import changes
+from vae.training.departures import Changed, changes
 from vae.training.fit import Diverged, Fitted, fit
 from vae.training.packing import Damaged, pack, unpack
 from vae.training.run_folder import RunFolder, RunLocked, is_running, process_mark
@@ -485,6 +490,10 @@ def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
 @pytest.fixture
 def begun(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder whose run was ended by a stop file at its first evaluation."""
+    return stopped(run, monkeypatch, tmp_path / "model", *FLAGS)
+
+
+def stopped(run, monkeypatch: pytest.MonkeyPatch, out: Path, *flags: str) -> Path:
     with monkeypatch.context() as patch:
         patch.setattr("vae.training.watch._EVERY", 0.0)
         look = Watch.look
@@ -495,9 +504,9 @@ def begun(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             look(watch, state)
 
         patch.setattr(Watch, "look", ask)
-        code, said = run("train", *FLAGS, "--out", tmp_path / "model")
+        code, said = run("train", *flags, "--out", out)
     assert code == 0 and "stopped at step 100 and saved" in said and "--resume" in said
-    return tmp_path / "model"
+    return out
 
 
 def test_a_stop_file_ends_a_run_in_order(begun: Path, run, whole: bytes) -> None:
@@ -546,6 +555,148 @@ def test_a_changed_run_goes_on_by_force_and_says_so(begun: Path, run) -> None:
     assert manifest["training"]["departures"] == expected
     code, said = run("train", *FLAGS, "--force", "--out", begun)
     assert code == 2 and "--force goes with --resume" in said
+
+
+@pytest.fixture
+def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """60 different small grey images."""
+    monkeypatch.setenv("ELBOSCOPE_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "photos").mkdir()
+    generator = np.random.default_rng(0)
+    for number in range(60):
+        photo(tmp_path / "photos" / f"{number:04}.png", generator)
+    return tmp_path / "photos"
+
+
+def photo(path: Path, generator: np.random.Generator) -> None:
+    Image.fromarray(generator.integers(0, 255, (8, 8), dtype=np.uint8)).save(path)
+
+
+@pytest.fixture
+def begun_on_photos(photos: Path, run, tmp_path: Path, monkeypatch) -> Path:
+    flags = ("--data", f"folder:{photos}", "--image-size", "8", "--image-channels", "1", *FLAGS)
+    return stopped(run, monkeypatch, tmp_path / "model", *flags)
+
+
+def add(photos: Path) -> None:
+    photo(photos / "000.png", np.random.default_rng(1))
+
+
+def remove(photos: Path) -> None:
+    (photos / "0007.png").unlink()
+
+
+def reorder(photos: Path) -> None:
+    (photos / "0000.png").rename(photos / "9999.png")
+
+
+def replace_one(photos: Path) -> None:
+    photo(photos / "0000.png", np.random.default_rng(1))
+
+
+@pytest.mark.parametrize(
+    ("change", "counts"),
+    [
+        (add, "60 then, 61 now"), (remove, "60 then, 59 now"), (reorder, "60 then and now"),
+        (replace_one, "60 then and now"),
+    ],
+)  # fmt: skip
+def test_other_images_are_refused_even_by_force(
+    photos: Path, begun_on_photos: Path, run, change: Callable, counts: str
+) -> None:
+    before = saved(begun_on_photos)
+    change(photos)
+    for flags in ((), ("--force",)):
+        code, said = run("train", "--resume", "--quiet", *flags, "--out", begun_on_photos)
+        sentence = said.splitlines()[-1]
+        assert code == 2 and counts in sentence and "--overwrite" in sentence
+        assert sentence.startswith("vae train: the images") and "--force" not in sentence
+    assert saved(begun_on_photos) == before
+
+
+def test_the_same_images_go_on_under_other_names(photos: Path, begun_on_photos, run) -> None:
+    for file in sorted(photos.iterdir()):
+        file.rename(file.with_name(f"scan-{file.name}"))
+    assert run("train", "--resume", "--quiet", "--out", begun_on_photos)[0] == 0
+    data = load(begun_on_photos).manifest["data"]
+    assert data["count"] == 60 and len(data["digest"]) == 64
+    assert data["duplicates"] == {"validation": 0, "calibration": 0, "test": 0}
+
+
+def test_a_built_in_set_that_was_replaced_is_refused(tmp_path: Path) -> None:
+    data = few_digits()
+    with pytest.raises(Interrupted):
+        fit(QUICK, data, watch=watch_of(tmp_path, 3))
+    state = saved(tmp_path)
+    train, validation, calibration = data.splits
+    other_split = data.splits._replace(train=np.append(train[1:], calibration[0]))
+    for other in (replace(data, digest="0" * 64), replace(data, splits=other_split)):
+        with pytest.raises(Changed, match="the images"):
+            fit(QUICK, other, progress=False, saved=state, force=True)
+    assert fit(QUICK, data, progress=False, saved=state).steps == 24
+
+
+def test_a_state_that_recorded_no_images_needs_force(begun: Path, run, whole: bytes) -> None:
+    tensors, facts = unpack(saved(begun)[0])
+    del facts["data"]
+    RunFolder(begun).write("state.safetensors", pack(tensors, facts))
+    code, said = run("train", "--resume", "--quiet", "--out", begun)
+    assert code == 2 and "images were not recorded" in said and "--force" in said
+    assert run("train", "--resume", "--quiet", "--force", "--out", begun)[0] == 0
+    (departure,) = load(begun).manifest["training"]["departures"]
+    assert "images were not recorded" in departure
+
+
+def test_copies_across_the_splits_are_said(photos: Path, run, tmp_path: Path) -> None:
+    for file in sorted(photos.iterdir()):
+        for number in (1, 2):
+            shutil.copy(file, file.with_stem(f"{file.stem}-{number}"))
+    flags = (
+        "train", *FLAGS, "--steps", "2", "--data", f"folder:{photos}", "--image-size", "8",
+        "--image-channels", "1",
+    )  # fmt: skip
+    code, said = run(*flags, "--out", tmp_path / "usual")
+    duplicates = load(tmp_path / "usual").manifest["data"]["duplicates"]
+    assert code == 0 and duplicates["calibration"] >= 30
+    assert f"{duplicates['calibration']} of 45 calibration images are copies" in said
+    assert f"{duplicates['validation']} of 18 validation" in said
+    assert "--keep-copies-together" in said
+    code, said = run(*flags, "--keep-copies-together", "--out", tmp_path / "together")
+    manifest = load(tmp_path / "together").manifest
+    assert code == 0 and "copies" not in said
+    assert set(manifest["data"]["duplicates"].values()) == {0}
+    # Its images are read again in the splits that it was trained with.
+    assert len(own_data(load(tmp_path / "together")).splits.calibration) == 45
+    code, said = run("train", *FLAGS, "--keep-copies-together", "--out", tmp_path / "digits")
+    assert code == 2 and "only with --data folder:PATH" in said
+
+
+@pytest.mark.parametrize("lacking", ["locks", "flushing"])
+def test_a_network_disk_is_trained_on(run, tmp_path: Path, whole: bytes, monkeypatch, lacking):
+    honest = os.fsync
+
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    def only_files(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        honest(descriptor)
+
+    if lacking == "locks":
+        monkeypatch.setattr(fcntl, "flock", no_locks)
+    else:
+        monkeypatch.setattr(os, "fsync", only_files)
+    assert run("train", *FLAGS, "--out", tmp_path / "model") == (0, "")
+    assert (tmp_path / "model" / "model.safetensors").read_bytes() == whole
+
+
+def test_another_machine_s_run_is_at_work_while_it_says_so() -> None:
+    now = time.time()
+    status = {"pid": os.getpid(), "process": "1", "machine": "0123456789ab", "updated": now}
+    assert is_running({**status, "phase": "training"})
+    assert not is_running({**status, "phase": "training", "updated": now - 3_600})
+    assert not is_running({**status, "phase": "interrupted"})
 
 
 def test_another_version_is_named(begun: Path, run, whole: bytes, monkeypatch) -> None:

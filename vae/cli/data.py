@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import tyro
 
-from vae.cli.program import EXIT_USAGE, Stop, data_missing, parse
+from vae.cli.program import EXIT_USAGE, Stop, data_missing, parse, unwritable
 
 __all__ = ["TEXT", "data"]
 
-TEXT = "Download published data sets, or list which of them are here."
+TEXT = "Download published data sets, list which of them are here, or make room."
 
 
 @dataclass(frozen=True)
@@ -19,9 +19,12 @@ class _Arguments:
 
     Args:
         names: The data sets to download; without a name, all are listed.
+        prune: Remove decoded images that no model shows and that newer ones of the same folder
+            have replaced; what is removed is listed. Models are looked for where the app does.
     """
 
     names: tyro.conf.Positional[tuple[str, ...]] = ()
+    prune: bool = False
 
 
 def data(arguments: list[str]) -> int:
@@ -37,6 +40,11 @@ def data(arguments: list[str]) -> int:
             raise Stop(
                 EXIT_USAGE, f"there is no data set {name!r} to download; choose one of: {valid}."
             )
+    if flags.prune:
+        if flags.names:
+            raise Stop(EXIT_USAGE, "--prune takes no data sets; download in a command of its own.")
+        _prune()
+        return 0
     try:
         for name in flags.names:
             print(f"{SETS[name].title}: {download(name)}")
@@ -47,3 +55,20 @@ def data(arguments: list[str]) -> int:
             state = "not here" if published.missing else f"in {published.home}"
             print(f"{name:<14} {published.title:<15} {published.megabytes:>5,} MB  {state}")
     return 0
+
+
+def _prune() -> None:
+    from vae.data.cache import cache_home, prune
+    from vae.model.registry import default_root, scan
+
+    entries = scan(default_root()).values()
+    shown = {entry.manifest["data"].get("digest", "") for entry in entries if not entry.damage}
+    home = cache_home() / "decoded"
+    try:
+        removed = prune(shown)
+    except OSError as error:
+        raise unwritable(home, error) from error
+    for title, count, size in removed:
+        print(f"removed {count:>9,} images of {title}, {size / 1e6:,.1f} MB")
+    freed = sum(one.size for one in removed)
+    print(f"{freed / 1e6:,.1f} MB freed in {home}")

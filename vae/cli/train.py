@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import os
 import shlex
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from vae.cli.program import (
 )
 
 if TYPE_CHECKING:
+    from vae.data.datasets import ImageData
     from vae.training.config import TrainConfig
     from vae.training.processes import Processes
     from vae.training.run_folder import RunFolder
@@ -46,7 +48,7 @@ class _Arguments:
         overwrite: Replace a checkpoint, or an unfinished run, that stands there.
         resume: Go on with the unfinished run that stands there; no other flag is needed.
         force: Resume although flags differ from those the run was begun with, or the version
-            does; what differs is shown and recorded.
+            does; what differs is shown and recorded. Never with other images.
         save_minutes: The minutes between two savings of the run, and so what a crash can cost.
         tensorboard: A folder for TensorBoard's files (needs the tensorboard package).
         quiet: Draw no progress bar.
@@ -102,7 +104,9 @@ def _train(config: TrainConfig, to: _Arguments, command: str, processes: Process
             command = (folder.status() or {}).get("command") or command
         with processes.leader_first():
             data, config = _opened(config)
-        if not processes.leads:
+        if processes.leads:
+            _say_copies(data)
+        else:
             silent = Watch(progress=False, signals=signals)
             fit(config, data, False, silent, processes, saved, to.force)
             return 0
@@ -220,13 +224,34 @@ def _opened(config: TrainConfig) -> tuple[Any, TrainConfig]:
     from vae.data.datasets import DataMissing, open_data
 
     try:
-        data = open_data(config.data, config.image_size, config.image_channels)
+        data = open_data(
+            config.data, config.image_size, config.image_channels, config.keep_copies_together
+        )
         config.model(data.spec)
     except DataMissing as error:
         raise data_missing(error) from error
     except ValueError as error:
         raise Stop(EXIT_USAGE, str(error)) from error
     return data, config.resolved(data.spec)
+
+
+def _say_copies(data: ImageData) -> None:
+    """Says on standard error how many held-out images are trained on in a copy."""
+    from vae.data.datasets import copies_of
+
+    copies = {name: count for name, count in copies_of(data)._asdict().items() if count}
+    if not copies:
+        return
+    counts = data.facts()["splits"]
+    told = [f"{count:,} of {counts[name]['images']:,} {name}" for name, count in copies.items()]
+    advice = ""
+    if data.name.startswith("folder:") and not len(data.test):
+        advice = "; --keep-copies-together puts copies into one split"
+    print(
+        f"{' and '.join(told)} images are copies of images that training sees, so their scores "
+        f"will be too good{advice}",
+        file=sys.stderr,
+    )
 
 
 @contextmanager

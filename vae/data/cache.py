@@ -2,8 +2,9 @@ r"""Decoded images on disk: one ``uint8`` array, made once, and found again by w
 
 An entry is a folder named after the SHA-256 of the decoded images. Its readers map ``levels`` into
 memory, so that a set larger than memory trains and a second start decodes nothing. A note named
-after the sources (their names, sizes and times) leads to the entry without reading them; so images
-that were moved, or copied with new times, are recognised by their content.
+after the sources (their names, sizes and times) leads to the entry without reading them, and holds
+what belongs to the sources rather than to the images: names and labels. So images that were
+moved, sorted anew, or copied with new times are recognised by their content.
 
 An entry is written to a hidden sibling, by plain writes rather than through a map (a full disk
 under a map kills the process), flushed, and renamed: an interrupted decoding leaves nothing that
@@ -16,24 +17,36 @@ import errno
 import json
 import os
 import shutil
-import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
+from time import time as now
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from vae.data.datasets import DataMissing
-from vae.data.disk import create_file, is_alive
+from vae.data.disk import create_file, locked, own_mark, sweep
 from vae.data.spec import ImageSpec
 
-__all__ = ["CacheUnwritable", "Decoded", "cache_home", "cached", "find", "key_of"]
+__all__ = [
+    "CacheUnwritable",
+    "Decoded",
+    "Removed",
+    "cache_home",
+    "cached",
+    "facts_of",
+    "find",
+    "key_of",
+    "prune",
+]
 
 _LEVELS, _FACTS = "levels.uint8", "contents.json"
+# An entry without a note may be about to get one.
+_NOTED_WITHIN = 3600
 
 
 class CacheUnwritable(DataMissing):
@@ -46,12 +59,27 @@ class Decoded(NamedTuple):
     Attributes:
         levels: The levels, ``uint8``, mapped from disk, with shape :math:`(N, C, H, W)`.
         digest: The SHA-256 of what the array holds.
-        facts: What the decoder noted about the images: names, labels, ... as JSON values.
+        facts: What the decoder noted about their sources: names, labels, ... as JSON values;
+            empty where they were found by their content.
     """
 
     levels: np.ndarray
     digest: str
     facts: dict[str, Any]
+
+
+class Removed(NamedTuple):
+    """Decoded images that were removed.
+
+    Attributes:
+        title: What they were called.
+        count: Their number.
+        size: What they took, in bytes.
+    """
+
+    title: str
+    count: int
+    size: int
 
 
 def cache_home() -> Path:
@@ -90,6 +118,7 @@ def cached(
     count: int,
     decode: Callable[[], Iterable[np.ndarray]],
     facts: Callable[[], dict[str, Any]],
+    source: str = "",
 ) -> Decoded:
     r"""Finds decoded images by their key, or decodes them.
 
@@ -99,7 +128,8 @@ def cached(
         title: What they are called in messages.
         count: How many there are at most, for the room they need.
         decode: Yields them in order, in parts ``uint8`` of shape :math:`(n, C, H, W)`.
-        facts: What is noted about them, asked for when the last part has been taken.
+        facts: What is noted about their sources, asked for when the last part has been taken.
+        source: Where they come from: of one source only the newest images survive :func:`prune`.
 
     Returns:
         The images.
@@ -112,20 +142,22 @@ def cached(
         return found
     try:
         (home / "by-key").mkdir(parents=True, exist_ok=True)
-        with _lock(home / "by-key" / f"{key}.lock", title):
+        waiting = f"another process is decoding {title}; waiting"
+        with locked(home / "by-key" / f"{key}.lock", waiting):
             if (found := _by_key(home, key, spec)) is not None:
                 return found
-            digest = _write(home, spec, title, count, decode, facts)
-            note = home / "by-key" / f"{key}.{os.getpid()}"
-            note.write_text(json.dumps({"digest": digest}))
-            note.replace(home / "by-key" / f"{key}.json")
+            digest = _write(home, spec, title, count, decode)
+            note = {"digest": digest, "source": source, "spec": repr(spec), "facts": facts()}
+            fresh = home / "by-key" / f".tmp-{key}-{own_mark()}"
+            fresh.write_text(json.dumps(note))
+            fresh.replace(home / "by-key" / f"{key}.json")
     except OSError as error:
         raise CacheUnwritable(
             f"The decoded images of {title} cannot be kept in {str(home)!r} "
             f"({error.strerror or error}): make room there, or let ELBOSCOPE_CACHE name another "
             "folder."
         ) from error
-    if (found := find(digest, spec)) is None:
+    if (found := _by_key(home, key, spec)) is None:
         raise CacheUnwritable(
             f"The decoded images of {title} were written to {str(home)!r} but don't read back as "
             "written; let ELBOSCOPE_CACHE name a folder on another disk."
@@ -161,17 +193,90 @@ def _open(folder: Path, digest: str, spec: ImageSpec) -> Decoded:
     shape = (count, *spec.shape)
     # An empty file cannot be mapped.
     if not count:
-        return Decoded(np.empty(shape, np.uint8), digest, contents["facts"])
-    return Decoded(
-        np.memmap(folder / _LEVELS, np.uint8, "r", shape=shape), digest, contents["facts"]
-    )
+        return Decoded(np.empty(shape, np.uint8), digest, {})
+    return Decoded(np.memmap(folder / _LEVELS, np.uint8, "r", shape=shape), digest, {})
 
 
 def _by_key(home: Path, key: str, spec: ImageSpec) -> Decoded | None:
+    note = _note(home / "by-key" / f"{key}.json")
+    if note is None or (found := find(note["digest"], spec)) is None:
+        return None
+    return found._replace(facts=note["facts"])
+
+
+def facts_of(digest: str, source: str) -> dict[str, Any] | None:
+    """What is noted about the sources of decoded images: of one source, the newest note.
+
+    Args:
+        digest: The SHA-256 of the images.
+        source: Where they came from.
+    """
+    for path in _notes():
+        note = _note(path)
+        if note is not None and (note["digest"], note["source"]) == (digest, source):
+            return note["facts"]
+    return None
+
+
+def prune(keep: Collection[str]) -> list[Removed]:
+    """Removes decoded images that newer ones of the same source have replaced.
+
+    Args:
+        keep: Digests of images that stay whatever replaced them.
+
+    Returns:
+        What was removed.
+
+    Raises:
+        OSError: If the disk refuses.
+    """
+    home = cache_home() / "decoded"
+    kept, noted, sources = set(keep), set(), set()
+    for path in _notes():
+        if (note := _note(path)) is None:
+            path.unlink(missing_ok=True)
+            continue
+        source = note["source"], note["spec"]
+        noted.add(note["digest"])
+        # Images without a source cannot have been replaced by others.
+        if source not in sources or not note["source"]:
+            kept.add(note["digest"])
+        elif note["digest"] not in kept:
+            path.unlink(missing_ok=True)
+            path.with_suffix(".lock").unlink(missing_ok=True)
+        sources.add(source)
+    removed = []
+    for entry in sorted(home.glob("[!.]*")):
+        try:
+            contents = json.loads((entry / _FACTS).read_text(encoding="utf-8"))
+            digest, one = contents["digest"], (contents["title"], contents["count"])
+            fresh = now() - (entry / _FACTS).stat().st_mtime < _NOTED_WITHIN
+        except (OSError, ValueError, LookupError, TypeError):
+            continue  # no entry, such as the folder of notes
+        if digest not in kept and (digest in noted or not fresh):
+            size = sum(file.stat().st_size for file in entry.iterdir())
+            shutil.rmtree(entry)
+            removed.append(Removed(*one, size))
+    for folder in (home, home / "by-key"):
+        sweep(folder, ".tmp-*")
+    return removed
+
+
+def _notes() -> list[Path]:
+    """The notes, newest first."""
+    found = []
+    for path in (cache_home() / "decoded" / "by-key").glob("*.json"):
+        with suppress(OSError):  # another process may prune too
+            found.append((path.stat().st_mtime_ns, path))
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+def _note(path: Path) -> dict[str, Any] | None:
+    """A note; none where it isn't there, is damaged, or of a version that noted less."""
     try:
-        note = json.loads((home / "by-key" / f"{key}.json").read_text(encoding="utf-8"))
-        return find(note["digest"], spec)
-    except (OSError, ValueError, KeyError, TypeError):
+        note = json.loads(path.read_text(encoding="utf-8"))
+        return note if {"digest", "source", "spec", "facts"} <= set(note) else None
+    except (OSError, ValueError, TypeError):
         return None
 
 
@@ -181,17 +286,16 @@ def _write(
     title: str,
     count: int,
     decode: Callable[[], Iterable[np.ndarray]],
-    facts: Callable[[], dict[str, Any]],
 ) -> str:
     """Decodes into a hidden folder and renames it; returns the digest."""
-    _remove_leftovers(home)
+    sweep(home, ".tmp-*")
     needed, free = count * spec.pixels, shutil.disk_usage(home).free
     if needed > free:
         raise OSError(
             errno.ENOSPC,
             f"they need {needed / 1e6:,.0f} MB and {free / 1e6:,.0f} MB are free",
         )
-    fresh = Path(tempfile.mkdtemp(prefix=f".tmp-{os.getpid()}-", dir=home))
+    fresh = Path(tempfile.mkdtemp(prefix=".tmp-", suffix=f"-{own_mark()}", dir=home))
     try:
         digest, kept = sha256(f"{spec!r}\n".encode()), 0
         with (fresh / _LEVELS).open("xb") as file:
@@ -207,7 +311,6 @@ def _write(
             "count": kept,
             "digest": digest.hexdigest(),
             "spec": repr(spec),
-            "facts": facts(),
         }
         create_file(fresh / _FACTS, json.dumps(contents).encode())
         target = home / digest.hexdigest()[:32]
@@ -222,31 +325,3 @@ def _write(
         return digest.hexdigest()
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
-
-
-def _remove_leftovers(home: Path) -> None:
-    """Removes what a decoder left behind that was killed."""
-    for folder in home.glob(".tmp-*"):
-        pid = folder.name.split("-")[1]
-        if not (pid.isdecimal() and is_alive(int(pid))):
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def _lock(path: Path, title: str) -> Iterator[None]:
-    """Lets one process at a time decode the same images; the system frees a dead one's lock."""
-    try:
-        import fcntl
-    except ImportError:
-        # Without locks two processes both decode, and one of them finds its work done already.
-        yield
-        return
-    with path.open("w") as file:
-        # A network disk may know no locks.
-        with suppress(OSError):
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                print(f"another process is decoding {title}; waiting", file=sys.stderr)
-                fcntl.flock(file, fcntl.LOCK_EX)
-        yield

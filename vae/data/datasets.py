@@ -16,10 +16,10 @@ The published sets (``mnist`` and the like) bring *test* images of their own, an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from hashlib import sha256
+from hashlib import blake2b, sha256
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,19 +30,26 @@ from vae.data.spec import ImageSpec
 __all__ = [
     "DATASETS",
     "PUBLISHED",
+    "Copies",
     "DataMissing",
     "ImageData",
     "Splits",
+    "copies_of",
+    "first_equal",
     "held_out_sizes",
     "label_text",
     "open_data",
+    "same_images",
     "shuffled",
     "split_indices",
+    "split_parts",
 ]
 
 # Sets that are downloaded; each also opens as NAME:full.
 PUBLISHED: tuple[str, ...] = ("mnist", "fashion_mnist", "kmnist", "cifar10", "svhn", "celeba")
 DATASETS: tuple[str, ...] = ("digits", "sprites", *PUBLISHED, "folder:PATH")
+
+_READ_AT_ONCE = 1_000
 
 
 class DataMissing(ValueError):
@@ -73,8 +80,8 @@ class ImageData:
             none. Never among the training images.
         validation_chooses: Whether validation may choose between weights; not where its images
             are test images.
-        digest: What identifies the decoded images, whatever files they came from; empty where
-            they are drawn or installed with the program.
+        digest: What identifies the decoded images and their order, whatever files they came from;
+            empty where nobody has asked.
     """
 
     name: str
@@ -98,17 +105,79 @@ class ImageData:
                 name: {"images": len(indices), "sha256": sha256(indices.tobytes()).hexdigest()}
                 for name, indices in parts.items()
             },
+            "count": len(np.unique(np.concatenate(list(parts.values())))),
             **({"digest": self.digest} if self.digest else {}),
         }
 
 
-def open_data(name: str, image_size: int = 64, channels: int = 3) -> ImageData:
+def same_images(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two sets, as :meth:`ImageData.facts` records them, hold the same images.
+
+    In the same order and splits; where they lie, and what they are called, is no matter. Where a
+    checkpoint of an older version recorded no digest, the name of the set stands for all that.
+    """
+    known = "digest" in one and "digest" in other
+    keys = ("digest", "splits") if known else ("name",)
+    return all(one.get(key) == other.get(key) for key in keys)
+
+
+class Copies(NamedTuple):
+    """How many images of a split have the levels of an image that should be strange to it.
+
+    Attributes:
+        validation: Validation images that equal a training image.
+        calibration: Calibration images that equal a training or validation image.
+        test: Test images that equal a training image.
+    """
+
+    validation: int
+    calibration: int
+    test: int
+
+
+def copies_of(data: ImageData) -> Copies:
+    """Counts copies across the splits, to the last level."""
+    train, validation, calibration = data.splits
+    indices = np.concatenate([train, validation, calibration, data.test])
+    first = first_equal(data.read, indices)
+    # The place among `indices` of a split's first image, and of the one after its last.
+    v, c, t = (len(train) + n for n in (0, len(validation), len(validation) + len(calibration)))
+    return Copies(
+        validation=int((first[v:c] < v).sum()),
+        calibration=int((first[c:t] < c).sum()),
+        test=int((first[t:] < v).sum()),
+    )
+
+
+def first_equal(read: Callable[[np.ndarray], np.ndarray], indices: np.ndarray) -> np.ndarray:
+    """For each image the place of the first with the same levels, its own where there is none.
+
+    Args:
+        read: Maps indices to levels, as of :class:`ImageData`.
+        indices: Which images, with shape (N,).
+
+    Returns:
+        Places in ``indices``, ``int64`` with shape (N,).
+    """
+    seen: dict[bytes, int] = {}
+    first = np.empty(len(indices), np.int64)
+    for start in range(0, len(indices), _READ_AT_ONCE):
+        for place, levels in enumerate(read(indices[start : start + _READ_AT_ONCE]), start):
+            key = blake2b(np.ascontiguousarray(levels), digest_size=16).digest()
+            first[place] = seen.setdefault(key, place)
+    return first
+
+
+def open_data(
+    name: str, image_size: int = 64, channels: int = 3, keep_copies_together: bool = False
+) -> ImageData:
     """Opens a data set by name.
 
     Args:
         name: One of ``DATASETS``; a published set also with ``:full``, see above.
         image_size: The side in pixels that images of a folder, and faces, are brought to.
         channels: 1 (grey) or 3 (colour), for images of a folder and faces.
+        keep_copies_together: Whether images of a folder with equal levels come into one split.
 
     Raises:
         ValueError: If the name is unknown; the message lists the valid ones.
@@ -122,7 +191,8 @@ def open_data(name: str, image_size: int = 64, channels: int = 3) -> ImageData:
         # Imported here because reading a folder needs Pillow, which the embedded sets do not.
         from vae.data.folder import open_folder
 
-        return open_folder(name.removeprefix("folder:"), image_size, channels)
+        path = name.removeprefix("folder:")
+        return open_folder(path, image_size, channels, keep_copies_together)
     if name.removesuffix(":full") in PUBLISHED:
         from vae.data.published import open_published
 
@@ -167,6 +237,28 @@ def split_indices(order: np.ndarray, validation: int, calibration: int) -> Split
     )
 
 
+def split_parts(train: int, validation: int, test: int) -> tuple[Splits, np.ndarray]:
+    """The splits of a set that brings a test part, and perhaps a validation part, of its own.
+
+    Args:
+        train: The number of images of its training part, which come first.
+        validation: The number of those of its validation part, which come next, or 0. They are
+            what validation and calibration images are taken from; else training images are.
+        test: The number of those of its test part, which come last.
+
+    Returns:
+        The three splits, and the indices of the test part, which is in none of them.
+    """
+    first = train + validation
+    tests = np.arange(first, first + test)
+    if not validation:
+        return split_indices(shuffled(train, seed=0), *held_out_sizes(train)), tests
+    chooses = min(1_000, validation // 3)
+    order = train + shuffled(validation, seed=0)
+    held = split_indices(order, chooses, min(999, validation - chooses))
+    return held._replace(train=np.arange(train)), tests
+
+
 @lru_cache(maxsize=1)
 def _digits() -> ImageData:
     # scikit-learn costs seconds and 100 MB, and the app draws digits from the checkpoint instead.
@@ -184,12 +276,15 @@ def _digits() -> ImageData:
         labels_of=lambda indices: labels[indices],
         label_names=tuple(str(digit) for digit in range(10)),
         embeds=True,
+        digest=sha256(levels).hexdigest(),
     )
 
 
 @lru_cache(maxsize=1)
 def _sprites() -> ImageData:
     order = shuffled(sprites.COUNT, seed=0)[:31_999]
+    # Drawn by rule: some of them stand for the rule.
+    digest = sha256(sprites.render(sprites.factors_of(np.sort(order[:500])))).hexdigest()
     return ImageData(
         name="sprites",
         spec=ImageSpec(channels=1, height=64, width=64, levels=2, background=0.0),
@@ -197,6 +292,7 @@ def _sprites() -> ImageData:
         read=lambda indices: sprites.render(sprites.factors_of(indices)),
         labels_of=lambda indices: sprites.factors_of(indices)[:, 0].astype(np.int64),
         label_names=tuple(str(value) for value in sprites.FACTORS[0].values),
+        digest=digest,
     )
 
 

@@ -1,13 +1,41 @@
-"""Files that outlive a kill and a power cut, and whether the process that left one still runs."""
+"""Files that outlive a kill and a power cut, locks, and what a killed process left behind.
+
+Disks that know no locks, or cannot flush the names in a folder (network disks), are used without.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
+import platform
+import shutil
+import sys
+import time
 from contextlib import suppress
+from functools import cache
+from hashlib import sha256
 from pathlib import Path
+from typing import BinaryIO
 
-__all__ = ["create_file", "flush_folder", "is_alive", "replace_file"]
+__all__ = [
+    "create_file",
+    "flush_folder",
+    "is_alive",
+    "is_leftover",
+    "locked",
+    "machine_mark",
+    "own_mark",
+    "replace_file",
+    "sweep",
+]
+
+# What a disk answers that cannot do what it is asked for, rather than fails at it.
+_CANNOT = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+_NO_LOCKS = _CANNOT | {errno.ENOLCK}
+# Some systems open no folders, and some flush none that is open for reading.
+_NO_FLUSHING = _CANNOT | {errno.EACCES, errno.EBADF, errno.EISDIR}
+# Nobody works longer than so many seconds on one file without writing to it.
+_OLD = 24 * 3600
 
 
 def create_file(path: Path, data: bytes) -> None:
@@ -29,7 +57,7 @@ def replace_file(path: Path, data: bytes) -> None:
     Raises:
         OSError: If the disk refuses or alters what it was given; the old file stays.
     """
-    fresh = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    fresh = path.with_name(f".{path.name}.tmp-{own_mark()}")
     try:
         # What an earlier process with our number left there.
         fresh.unlink(missing_ok=True)
@@ -45,12 +73,109 @@ def replace_file(path: Path, data: bytes) -> None:
 
 
 def flush_folder(path: Path) -> None:
-    """Flushes the names in a folder to the disk, which a rename alone doesn't."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Flushes the names in a folder to the disk, where it can: a rename alone doesn't.
+
+    Raises:
+        OSError: If the disk fails.
+    """
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_FLUSHING:
+            raise
+
+
+def locked(path: Path, waiting: str = "") -> BinaryIO:
+    """Opens a file and locks it until it is closed or this process ends, however it does.
+
+    Where the disk knows no locks the file is opened all the same.
+
+    Args:
+        path: The file; made where there is none, and left as it is otherwise.
+        waiting: What to print before waiting for another process; without it there is no waiting.
+
+    Returns:
+        The file, open for reading and appending.
+
+    Raises:
+        BlockingIOError: If another process holds the lock and is not waited for.
+        OSError: If the disk refuses.
+    """
+    file = path.open("a+b")
+    try:
+        _lock(file, waiting)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _lock(file: BinaryIO, waiting: str) -> None:
+    try:
+        import fcntl
+    except ImportError:  # not on every system
+        return
+    try:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:  # the latter by some network disks
+            if not waiting:
+                raise BlockingIOError(errno.EAGAIN, "another process holds it") from error
+            print(waiting, file=sys.stderr)
+            fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+
+
+@cache
+def machine_mark() -> str:
+    """What tells this machine from others on the same disk, and from itself before it restarted.
+
+    A container counts as a machine: it numbers its processes by itself.
+    """
+    facts = [platform.node()]
+    with suppress(OSError):
+        facts.append(Path("/proc/sys/kernel/random/boot_id").read_text())
+    with suppress(OSError):
+        facts.append(os.readlink("/proc/self/ns/pid"))
+    return sha256("\n".join(facts).encode()).hexdigest()[:12]
+
+
+def own_mark() -> str:
+    """The end of the name of what this process is making; see :func:`is_leftover`."""
+    return f"{machine_mark()}-{os.getpid()}"
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether the process by whose mark a name ends has ended without tidying up.
+
+    Another machine's processes cannot be asked for; what they make is left over when nothing has
+    been written to it for a day.
+    """
+    start, _, pid = path.name.rpartition("-")
+    if start.endswith(f"-{machine_mark()}") and pid.isdecimal():
+        return not is_alive(int(pid))
+    try:
+        written = [one.lstat().st_mtime for one in (path, *path.glob("*"))]
+    except OSError:
+        return False
+    return max(written) < time.time() - _OLD
+
+
+def sweep(folder: Path, pattern: str) -> None:
+    """Removes what is left over (:func:`is_leftover`) of those in a folder that match."""
+    for path in folder.glob(pattern):
+        if is_leftover(path):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                with suppress(OSError):
+                    path.unlink()
 
 
 def is_alive(pid: int) -> bool:

@@ -1,8 +1,10 @@
 r"""A folder of images as a data set: decoded once into a memory-mapped cache.
 
 Labels come from ``labels.csv`` in the folder (columns ``file`` and ``label``), else from the names
-of its sub-folders. The first use decodes every file through the same path as an upload; later uses
-start at once (see :mod:`vae.data.cache`).
+of its sub-folders. Where these are ``train`` and ``test`` (or ``val``, ``valid``,
+``validation``), they are the parts of the set instead, and classes lie below them. The first use
+decodes every file through the same path as an upload; later uses start at once (see
+:mod:`vae.data.cache`).
 """
 
 from __future__ import annotations
@@ -17,7 +19,16 @@ from pathlib import Path
 import numpy as np
 
 from vae.data.cache import cached, key_of
-from vae.data.datasets import DataMissing, ImageData, held_out_sizes, shuffled, split_indices
+from vae.data.datasets import (
+    DataMissing,
+    ImageData,
+    Splits,
+    first_equal,
+    held_out_sizes,
+    shuffled,
+    split_indices,
+    split_parts,
+)
 from vae.data.file_set import FileSet
 from vae.data.listing import walk_images
 from vae.data.spec import ImageSpec
@@ -27,15 +38,21 @@ __all__ = ["LABELS", "open_folder"]
 LABELS = "labels.csv"
 
 _FEWEST = 50
+# Sub-folders of these names are parts of the set: 0 trains, 1 validates and calibrates, 2 tests.
+_PARTS = {"train": 0, "training": 0, "val": 1, "valid": 1, "validation": 1, "test": 2}
+_FEWEST_HELD_OUT = 20
 
 
-def open_folder(folder: str, image_size: int, channels: int) -> ImageData:
+def open_folder(
+    folder: str, image_size: int, channels: int, keep_copies_together: bool = False
+) -> ImageData:
     """Opens a folder of images as a data set.
 
     Args:
         folder: The folder.
         image_size: The side in pixels that every image is brought to.
         channels: 1 (grey) or 3 (colour).
+        keep_copies_together: Whether images with equal levels come into one split.
 
     Raises:
         DataMissing: If the folder isn't there, holds too few usable images, or its labels cannot
@@ -45,7 +62,7 @@ def open_folder(folder: str, image_size: int, channels: int) -> ImageData:
     root = Path(folder).expanduser()
     if not root.is_dir():
         raise DataMissing(f"There is no folder {folder!r}; give folder:PATH an existing one.")
-    files = _listing(root)
+    files, parts = _in_parts(_listing(root))
     if len(files) < _FEWEST:
         raise DataMissing(
             f"{folder!r} holds {len(files)} images, and training, validation and calibration "
@@ -61,6 +78,7 @@ def open_folder(folder: str, image_size: int, channels: int) -> ImageData:
         len(files),
         lambda: decode,
         lambda: {"names": [names[i] for i in decode.kept]},
+        source=f"folder:{root.resolve()}",
     )
     kept = decoded.facts["names"]
     if len(kept) < _FEWEST:
@@ -68,14 +86,26 @@ def open_folder(folder: str, image_size: int, channels: int) -> ImageData:
             f"Only {len(kept)} of the {len(files)} images in {folder!r} can be read, and at least "
             f"{_FEWEST} are needed."
         )
-    labels, label_names = _labels(root, kept)
+    labels, label_names = _labels(root, kept, below=int(parts is not None))
+
+    def read(indices: np.ndarray) -> np.ndarray:
+        return np.asarray(decoded.levels[indices])
+
+    test = np.empty(0, np.int64)
+    if parts is not None:
+        splits, test = _own_parts(root, kept, parts, keep_copies_together)
+    elif keep_copies_together:
+        splits = _splits_of_groups(first_equal(read, np.arange(len(kept))), folder)
+    else:
+        splits = split_indices(shuffled(len(kept), seed=0), *held_out_sizes(len(kept)))
     return ImageData(
         name=f"folder:{root.resolve()}",
         spec=spec,
-        splits=split_indices(shuffled(len(kept), seed=0), *held_out_sizes(len(kept))),
-        read=lambda indices: np.asarray(decoded.levels[indices]),
+        splits=splits,
+        read=read,
         labels_of=lambda indices: labels[indices],
         label_names=label_names,
+        test=test,
         digest=decoded.digest,
     )
 
@@ -93,8 +123,98 @@ def _listing(root: Path) -> list[tuple[str, int, int]]:
     return found
 
 
-def _labels(root: Path, names: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
-    """The class of each image, -1 for none, with shape (N,), and the names of the classes."""
+def _in_parts(
+    files: list[tuple[str, int, int]],
+) -> tuple[list[tuple[str, int, int]], dict[str, int] | None]:
+    """The files in order of their parts, and the part of each sub-folder; none where it has none.
+
+    A sub-folder that is called like a part without being one is said on standard error.
+    """
+    folders = {name.split(os.sep)[0] if os.sep in name else "" for name, _, _ in files}
+    parts = {folder: _PARTS.get(folder.lower(), -1) for folder in folders}
+    if 0 in parts.values() and -1 not in parts.values() and len(set(parts.values())) > 1:
+        return sorted(files, key=lambda file: parts[file[0].split(os.sep)[0]]), parts
+    held = {
+        part
+        for name, _, _ in files
+        for part in name.split(os.sep)[:-1]
+        if _PARTS.get(part.lower(), 0) > 0
+    }
+    if held:
+        print(
+            f"the sub-folders {', '.join(sorted(held))} are not kept apart: their images are "
+            "trained on like all others. Only where every sub-folder is one of "
+            f"{', '.join(_PARTS)}, one of them is for training, and no image lies beside them, "
+            "are they the parts of the set",
+            file=sys.stderr,
+        )
+    return files, None
+
+
+def _own_parts(
+    root: Path, names: Sequence[str], parts: dict[str, int], keep_copies_together: bool
+) -> tuple[Splits, np.ndarray]:
+    """The splits of a set in parts, its test images, and a line on standard error about both."""
+    if keep_copies_together:
+        raise DataMissing(
+            f"{str(root)!r} brings its own split ({', '.join(sorted(parts))}), so copies cannot "
+            "be kept together: remove them there, or leave out --keep-copies-together."
+        )
+    sizes = np.bincount([parts[name.split(os.sep)[0]] for name in names], minlength=3)
+    train, validation, test = sizes.tolist()
+    if train < _FEWEST or 0 < validation < _FEWEST_HELD_OUT:
+        raise DataMissing(
+            f"{str(root)!r} holds {train} training and {validation} validation images that can be "
+            f"read; at least {_FEWEST} and {_FEWEST_HELD_OUT} are needed (without a validation "
+            "folder, training images are held out)."
+        )
+    where = "validation" if validation else "training"
+    print(
+        f"{root.name!r} brings its own split of {train} training, {validation} validation and "
+        f"{test} test images: held-out images are taken from the {where} images, and test images "
+        "are left to `evaluate --split test`",
+        file=sys.stderr,
+    )
+    return split_parts(train, validation, test)
+
+
+def _splits_of_groups(first: np.ndarray, folder: str) -> Splits:
+    """The splits where images that equal each other come into one.
+
+    Args:
+        first: For each image the place of the first that equals it, with shape (N,).
+        folder: What the folder is called in messages.
+    """
+    if (distinct := len(np.unique(first))) < _FEWEST:
+        raise DataMissing(
+            f"Only {distinct} of the {len(first)} images in {folder!r} differ, and at least "
+            f"{_FEWEST} are needed."
+        )
+    groups: dict[int, list[int]] = {}
+    for place in shuffled(len(first), seed=0).tolist():
+        groups.setdefault(int(first[place]), []).append(place)
+    held: list[list[int]] = []
+    for size in held_out_sizes(len(first)):
+        split: list[int] = []
+        # The first groups that fit; where no image has a copy, the usual splits.
+        for key, group in list(groups.items()):
+            if len(split) + len(group) <= size:
+                split += groups.pop(key)
+            if len(split) == size:
+                break
+        held.append(split)
+    train = np.sort(np.array([place for group in groups.values() for place in group], np.int64))
+    return Splits(train, *(np.array(split, np.int64) for split in held))
+
+
+def _labels(root: Path, names: Sequence[str], below: int) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The class of each image, -1 for none, with shape (N,), and the names of the classes.
+
+    Args:
+        root: The folder.
+        names: The images' paths below it.
+        below: How many folders of these paths name no class.
+    """
     if (root / LABELS).is_file():
         given = _read_labels(root / LABELS)
         texts = [given.get(name.replace(os.sep, "/"), "") for name in names]
@@ -106,7 +226,8 @@ def _labels(root: Path, names: Sequence[str]) -> tuple[np.ndarray, tuple[str, ..
         if unlabelled := texts.count(""):
             print(f"{LABELS} has no label for {unlabelled} of the images", file=sys.stderr)
     else:
-        texts = [parts[0] if len(parts := name.split(os.sep)) > 1 else "" for name in names]
+        folders = [name.split(os.sep)[below:-1] for name in names]
+        texts = [some[0] if some else "" for some in folders]
     distinct = set(texts) - {""}
     numeric = all(text.isdecimal() for text in distinct)
     label_names = tuple(sorted(distinct, key=(lambda text: (int(text), text)) if numeric else str))

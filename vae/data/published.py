@@ -33,6 +33,7 @@ from vae.data.datasets import (
     held_out_sizes,
     shuffled,
     split_indices,
+    split_parts,
 )
 from vae.data.decoding import Raster
 from vae.data.file_set import FileSet
@@ -190,8 +191,9 @@ def open_published(name: str, image_size: int = 64, channels: int = 3) -> ImageD
         facts.update(labels=labels.tolist(), sizes=sizes)
 
     decoded = cached(
-        key_of(spec, base, sources), spec, published.title, published.count, decode, lambda: facts
-    )
+        key_of(spec, base, sources), spec, published.title, published.count, decode,
+        lambda: facts, source=f"{base}:{published.home}",
+    )  # fmt: skip
     labels = np.array(decoded.facts["labels"], dtype=np.int64)
     splits, test = _splits(*decoded.facts["sizes"], full=name != base)
     return ImageData(
@@ -209,16 +211,13 @@ def open_published(name: str, image_size: int = 64, channels: int = 3) -> ImageD
 
 def _splits(train: int, validation: int, test: int, full: bool) -> tuple[Splits, np.ndarray]:
     """The three splits, and the indices of the test part."""
-    first = train + validation
-    tests = np.arange(first, first + test)
     if full:
+        first = train + validation
+        tests = np.arange(first, first + test)
         held = split_indices(first + shuffled(test, seed=0), *held_out_sizes(test))
         return held._replace(train=np.arange(first)), tests
-    if validation:
-        # A validation part of the set's own, whose people are in no other part.
-        held = split_indices(train + shuffled(validation, seed=0), *held_out_sizes(validation))
-        return held._replace(train=np.arange(train)), tests
-    return split_indices(shuffled(train, seed=0), *held_out_sizes(train)), tests
+    # A validation part is the set's own, and its people are in no other part.
+    return split_parts(train, validation, test)
 
 
 def _load_idx(kind: str, root: Path, spec: ImageSpec) -> Parts:

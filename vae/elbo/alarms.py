@@ -22,6 +22,7 @@ from vae.elbo.complexity import code_lengths, complexity_excess
 from vae.elbo.scoring import SampleScores, sample_scores
 from vae.elbo.typicality import typicality, upper_p_value
 from vae.model.checkpoint import Checkpoint
+from vae.model.originals import own_data
 from vae.model.vae import observe
 
 __all__ = ["KINDS", "AlarmRates", "alarm_rates", "letters", "strange_images"]
@@ -119,11 +120,7 @@ def alarm_rates(
     calibration = calibration_of(checkpoint)
     rate = max(0.01, calibration.smallest_p_value) if rate is None else rate
     alarms = calibration.false_alarms(rate)
-    data = open_data(
-        checkpoint.manifest["data"]["name"],
-        checkpoint.config.image.height,
-        checkpoint.config.image.channels,
-    )
+    data = own_data(checkpoint)
     spec = checkpoint.config.image
     ordinary = data.read(data.splits.validation[:limit])
     kinds = {"untouched": ordinary, **strange_images(ordinary, spec, seed)}

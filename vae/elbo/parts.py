@@ -22,6 +22,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from vae.data.disk import locked, own_mark, sweep
 from vae.data.listing import ImageFile
 from vae.elbo.files import ScoredPart
 from vae.elbo.rows import FRAMES, PARTS, ScoreRow, parquet_schema
@@ -115,8 +116,8 @@ class Parts:
             raise IsADirectoryError(21, "Is a directory", str(self.out))
         self.folder.mkdir(exist_ok=True)
         self._occupy()
-        for path in self.out.parent.glob(f".{glob.escape(self.out.name)}.tmp-*"):
-            path.unlink(missing_ok=True)  # of a run that was ended while it made the file
+        # Of a run that was ended while it made the file.
+        sweep(self.out.parent, f".{glob.escape(self.out.name)}.tmp-*")
         job = self.folder / "job.json"
         try:
             before = json.loads(job.read_bytes())
@@ -179,7 +180,7 @@ class Parts:
         Raises:
             OSError: If the disk refuses; what stood there before stands there still.
         """
-        temporary = self.out.with_name(f".{self.out.name}.tmp-{os.getpid()}")
+        temporary = self.out.with_name(f".{self.out.name}.tmp-{own_mark()}")
         try:
             with temporary.open("wb") as file:
                 self._assemble(count, file)
@@ -223,19 +224,12 @@ class Parts:
 
     def _occupy(self) -> None:
         try:
-            import fcntl
-        except ImportError:  # not on every system
-            return
-        lock = (self.folder / "lock").open("wb")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.close()
+            self._lock = locked(self.folder / "lock")
+        except BlockingIOError:
             raise Occupied(
                 f"another process is making {self.out.name!r}; wait for it, or choose another "
                 "name for --out."
             ) from None
-        self._lock = lock  # let go by the system however this process ends
 
 
 def names_digest(files: Sequence[ImageFile]) -> str:
@@ -285,7 +279,7 @@ def _join_parquet(payloads: Iterator[bytes], file: BinaryIO) -> None:
 
 
 def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    temporary = path.with_name(f"{path.name}.tmp-{own_mark()}")
     try:
         temporary.write_bytes(content)
         temporary.replace(path)

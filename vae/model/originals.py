@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 
-from vae.data.datasets import DataMissing, ImageData, open_data
+from vae.data.datasets import DataMissing, ImageData, open_data, same_images
 from vae.model.checkpoint import Checkpoint
 
-__all__ = ["originals", "own_data"]
+__all__ = ["files_of", "originals", "own_data"]
 
 
 def originals(checkpoint: Checkpoint, rows: np.ndarray) -> np.ndarray:
@@ -39,6 +41,26 @@ def originals(checkpoint: Checkpoint, rows: np.ndarray) -> np.ndarray:
     return own_data(checkpoint).read(reference.indices[rows])
 
 
+def files_of(checkpoint: Checkpoint) -> list[str] | None:
+    """The file of each reference image, as its path below the folder, where the cache knows it.
+
+    Returns:
+        Paths in the order of ``checkpoint.reference``; none where the images are no files, or were
+        not decoded on this machine.
+    """
+    data = checkpoint.manifest["data"]
+    if "digest" not in data or not data["name"].startswith("folder:"):
+        return None
+    from vae.data.cache import facts_of
+
+    names = (facts_of(data["digest"], data["name"]) or {}).get("names", [])
+    if len(names) <= checkpoint.reference.indices.max(initial=-1):
+        return None
+    # Bytes that are no text have no place on a screen or in a table.
+    texts = [os.fsencode(names[i]).decode(errors="replace") for i in checkpoint.reference.indices]
+    return [text.replace(os.sep, "/") for text in texts]
+
+
 def own_data(checkpoint: Checkpoint) -> ImageData:
     """Opens the data set that a checkpoint was trained on, if it still is the one.
 
@@ -46,10 +68,11 @@ def own_data(checkpoint: Checkpoint) -> ImageData:
         DataMissing: If it isn't there or has changed.
     """
     image, entry = checkpoint.config.image, checkpoint.manifest["data"]
-    data = open_data(entry["name"], image.height, image.channels)
-    same = entry["splits"]["train"]["images"] == len(data.splits.train) and data.spec == image
-    # Checkpoints of older versions recorded no digest.
-    if not same or entry.get("digest", data.digest) != data.digest:
+    together = bool(checkpoint.manifest["config"].get("keep_copies_together"))
+    data = open_data(entry["name"], image.height, image.channels, together)
+    count = entry["splits"]["train"]["images"]
+    same = data.spec == image and len(data.splits.train) == count
+    if not same or not same_images(entry, data.facts()):
         raise DataMissing(
             f"The images of {data.name!r} are no longer those that {checkpoint.name!r} was "
             "trained on: restore them, or train the model anew."

@@ -1,7 +1,8 @@
 """A checkpoint's directory is made aside and put in its place at once.
 
 At every instant a reader finds the old one, or the new one, or none, and never a mixture. Between
-the two renames of a replacement the old one stands aside, from where the next reader puts it back.
+the two renames of a replacement the old one stands aside; if the writer is killed there, the next
+reader on its machine puts it back, and on other machines one who comes a day later.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
-from vae.data.disk import flush_folder, is_alive
+from vae.data.disk import flush_folder, is_leftover, own_mark, sweep
 
 __all__ = ["aside", "check_target", "inode_of", "is_being_replaced", "move_into_place", "recover"]
 
@@ -35,6 +36,7 @@ def check_target(path: str | Path, overwrite: bool = False) -> Path:
         OSError: If nothing can be written there.
     """
     path = Path(os.path.abspath(path))
+    recover(path)
     # A run under way keeps its files in the place of the checkpoint that it will become.
     if os.path.lexists(path) and not _holds_only_a_run(path):
         if not overwrite:
@@ -54,16 +56,20 @@ def check_target(path: str | Path, overwrite: bool = False) -> Path:
 
 def recover(path: Path) -> None:
     """Puts back a checkpoint whose replacement was cut short between two renames."""
-    previous = _previous(path)
-    if os.path.isdir(previous) and not os.path.lexists(path):
-        # Another process may be quicker, or this one may not write; the next reader tries again.
-        with suppress(OSError):
-            previous.rename(path)
+    if os.path.lexists(path):
+        return
+    for previous in path.parent.glob(f"{_hidden(path)}.previous-*"):
+        # What a writer at work has set aside is the writer's.
+        if is_leftover(previous):
+            # Another process may be quicker, or this one may not write; the next one tries again.
+            with suppress(OSError):
+                previous.rename(path)
+            return
 
 
 def is_being_replaced(path: Path) -> bool:
     """Whether a writer of this checkpoint has files beside it."""
-    return any(path.parent.glob(f".{glob.escape(path.name)}.*"))
+    return any(path.parent.glob(f"{_hidden(path)}.*"))
 
 
 def inode_of(path: Path) -> int | None:
@@ -76,7 +82,7 @@ def inode_of(path: Path) -> int | None:
 
 def aside(path: Path) -> Path:
     """Where this process makes the directory that shall stand at a path."""
-    return path.parent / f".{path.name}.tmp-{os.getpid()}"
+    return path.parent / f".{path.name}.tmp-{own_mark()}"
 
 
 def move_into_place(path: Path) -> None:
@@ -86,36 +92,39 @@ def move_into_place(path: Path) -> None:
         OSError: If the disk refuses; what stood there before stands there still.
     """
     fresh = aside(path)
-    previous = _previous(path)
+    previous = path.parent / f".{path.name}.previous-{own_mark()}"
     for attempts_left in reversed(range(100)):
         if path.exists():
             shutil.rmtree(previous, ignore_errors=True)
+            # From now on it stands aside, which is how others tell that it was not forgotten.
+            with suppress(OSError):
+                os.utime(path)
             path.rename(previous)
         try:
             fresh.rename(path)
             break
         except OSError as error:
-            # A reader that came between the two renames has put the old one back: once more.
+            # Another writer has put one there between the two renames: once more.
             if error.errno not in _REPLACED or not attempts_left:
-                recover(path)
+                with suppress(OSError):
+                    previous.rename(path)
                 raise
     flush_folder(path.parent)
     shutil.rmtree(previous, ignore_errors=True)
 
 
-def _previous(path: Path) -> Path:
-    return path.parent / f".{path.name}.previous"
+def _hidden(path: Path) -> str:
+    """How the names of all that belongs to a checkpoint's making begin, as a pattern."""
+    return f".{glob.escape(path.name)}"
 
 
 def _remove_leftovers(path: Path) -> None:
     """Removes what a writer of this name left behind that was killed or is ourselves."""
-    prefix = f".{path.name}.tmp-"
-    for name in os.listdir(path.parent):
-        if not name.startswith(prefix):
-            continue
-        pid = name.removeprefix(prefix)
-        if not (pid.isdecimal() and int(pid) != os.getpid() and is_alive(int(pid))):
-            shutil.rmtree(path.parent / name, ignore_errors=True)
+    shutil.rmtree(aside(path), ignore_errors=True)
+    sweep(path.parent, f"{_hidden(path)}.tmp-*")
+    # Without a checkpoint in its place, the one set aside may be all that there is.
+    if os.path.lexists(path):
+        sweep(path.parent, f"{_hidden(path)}.previous-*")
 
 
 def _holds_only_a_run(path: Path) -> bool:

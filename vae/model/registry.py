@@ -47,8 +47,8 @@ def scan(root: Path) -> dict[str, Entry]:
     """Lists the checkpoints directly below a folder, usable and damaged ones, by name."""
     if not root.is_dir():
         return {}
-    for child in list(root.glob(".*.previous"))[:_MAX_ENTRIES]:
-        recover(root / child.name[1:].removesuffix(".previous"))
+    for child in list(root.glob(".*.previous-*"))[:_MAX_ENTRIES]:
+        recover(root / child.name[1:].rpartition(".previous-")[0])
     entries = {}
     for path in sorted(root.iterdir())[:_MAX_ENTRIES]:
         # Only real directories that carry a manifest: a half-written one isn't a checkpoint yet.

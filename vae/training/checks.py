@@ -66,6 +66,11 @@ def check(config: TrainConfig) -> None:
         if getattr(config, name) not in valid:
             known = ", ".join(map(str, valid))
             raise ValueError(f"{name} must be one of {known}, not {getattr(config, name)!r}.")
+    if config.keep_copies_together and not config.data.startswith("folder:"):
+        raise ValueError(
+            "keep_copies_together takes effect only with --data folder:PATH; the other sets have "
+            "fixed splits."
+        )
     defaults = {field.name: field.default for field in fields(config)}
     for name, (owner, values) in _NEEDS.items():
         given = getattr(config, name)

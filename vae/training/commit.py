@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 import vae
-from vae.data.datasets import ImageData
+from vae.data.datasets import ImageData, copies_of
 from vae.elbo.evaluation import reference_of, split_metrics
 from vae.elbo.scoring import draws_used
 from vae.model import checkpoint
@@ -65,7 +65,7 @@ def commit(
         "command": command,
         "card": {"title": config.title or path.name, "description": config.description},
         "config": asdict(config),
-        "data": data.facts(),
+        "data": data.facts() | {"duplicates": copies_of(data)._asdict()},
         "metrics": metrics,
         "training": {
             "seconds": round(fitted.seconds, 1),

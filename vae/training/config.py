@@ -34,6 +34,8 @@ class TrainConfig:
         data: The data set: digits, sprites or folder:PATH.
         image_size: The side in pixels that images of a folder are brought to.
         image_channels: 1 (grey) or 3 (colour), for images of a folder.
+        keep_copies_together: Let images of a folder that equal each other come into one split, so
+            that no held-out image is trained on.
         network: Fully connected (mlp), convolutional (conv) or residual (resnet).
         hidden: Widths of the fully connected layers; left out, they suit the image's size.
         channels: Widths of the convolutions, each of which halves the image; left out, they suit
@@ -106,6 +108,7 @@ class TrainConfig:
     data: str = "digits"
     image_size: int = 64
     image_channels: Literal[1, 3] = 3
+    keep_copies_together: bool = False
     network: Network = "mlp"
     hidden: tuple[int, ...] | None = None
     channels: tuple[int, ...] | None = None

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 import vae
+from vae.data.datasets import same_images
 from vae.model.config import ModelConfig
 from vae.training.config import TrainConfig
 
@@ -18,7 +19,7 @@ __all__ = ["Changed", "changes", "departures"]
 _FREE = ("title", "description", "device")
 # What a saved state belongs to: other weights, other images, numbers drawn already.
 _FIXED = {field.name for field in fields(ModelConfig)} | {
-    "data", "image_size", "image_channels", "seed"
+    "data", "image_size", "image_channels", "keep_copies_together", "seed"
 }  # fmt: skip
 
 
@@ -26,12 +27,15 @@ class Changed(ValueError):
     """Raised when a run can't be resumed, because it isn't the same run."""
 
 
-def departures(facts: Mapping[str, Any], config: TrainConfig, force: bool = False) -> list[str]:
+def departures(
+    facts: Mapping[str, Any], config: TrainConfig, images: Mapping[str, Any], force: bool = False
+) -> list[str]:
     """What differs from the run that was begun, where it may go on nevertheless.
 
     Args:
         facts: Those of the saved state.
         config: The run that is to go on.
+        images: Its images, as :meth:`vae.data.datasets.ImageData.facts` records them.
         force: Whether another config, or another version of this package, may go on.
 
     Returns:
@@ -42,6 +46,16 @@ def departures(facts: Mapping[str, Any], config: TrainConfig, force: bool = Fals
     """
     differing = changes(facts["config"], asdict(config))
     fixed = [words for words in differing if words.split(" ", 1)[0] in _FIXED]
+    if "data" not in facts:
+        differing.append("the images were not recorded and may be others")
+    elif not fixed and not same_images(facts["data"], images):
+        then, now = facts["data"]["count"], images["count"]
+        counts = f"{then:,} then, {now:,} now" if then != now else f"{now:,} then and now"
+        raise Changed(
+            f"the images, or their order, are not those that the run was begun with ({counts}), "
+            "so images that were held out would be trained on; restore them, or start anew with "
+            "--overwrite."
+        )
     if facts["elboscope"] != vae.__version__:
         differing.append(f"Elboscope was {facts['elboscope']} and is {vae.__version__}")
     if fixed and force:

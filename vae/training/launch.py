@@ -90,7 +90,11 @@ def command_of(preset: str, config: TrainConfig, out: Path) -> list[str]:
         value = getattr(config, field.name)
         if value == getattr(PRESETS[preset], field.name) or value is None:
             continue
-        words.append(f"--{field.name.replace('_', '-')}")
+        name = field.name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{name}" if value else f"--no-{name}")
+            continue
+        words.append(f"--{name}")
         words += [str(one) for one in value] if isinstance(value, tuple) else [str(value)]
     return [*words, "--out", str(out)]
 

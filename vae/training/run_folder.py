@@ -14,7 +14,6 @@ that a kill at any instant leaves the old one or the new one.
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import shutil
@@ -24,9 +23,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from vae.data.disk import is_alive, replace_file
+from vae.data import disk
+from vae.data.disk import is_alive, machine_mark, own_mark, replace_file, sweep
 
 __all__ = ["RunFolder", "RunLocked", "is_running", "process_mark"]
+
+
+# A status is renewed each second while a model trains.
+_RENEWED = 120
 
 
 class RunLocked(FileExistsError):
@@ -53,30 +57,25 @@ class RunFolder:
             OSError: If nothing can be written there.
         """
         self.path.mkdir(parents=True, exist_ok=True)
+        lock = self.path / "lock"
         try:
-            descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+            file = disk.locked(lock)
+        except BlockingIOError:
+            owner = lock.read_text(errors="replace")[:32].strip() or "unknown"
+            raise RunLocked(
+                errno.EEXIST,
+                f"another process (pid {owner}) is training there; wait for it, stop it, or "
+                "choose another --out",
+            ) from None
         except OSError:
             self.remove_unbegun()
             raise
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                owner = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
-                raise RunLocked(
-                    errno.EEXIST,
-                    f"another process (pid {owner}) is training there; wait for it, stop it, or "
-                    "choose another --out",
-                ) from None
-            except OSError:  # a disk without locks
-                self.remove_unbegun()
-                raise
+        with file:
             # Only for people: the lock itself is the system's, so a dead owner holds nothing.
-            os.ftruncate(descriptor, 0)
-            os.write(descriptor, str(os.getpid()).encode())
+            file.truncate(0)
+            file.write(str(os.getpid()).encode())
+            file.flush()
             yield
-        finally:
-            os.close(descriptor)
 
     def status(self) -> dict[str, Any] | None:
         """Where the run stands; none where there is no run, or nothing readable."""
@@ -88,7 +87,7 @@ class RunFolder:
 
     def write_status(self, status: Mapping[str, Any]) -> None:
         """Replaces the status, which informs and need not survive: no flushing, no error."""
-        fresh = self.path / f".status.tmp-{os.getpid()}"
+        fresh = self.path / f".status.tmp-{own_mark()}"
         with suppress(OSError):
             fresh.write_text(json.dumps(status))
             fresh.replace(self.path / "status.json")
@@ -146,9 +145,7 @@ class RunFolder:
 
     def tidy(self) -> None:
         """Removes what killed writers left behind; only under the lock."""
-        for leftover in self.path.glob(".*.tmp-*"):
-            with suppress(OSError):
-                leftover.unlink()
+        sweep(self.path, ".*.tmp-*")
 
     def clear(self) -> None:
         """Forgets the last run, keeping the lock."""
@@ -197,10 +194,16 @@ def process_mark(pid: int) -> str:
 
 
 def is_running(status: Mapping[str, Any]) -> bool:
-    """Whether the process that wrote a status is still at work, on this machine."""
+    """Whether the process that wrote a status is still at work.
+
+    Another machine's cannot be asked for: it is while it renews the status.
+    """
     pid = status.get("pid")
     if not isinstance(pid, int):
         return False
+    if status.get("machine", machine_mark()) != machine_mark():
+        ended = status.get("phase") in ("interrupted", "diverged", "failed")
+        return not ended and time.time() - float(status.get("updated") or 0) < _RENEWED
     return is_alive(pid) and status.get("process") in ("", process_mark(pid))
 
 

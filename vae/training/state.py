@@ -66,7 +66,7 @@ class RunState:
         device: torch.device,
         processes: Processes = ALONE,
     ) -> None:
-        self.config, self.device = config, device
+        self.config, self.device, self.images = config, device, data.facts()
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)
             self.model = VAE(config.model(data.spec))
@@ -201,6 +201,7 @@ class RunState:
         tensors["losses"] = self._loss_tensor()
         facts = {
             "config": asdict(self.config),
+            "data": self.images,
             "elboscope": vae.__version__,
             "torch": torch.__version__,
             "step": self.step,
@@ -224,7 +225,8 @@ class RunState:
         Args:
             data: The state, as saved.
             best: The best weights, as saved; none where there were none yet.
-            force: Whether a changed config may go on; see :func:`departures`.
+            force: Whether a changed config may go on, never with other images; see
+                :func:`departures`.
 
         Returns:
             What sets the run apart from the one that was saved, in words.
@@ -234,7 +236,7 @@ class RunState:
             Changed: If it belongs to another run; the message names what differs.
         """
         tensors, facts = unpack(data)
-        differing = departures(facts, self.config, force)
+        differing = departures(facts, self.config, self.images, force)
         try:
             self._take_up(tensors, facts, best)
         except (KeyError, RuntimeError) as error:

@@ -11,6 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from vae.data.disk import machine_mark
 from vae.training.run_folder import RunFolder, now, process_mark
 from vae.training.state import RunState
 from vae.training.stopping import StopSignals
@@ -47,6 +48,7 @@ class Watch:
         self.images_per_second = 0.0
         self._status: dict[str, Any] = {
             "phase": "starting", "pid": os.getpid(), "process": process_mark(os.getpid()),
+            "machine": machine_mark(),
             "started": now(), "command": command, "message": "",
         }  # fmt: skip
         self._bar: tqdm | None = None

@@ -23,7 +23,7 @@ from vae.elbo.scoring import Receipt, sample_receipt
 from vae.elbo.tiles import decode_means
 from vae.explore import traversals
 from vae.model.checkpoint import Checkpoint, load
-from vae.model.originals import originals
+from vae.model.originals import files_of, originals
 from vae.model.registry import Entry, default_root, scan
 from vae.model.stored import CheckpointError
 
@@ -34,6 +34,8 @@ __all__ = [
     "decode",
     "draws_of",
     "entries",
+    "file_column",
+    "files",
     "images",
     "levels_at",
     "levels_of",
@@ -160,6 +162,23 @@ def images(model: Checkpoint, rows: Sequence[int]) -> np.ndarray | None:
 def _images(_model: Checkpoint, key: str, rows: tuple[int, ...]) -> np.ndarray | None:
     levels = levels_at(_model, rows)
     return None if levels is None else _model.config.image.from_levels(levels)
+
+
+def files(model: Checkpoint) -> list[str] | None:
+    """The path of each reference image below its folder; none where this machine has no files."""
+    return _files(model, model.identity)
+
+
+def file_column(model: Checkpoint, rows: np.ndarray) -> dict[str, list[str]]:
+    """The column of a table that names the files of reference images; empty without files."""
+    names = files(model)
+    return {} if names is None else {"file": [names[row] for row in rows]}
+
+
+# Names change without the model: files are renamed, the folder is opened again.
+@st.cache_data(max_entries=8, ttl=60, show_spinner=False)
+def _files(_model: Checkpoint, key: str) -> list[str] | None:
+    return files_of(_model)
 
 
 def receipt(model: Checkpoint, sample: int) -> Receipt | None:

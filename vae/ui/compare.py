@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
+from vae.data.datasets import same_images
 from vae.elbo.losses import refitted_gaussian
 from vae.figures.compare import ModelPoint, codes, model_difference, rate_distortion
 from vae.figures.frame import nats
@@ -32,7 +33,9 @@ def comparable(model: Checkpoint) -> dict[str, dict[str, Any]]:
     return {
         name: entry.manifest
         for name, entry in access.entries().items()
-        if not entry.damage and _subject(entry.manifest) == _subject(model.manifest)
+        if not entry.damage
+        and _subject(entry.manifest) == _subject(model.manifest)
+        and same_images(entry.manifest["data"], model.manifest["data"])
     }
 
 
@@ -41,7 +44,7 @@ def _subject(manifest: dict[str, Any]) -> tuple:
     facts = facts_of(manifest["model"]["likelihood"])
     kind = (facts.is_pmf, facts.is_normalized, manifest["model"].get("binarize", "none"))
     image = tuple(sorted(manifest["model"]["image"].items()))
-    return manifest["data"]["name"], image, *kind
+    return image, *kind
 
 
 def ladder_of(model: Checkpoint, manifests: dict[str, dict[str, Any]]) -> dict[float, str]:

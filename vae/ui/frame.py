@@ -136,6 +136,8 @@ def _pick_sample(model: Checkpoint) -> None:
     reference = model.reference
     label = label_text(int(reference.labels[sample]), model.label_names)
     caption = f"Sample {sample}: {label}, {SPLITS[reference.split[sample]]}"
+    if files := access.files(model):
+        caption += f", {files[sample]}"
     if image is None:
         st.caption(f"{caption}. {where_images_are(model)}")
     else:

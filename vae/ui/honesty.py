@@ -6,8 +6,10 @@ from html import escape
 
 import streamlit as st
 
+from vae.data.datasets import same_images
 from vae.model.checkpoint import Checkpoint
 from vae.model.likelihoods import facts_of
+from vae.model.stored import SPLITS
 from vae.ui import access
 
 __all__ = ["badges"]
@@ -22,6 +24,13 @@ def badges(model: Checkpoint) -> None:
         warnings.append(f"Not a density, so its “ELBO” bounds no log p(x). {_proper(model)}")
     if model.manifest["config"]["objective"] == "batch_moment_kl":
         warnings.append("Trained with the mistaken KL on purpose; the ELBO shown is the true one.")
+    data = model.manifest["data"]
+    if copies := sum(data.get("duplicates", {}).get(split, 0) for split in SPLITS):
+        count = sum(data["splits"][split]["images"] for split in SPLITS)
+        warnings.append(
+            f"{copies:,} of {count:,} held-out images are copies of images that training saw, "
+            "so held-out scores are too good, and percentiles and p-values are off."
+        )
     marked = "".join(f"<span>{escape(text)}</span>" for text in plain)
     # A word and a sign besides the border: colour alone says nothing to some.
     marked += "".join(f'<span class="elb-warning">⚠ {escape(text)}</span>' for text in warnings)
@@ -31,7 +40,7 @@ def badges(model: Checkpoint) -> None:
 def _proper(model: Checkpoint) -> str:
     """Names a model of the same data whose likelihood is one, or else the likelihoods to train."""
     for name, entry in access.entries().items():
-        if entry.damage or entry.manifest["data"]["name"] != model.manifest["data"]["name"]:
+        if entry.damage or not same_images(entry.manifest["data"], model.manifest["data"]):
             continue
         if facts_of(entry.manifest["model"]["likelihood"]).is_normalized:
             return f"The model {name} has a proper one for the same data."

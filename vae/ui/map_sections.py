@@ -194,6 +194,7 @@ def _csv(model: Checkpoint, table: Table, rows: np.ndarray) -> str:
         {
             "sample": rows,
             "index": model.reference.indices[rows],
+            **access.file_column(model, rows),
             "label": [label_text(int(one), model.label_names) for one in table.labels[rows]],
             "split": [SPLITS[one] for one in table.split[rows]],
             "elbo": table.elbo[rows],

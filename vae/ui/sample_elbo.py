@@ -217,6 +217,8 @@ def all_samples(model: Checkpoint, table: access.Table) -> None:
     frame = pd.DataFrame(
         {
             "sample": np.arange(len(table.kl)),
+            "index": model.reference.indices,
+            **access.file_column(model, np.arange(len(table.kl))),
             "label": labels,
             "split": [SPLITS[number] for number in table.split],
             "ELBO, nats": table.elbo,
@@ -234,7 +236,7 @@ def all_samples(model: Checkpoint, table: access.Table) -> None:
             shown = frame.copy()
             shown.insert(1, "image", [data_url(to_bytes(image), 4) for image in images])
             columns["image"] = st.column_config.ImageColumn(width="small")
-    for name in frame.columns[3:]:
+    for name in frame.select_dtypes("float"):
         columns.setdefault(name, st.column_config.NumberColumn(format="%.4f"))
     st.dataframe(
         shown, hide_index=True, height=420, column_config=columns,

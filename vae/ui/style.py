@@ -20,7 +20,7 @@ STYLE = f"""<style>
 .elb-picture img {{ width: 100%; display: block; image-rendering: pixelated;
   border: 1px solid {palette.HAIRLINE}; }}
 .elb-picture figcaption {{ font-size: .875rem; opacity: .8; margin-top: .35rem; line-height: 1.3;
-  font-variant-numeric: tabular-nums; }}
+  font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }}
 .elb-gallery {{ display: grid; gap: .6rem; }}
 .elb-thumbs {{ align-items: start; }}
 .elb-thumbs button {{ all: unset; cursor: pointer; box-sizing: border-box; width: 100%;
