@@ -139,6 +139,8 @@ def read_file(path: str, limits: Limits) -> tuple[bytes, tuple[int, int]]:
         descriptor = os.open(path, _OPEN)
         try:
             status = os.fstat(descriptor)
+            if stat.S_ISDIR(status.st_mode):
+                raise ImageRefused("E-FILE-01", "The folder cannot be read; see who may read it.")
             if not stat.S_ISREG(status.st_mode):
                 raise ImageRefused("E-FILE-01", "It is not a file; name files and folders only.")
             stamp, most = (status.st_size, status.st_mtime_ns), limits.bytes + 1
