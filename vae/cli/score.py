@@ -135,12 +135,13 @@ def _gate(loaded: Checkpoint, flags: _Arguments) -> FalseAlarms | None:
     try:
         compared = calibration_of(loaded, flags.calibration)
         if flags.calibration is not None:
-            made = calibration_set(loaded, flags.calibration).adaptation
-            if made != flags.adaptation:
+            run = loaded.manifest["config"]
+            made = calibration_set(loaded, flags.calibration).adaptation.as_trained(run)
+            if made != flags.adaptation.as_trained(run):
                 print(
                     f"vae score: the calibration set {flags.calibration!r} was made with --invert "
-                    f"{made.invert} --crop {made.crop} --fit {made.fit}; other choices make its "
-                    "p-values unfair.",
+                    f"{made.invert} --crop {made.crop} --fit {made.fit} --bits {made.bits}; other "
+                    "choices make its p-values unfair.",
                     file=sys.stderr,
                 )
         if flags.fail_below is None:
@@ -280,8 +281,9 @@ def _job(loaded: Checkpoint, flags: _Arguments, settings: ScoreSettings) -> dict
 
 def _verdict(tally: Tally, flags: _Arguments, alarms: FalseAlarms | None) -> int:
     """Tells what came of it on standard error; returns the exit code."""
-    if tally.steps:
-        told = ", ".join(f"{word.lower()} {n}" for word, n in sorted(tally.steps.items()))
+    from vae.data.bulk import steps_told
+
+    if told := steps_told(tally.steps):
         print(f"vae score: images adapted to the model: {told}.", file=sys.stderr)
     if tally.refused:
         refused = f"{tally.refused} of {tally.images} images were refused"

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from vae.data.datasets import ImageData, open_data
+from vae.data.datasets import ImageData, Reading, open_data
 from vae.data.spec import ImageSpec
 from vae.data.sprites import FACTORS, factors_of, render
 from vae.elbo.calibration_sets import calibration_of
@@ -121,8 +121,9 @@ def alarm_rates(
     alarms = calibration.false_alarms(rate)
     data = open_data(
         checkpoint.manifest["data"]["name"],
-        checkpoint.config.image.height,
+        checkpoint.config.image.shape[1:],
         checkpoint.config.image.channels,
+        Reading.of(checkpoint.manifest["config"]),
     )
     spec = checkpoint.config.image
     ordinary = data.read(data.splits.validation[:limit])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from vae.data.datasets import DataMissing, ImageData, open_data
+from vae.data.datasets import DataMissing, ImageData, Reading, open_data
 from vae.model.checkpoint import Checkpoint
 
 __all__ = ["originals", "own_data"]
@@ -46,7 +46,8 @@ def own_data(checkpoint: Checkpoint) -> ImageData:
         DataMissing: If it isn't there or has changed.
     """
     image, entry = checkpoint.config.image, checkpoint.manifest["data"]
-    data = open_data(entry["name"], image.height, image.channels)
+    reading = Reading.of(checkpoint.manifest["config"])
+    data = open_data(entry["name"], (image.height, image.width), image.channels, reading)
     same = entry["splits"]["train"]["images"] == len(data.splits.train) and data.spec == image
     # Checkpoints of older versions recorded no digest.
     if not same or entry.get("digest", data.digest) != data.digest:

@@ -18,7 +18,7 @@ __all__ = ["Changed", "changes", "departures"]
 _FREE = ("title", "description", "device")
 # What a saved state belongs to: other weights, other images, numbers drawn already.
 _FIXED = {field.name for field in fields(ModelConfig)} | {
-    "data", "image_size", "image_channels", "seed"
+    "data", "image_size", "image_width", "image_channels", "fit", "bits", "allow_tiff", "seed"
 }  # fmt: skip
 
 

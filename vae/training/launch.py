@@ -89,7 +89,11 @@ def command_of(preset: str, config: TrainConfig, out: Path) -> list[str]:
         value = getattr(config, field.name)
         if value == getattr(PRESETS[preset], field.name) or value is None:
             continue
-        words.append(f"--{field.name.replace('_', '-')}")
+        flag = field.name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+            continue
+        words.append(f"--{flag}")
         words += [str(one) for one in value] if isinstance(value, tuple) else [str(value)]
     return [*words, "--out", str(out)]
 

@@ -285,7 +285,7 @@ def _model_list() -> list[dict[str, Any]]:
 def _options(query: Mapping[str, str]) -> _Options:
     known = {
         *("model", "calibration", "draws", "importance_samples", "seed"),
-        *("invert", "crop", "fit"),
+        *("invert", "crop", "fit", "bits"),
     }
     if unknown := sorted(set(query) - known):
         sentence = f"{unknown[0][:40]!r} is no parameter; there are {', '.join(sorted(known))}."

@@ -32,7 +32,8 @@ __all__ = [
     "show_steps",
 ]
 
-_CHOICES, _FITS = ("auto", "yes", "no"), ("pad", "squash")
+_CHOICES = ("auto", "yes", "no")
+_FITS, _BITS = ("auto", "pad", "squash", "cut"), ("auto", "8", "10", "12", "14", "16")
 _NAMED_IN_CALL = 4
 
 
@@ -81,7 +82,12 @@ def choose_adaptation() -> Adaptation:
         crop = st.selectbox("Crop to the content", _CHOICES, key="crop", width=190)
         invert = st.selectbox("Exchange black and white", _CHOICES, key="invert", width=190)
         fit = st.selectbox("Other proportions", _FITS, key="fit", width=190)
-    return Adaptation(invert, crop, fit)
+        bits = st.selectbox(
+            "Bits of a 16-bit grey", _BITS, key="bits", width=190,
+            help="Detectors may save 12-bit greys unscaled in a file of 16 bits, which is then "
+            "almost black: with 12, 4,095 is white.",
+        )  # fmt: skip
+    return Adaptation(invert, crop, fit, bits)
 
 
 def show_score(scored: ScoredImage, parts: Receipt) -> None:
@@ -241,7 +247,8 @@ def _changed(settings: ScoreSettings) -> dict[str, str | int]:
     values = {
         "invert": (settings.adaptation.invert, "auto"),
         "crop": (settings.adaptation.crop, "auto"),
-        "fit": (settings.adaptation.fit, "pad"),
+        "fit": (settings.adaptation.fit, "auto"),
+        "bits": (settings.adaptation.bits, "auto"),
         "draws": (settings.draws, DRAWS),
         "importance_samples": (settings.importance_samples, 0),
         "seed": (settings.seed, 0),

@@ -47,7 +47,11 @@ _OF_OBJECTIVE = {
     "beta_tc": ("beta", "tc_estimator"),
     "batch_moment_kl": ("moment_weight",),
 }
+_OF_FOLDER = ("image_size", "image_width", "image_channels", "fit", "bits", "allow_tiff")
 _LABELS = {
+    "fit": "Other proportions",
+    "bits": "Bits of a 16-bit grey",
+    "allow_tiff": "Read TIFF files",
     "hidden": "Widths of hidden layers",
     "channels": "Widths of convolutions",
     "latent_dim": "Latent dimensions D",
@@ -122,7 +126,7 @@ def _config(preset: str) -> tuple[TrainConfig | None, str]:
     ]
     values: dict[str, Any] = {"data": data}
     if data.startswith("folder:"):
-        values |= _fields(base, preset, ("image_size", "image_channels"))
+        values |= _fields(base, preset, _OF_FOLDER)
     first, second, third = st.columns(3, gap="medium")
     with first:
         values |= _fields(base, preset, ("network", "latent_dim"))
@@ -176,6 +180,12 @@ def _fields(base: TrainConfig, preset: str, names: Sequence[str]) -> dict[str, A
             values[name] = st.selectbox(label, choices, choices.index(default), **common)
         elif name == "image_channels":
             values[name] = st.selectbox(label, (1, 3), (1, 3).index(default), **common)
+        elif isinstance(default, bool):
+            values[name] = st.checkbox(label, default, **common)
+        elif name == "image_width":
+            values[name] = st.number_input(
+                label, 1, 1024, default, placeholder="as high as wide", **common
+            )
         elif isinstance(default, int):
             values[name] = int(st.number_input(label, 0, 10_000_000, default, 1, **common))
         else:
