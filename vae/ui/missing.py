@@ -7,6 +7,7 @@ import streamlit as st
 from vae.data.datasets import DataMissing
 from vae.data.published import SETS
 from vae.model.checkpoint import Checkpoint
+from vae.ui.literal import literal
 from vae.ui.train_gate import training_allowed
 
 __all__ = ["offer_images"]
@@ -15,8 +16,9 @@ __all__ = ["offer_images"]
 def offer_images(model: Checkpoint) -> None:
     """Says that the reference images aren't here; one click fetches those of a published set."""
     st.info(
-        f"The images behind this model ({model.data_title}) are not on this machine, so what "
-        "needs the image itself cannot be shown. The map, the traversals and the table need none."
+        f"The images behind this model ({literal(model.data_title)}) are not on this machine, so "
+        "what needs the image itself cannot be shown. The map, the traversals and the table need "
+        "none."
     )
     published = SETS.get(model.manifest["data"]["name"].removesuffix(":full"))
     # It writes to this computer's disk, so it is offered only to those who sit before it.
@@ -31,7 +33,7 @@ def offer_images(model: Checkpoint) -> None:
         with st.spinner(f"Downloading {published.title}"):
             download(model.manifest["data"]["name"].removesuffix(":full"))
     except DataMissing as error:
-        st.error(str(error))
+        st.error(literal(str(error)))
         return
     st.cache_data.clear()
     st.rerun()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 from urllib.parse import urlencode, urlsplit
 
@@ -18,6 +19,7 @@ from vae.figures.pictures import data_url, to_bytes
 from vae.model.checkpoint import Checkpoint
 from vae.model.stored import CheckpointError
 from vae.ui import widgets
+from vae.ui.literal import literal
 
 __all__ = [
     "calls",
@@ -71,7 +73,10 @@ def choose_calibration(model: Checkpoint) -> str | None:
     try:
         calibration_of(model, chosen)
     except CheckpointError as error:
-        st.error(f"{error.message} The model's held-out images are used instead. ({error.code})")
+        st.error(
+            f"{literal(error.message)} The model's held-out images are used instead. "
+            f"({error.code})"
+        )
         return None
     return chosen
 
@@ -224,7 +229,7 @@ def command_line(model: str, settings: ScoreSettings) -> str:
     """The command line that gives the same rows."""
     flags = _changed(settings)
     words = [f"--{name.replace('_', '-')} {value}" for name, value in flags.items()]
-    return " ".join(["python -m vae score", model, "PATH", *words, "--json"])
+    return " ".join(["python -m vae score", shlex.quote(model), "PATH", *words, "--json"])
 
 
 def curl_call(base: str, model: str, settings: ScoreSettings, names: Sequence[str]) -> str:

@@ -25,6 +25,7 @@ from vae.training.config import TrainConfig
 from vae.training.presets import DEFAULT_PRESET, PRESETS
 from vae.training.run_folder import RunFolder
 from vae.ui import access, widgets
+from vae.ui.literal import literal
 
 __all__ = ["form", "registered_folders", "watch"]
 
@@ -107,7 +108,7 @@ def form() -> None:
         if shutil.disk_usage(root).free < _FEWEST_FREE:
             problem = problem or "Less than 1 GB is free on this disk; make room first."
         if problem:
-            st.warning(problem, icon=":material/info:")
+            st.warning(literal(problem), icon=":material/info:")
         if st.button("Train", type="primary", disabled=bool(problem), key="start") and not problem:
             launch.start(name, launch.command_of(preset, config, root / name))
             st.session_state["just_started"] = (name, time.time())
@@ -225,12 +226,13 @@ def watch() -> None:
     started, when = st.session_state.get("just_started", ("", 0.0))
     if started and started not in {run.name for run in found}:
         if (root / started / "manifest.json").exists():
-            st.success(f"{started} is finished: choose it in the model picker.")
+            st.success(f"{literal(started)} is finished: choose it in the model picker.")
         elif time.time() - when < 30:
-            st.info(f"{started} is starting …")
+            st.info(f"{literal(started)} is starting …")
         else:
             said = launch.last_words(started) or "It left no message."
-            st.error(f"{started} ended before it began. {said}")
+            st.error(f"{literal(started)} ended before it began.")
+            st.code(said, language=None, wrap_lines=True)
     if not found and not started:
         st.caption("No run yet. It goes on when this page is closed, and is found here again.")
     for run in found:
@@ -244,7 +246,8 @@ def _show(root: Path, run: launch.Run) -> None:
         phase = "interrupted"
     step, steps = int(status.get("step") or 0), int(status.get("steps") or 0)
     with st.container(border=True):
-        st.markdown(f"**{run.name}** {_PHASES.get(phase, phase)}. {status.get('message') or ''}")
+        said = literal(str(status.get("message") or ""))
+        st.markdown(f"**{literal(run.name)}** {literal(_PHASES.get(phase, phase))}. {said}")
         if steps:
             speed = status.get("images_per_second") or 0
             st.progress(
