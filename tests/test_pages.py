@@ -614,7 +614,7 @@ def test_a_small_model_leaves_a_core_to_others(model, cores, monkeypatch):
 WICKED = ("<unk>", "$a$ and $b$", "*b*", "[d](http://evil.example)", "=1+1", ":red[x]", "a->b",
           "area<border & more", "`c`", "www.evil.example")  # fmt: skip
 TITLE, ABOUT, FOLDER = "$x^2$ <i>t</i>", "area<border & <u>more</u> *d*", "f<b>o *l* $d$"
-NAMES = ("m<i>x", "n [y](http://evil.example) $z$")
+NAMES = ("m<i>x", "n [y](www.evil.example) $z$")
 
 
 @pytest.fixture(scope="module")

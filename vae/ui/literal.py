@@ -23,7 +23,8 @@ _JOINER = "\N{WORD JOINER}"
 def literal(text: str) -> str:
     """A text as Markdown that shows it letter by letter, in one line."""
     parted = _PARTED.sub(_JOINER, " ".join(text.split()))
-    return re.sub(f"({_PUNCTUATION})", r"\\\1", parted)
+    # Within a word these mean nothing.
+    return re.sub(rf"(?!(?<=\w)[-.,'](?=\w))({_PUNCTUATION})", r"\\\1", parted)
 
 
 def frame_csv(frame: pd.DataFrame) -> bytes:
