@@ -1,5 +1,7 @@
 """Overview: what the model learned, in one sentence, five numbers and three rows of pictures."""
 
+from html import escape
+
 import numpy as np
 import streamlit as st
 
@@ -8,6 +10,7 @@ from vae.figures.pictures import gallery_html
 from vae.model.likelihoods import facts_of
 from vae.training.launch import without_paths
 from vae.ui import access, widgets
+from vae.ui.literal import literal
 from vae.ui.screens import link
 from vae.ui.walks.dimensions import strongest_film
 from vae.ui.walks.start import of_sample
@@ -16,8 +19,8 @@ model, sample = access.current()
 table, metrics, card = access.table(model), model.manifest["metrics"], model.manifest["card"]
 
 widgets.opening(
-    card["title"],
-    f"{card['description']} On {metrics['images']} held-out images it needs "
+    literal(card["title"]),
+    f"{escape(card['description'])} On {metrics['images']} held-out images it needs "
     f"<b>{nats(-metrics['elbo'])}</b> nats an image: <b>{nats(metrics['rate'])}</b> to say which "
     f"code, and <b>{nats(metrics['distortion'])}</b> to draw the image from it.",
 )
@@ -91,7 +94,7 @@ with st.expander("About this model"):
     training, likelihood = model.manifest["training"], facts_of(model.config.likelihood)
     st.markdown(
         f"**Likelihood**: {likelihood.title}. {likelihood.valid_for}\n\n"
-        f"**Data**: {model.data_title}, "
+        f"**Data**: {literal(model.data_title)}, "
         + ", ".join(
             f"{split['images']:,} {name}"
             for name, split in model.manifest["data"]["splits"].items()

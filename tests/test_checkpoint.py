@@ -588,7 +588,7 @@ def test_only_regular_files_are_opened(path: Path, name: str, change: Callable) 
 
 
 def test_no_file_is_opened_through_a_folder_of_another_kind(tmp_path: Path) -> None:
-    # What is no checkpoint is neither listed nor opened: other formats, links, files, remains.
+    # What is no checkpoint is neither listed nor opened: other formats, files, remains.
     for suffix in ("pt", "pth", "ckpt", "pkl", "joblib", "npy"):
         (tmp_path / f"run-{suffix}").mkdir()
         (tmp_path / f"run-{suffix}" / f"model.{suffix}").write_bytes(pickle.dumps(_Payload()))
@@ -600,7 +600,14 @@ def test_no_file_is_opened_through_a_folder_of_another_kind(tmp_path: Path) -> N
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "file").write_text("{}")
     os.mkfifo(tmp_path / "pipe")
-    assert list(scan(tmp_path)) == ["model"]
+    (tmp_path / "lost").symlink_to(tmp_path / "another-disk" / "model")
+    entries = scan(tmp_path)
+    assert list(entries) == ["link", "loop", "lost", "model"]
+    # A folder may be linked, which is how checkpoints on another disk are kept at hand.
+    assert (
+        load(find("link", tmp_path).path).weights_sha256 == load(tmp_path / "model").weights_sha256
+    )
+    assert all("isn't there" in entries[name].damage for name in ("loop", "lost"))
     for name in ("loop", "file", "pipe", "nowhere"):
         assert refusal(tmp_path / name).code == "E-CKPT-01"
     assert scan(tmp_path / "nowhere") == {}

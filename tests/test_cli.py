@@ -503,7 +503,7 @@ def test_any_file_name_is_just_a_name(run, images: Path, tmp_path: Path) -> None
         target.unlink()
 
 
-def test_a_folder_is_searched_by_suffix_and_a_file_is_taken_at_its_word(
+def test_a_folder_is_searched_by_name_or_content_and_a_file_is_taken_at_its_word(
     run, images: Path, tmp_path: Path
 ) -> None:
     png = (images / "0.png").read_bytes()
@@ -511,7 +511,7 @@ def test_a_folder_is_searched_by_suffix_and_a_file_is_taken_at_its_word(
     for name in ("inner/B.PNG", "a.png", "notes.txt", "scan"):
         (tmp_path / name).write_bytes(png)
     found = json.loads(run("score", "digits-2d", tmp_path, "--no-evidence", "--json").out)
-    assert [row["name"] for row in found] == ["a.png", "inner/B.PNG"]
+    assert [row["name"] for row in found] == ["a.png", "inner/B.PNG", "scan"]
     named = run("score", "digits-2d", tmp_path / "scan", "--no-evidence", "--json")
     assert json.loads(named.out)[0]["elbo"] == found[0]["elbo"]
 

@@ -3,18 +3,24 @@
 import os
 import shutil
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import vae
+from vae.cli.program import Stop
+from vae.cli.train import train
 from vae.data import bulk, file_set
 from vae.data.adaptation import preprocess
-from vae.data.datasets import DataMissing, copies_of, open_data
-from vae.data.decoding import read_image
+from vae.data.datasets import DataMissing, Reading, copies_of, open_data
+from vae.data.decoding import Limits, read_image
 from vae.data.file_set import FileSet
 from vae.data.published import middle
 from vae.data.spec import ImageSpec
+from vae.elbo.files import prepare
+from vae.model.originals import own_data
 
 
 @pytest.fixture
@@ -153,11 +159,136 @@ def test_a_table_may_leave_some_out(photos, capsys):
     assert data.digest == before.digest
 
 
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_a_table_of_a_spreadsheet(photos, separator) -> None:
+    rows = [f"{('cats', 'dogs')[i % 2]}/{i:03}.png" for i in range(60)]
+    lines = [f'"{name}"{separator}{i % 2},5{separator}"a, b"' for i, name in enumerate(rows)]
+    head = separator.join(("file", "label", "note"))
+    (photos / "labels.csv").write_text("\n".join([head, *lines]))
+    data = open_data(f"folder:{photos}", image_size=8, channels=1)
+    assert data.label_names == ("0,5", "1,5")
+    assert (data.labels_of(np.arange(60)) >= 0).all()
+
+
+@pytest.mark.parametrize(("on_disk", "written"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_letters_may_be_composed_or_not(photos, on_disk, written) -> None:
+    def named(form: str, i: int) -> str:
+        return normalize(form, f"café/größe{i}.png")
+
+    (photos / named(on_disk, 0)).parent.mkdir()
+    for i, path in enumerate(sorted(photos.rglob("*.png"))):
+        path.rename(photos / named(on_disk, i))
+    data = open_data(f"folder:{photos}", image_size=8, channels=1)
+    assert data.label_names == ("café",) == (normalize("NFC", "café"),)
+    table = "".join(f"{named(written, i)},{normalize(written, 'groß, né')[:2]}{i % 2}é\n"
+                    for i in range(60))  # fmt: skip
+    (photos / "labels.csv").write_text(f"file,label\n{table}", "utf-8")
+    data = open_data(f"folder:{photos}", image_size=8, channels=1)
+    assert data.label_names == tuple(normalize("NFC", f"gr{i}é") for i in (0, 1))
+    assert np.bincount(data.labels_of(np.arange(60))).tolist() == [30, 30]
+
+
+def test_a_class_whose_name_is_not_utf_8_trains(photos, tmp_path) -> None:
+    (photos / "cats").rename(os.fsdecode(bytes(photos) + b"/caf\xe9"))
+    arguments = ["--data", f"folder:{photos}", "--image-size", "8", "--image-channels", "1",
+                 "--network", "mlp", "--steps", "5", "--importance-samples", "0", "--draws", "2",
+                 "--quiet", "--latent-dim", "3"]  # fmt: skip
+    assert train([*arguments, "--out", str(tmp_path / "model")]) == 0
+    model = vae.load(tmp_path / "model")
+    assert model.label_names == ("caf\ufffd", "dogs")
+    assert set(model.reference.labels.tolist()) == {0, 1}
+    # What cannot be told apart, or written down, is refused before the first step.
+    (photos / "dogs").rename(os.fsdecode(bytes(photos) + b"/caf\xe8"))
+    with pytest.raises(Stop, match="cannot be told apart"):
+        train([*arguments, "--out", str(tmp_path / "other")])
+    bad = os.fsdecode(b"caf\xe9")
+    photos.rename(tmp_path / bad)
+    for words in (["--data", f"folder:{tmp_path / bad}"], ["--title", bad]):
+        with pytest.raises(Stop, match="'[^']*caf\ufffd' is not UTF-8"):
+            train([*arguments, *words, "--out", str(tmp_path / "other")])
+    (tmp_path / "photos").symlink_to(tmp_path / bad)
+    with pytest.raises(Stop, match="caf\ufffd' is not UTF-8|photos' is not UTF-8"):
+        train([*arguments, "--out", str(tmp_path / "other")])
+    assert not (tmp_path / "other").exists()
+
+
+def test_litter_and_what_cannot_be_read_are_said(photos, capsys) -> None:
+    before = open_data(f"folder:{photos}", image_size=8, channels=1)
+    (photos / ".ipynb_checkpoints").mkdir()
+    for name in (".ipynb_checkpoints/000-checkpoint.png", "._000.png", "cats/._000.png"):
+        Image.new("L", (8, 8)).save(photos / name)
+    (photos / "notes.txt").write_text("about")
+    (photos / "labels.csv").write_text("file,label\ncats/000.png,a\n")
+    (photos / "gone.png").symlink_to(photos / "nowhere.png")
+    capsys.readouterr()
+    data = open_data(f"folder:{photos}", image_size=8, channels=1)
+    assert data.digest == before.digest
+    told = capsys.readouterr().err
+    assert "left out of the folders: 1 no image by name (.txt 1); 3 hidden" in told
+    assert "cannot be read: 'gone.png' (No such file or directory)" in told
+    assert ".csv" not in told.replace("labels.csv has", "")
+
+
+def test_a_folder_that_cannot_be_listed_is_said(photos, monkeypatch, capsys) -> None:
+    for i in range(50):
+        Image.new("L", (8, 8), i).save(photos / f"{i}.png")
+    scan = os.scandir
+
+    def locked(path: str):  # noqa: ANN202
+        if str(path).endswith("dogs"):
+            raise PermissionError(13, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", locked)
+    data = open_data(f"folder:{photos}", image_size=8, channels=1)
+    assert sum(map(len, data.splits)) == 80
+    assert "cannot be read: 'dogs' (it is no file, or cannot be read)" in capsys.readouterr().err
+
+
+def test_proportions_bits_and_tiff_are_chosen_for_training_as_for_scoring(tmp_path, monkeypatch,
+                                                                          capsys):  # fmt: skip
+    monkeypatch.setenv("ELBOSCOPE_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    for i in range(60):
+        values = generator.integers(0, 4096, (15, 20), dtype=np.uint16)
+        Image.fromarray(values).save(folder / f"{i:02}.{('png', 'tif')[i % 2]}")
+    with pytest.raises(DataMissing, match="Only 30 of the 60"):
+        open_data(f"folder:{folder}", image_size=8, channels=1)
+    capsys.readouterr()
+    usual = open_data(f"folder:{folder}", 8, 1, Reading(allow_tiff=True))
+    told = capsys.readouterr().err
+    assert "images adapted to 8×8 pixels: padded 60 (to other proportions; see --fit), " in told
+    assert "unscaled 60 (16-bit files whose greys have fewer bits; --bits scales them)" in told
+    out = tmp_path / "model"
+    assert train(["--data", f"folder:{folder}", "--image-size", "8", "--image-channels", "1",
+                  "--network", "mlp", "--steps", "5", "--importance-samples", "0", "--draws", "2",
+                  "--quiet", "--latent-dim", "3", "--fit", "cut", "--bits", "12", "--allow-tiff",
+                  "--out", str(out)]) == 0  # fmt: skip
+    assert "8×8 pixels: cut 60, resized 60, scaled 60" in capsys.readouterr().err
+    model = vae.load(out)
+    data = own_data(model)
+    assert data.digest == model.manifest["data"]["digest"] != usual.digest
+    # A file that is scored is brought to the model just as when it was trained.
+    for i in (0, 1):
+        path = sorted(folder.iterdir())[i]
+        sent = prepare(model, path.read_bytes(), limits=Limits(formats=("PNG", "TIFF")))
+        np.testing.assert_array_equal(sent.levels, data.read(np.array([i]))[0])
+        assert [step.split()[0] for step in sent.steps] == ["Scaled", "Cut", "Resized"]
+    # The spare width of a frame that isn't square.
+    wide = open_data(f"folder:{folder}", (15, 20), 1, Reading(bits="12", allow_tiff=True))
+    assert wide.read(np.arange(2)).shape == (2, 1, 15, 20)
+    first = np.asarray(Image.open(folder / "00.png"))
+    np.testing.assert_array_equal(wide.read(np.arange(1))[0, 0], np.rint(first * (255 / 4095)))
+
+
 @pytest.mark.parametrize(
     ("table", "named"),
     [
         (b"image,label\na.png,1\n", "lacks the column 'file'"),
         (b"", "lacks the column 'file'"),
+        (b"file|label\na.png|1\n", "semicolons or tabs.*file|label"),
         (b"file,label\nother/1.png,1\n", "No file"),
         (b"file,label\n\xff\xfe,1\n", "UTF-8"),
     ],
@@ -260,7 +391,7 @@ def test_a_split_of_the_folder_s_own_is_used(more_photos, parts, capsys):
     if len(parts) == 3:
         assert data.splits.train.tolist() == list(range(size))
     with pytest.raises(DataMissing, match="--keep-copies-together"):
-        open_data(f"folder:{more_photos}", 8, 1, keep_copies_together=True)
+        open_data(f"folder:{more_photos}", 8, 1, Reading(keep_copies_together=True))
 
 
 @pytest.mark.parametrize("beside", ["cats/a.png", "a.png", None])
@@ -305,7 +436,7 @@ def test_copies_across_the_splits_are_counted(tripled):
 
 
 def test_copies_come_into_one_split_on_request(tripled):
-    data = open_data(f"folder:{tripled}", 8, 1, keep_copies_together=True)
+    data = open_data(f"folder:{tripled}", 8, 1, Reading(keep_copies_together=True))
     assert copies_of(data) == (0, 0, 0)
     assert [len(split) for split in data.splits] == [117, 18, 45]
     assert sorted(np.concatenate(data.splits)) == list(range(180))
@@ -313,7 +444,7 @@ def test_copies_come_into_one_split_on_request(tripled):
 
 def test_without_copies_nothing_changes(photos):
     usual = open_data(f"folder:{photos}", 8, 1)
-    together = open_data(f"folder:{photos}", 8, 1, keep_copies_together=True)
+    together = open_data(f"folder:{photos}", 8, 1, Reading(keep_copies_together=True))
     for one, other in zip(usual.splits, together.splits, strict=True):
         np.testing.assert_array_equal(one, other)
     assert copies_of(usual) == (0, 0, 0)
@@ -323,4 +454,4 @@ def test_too_few_different_images_are_refused(photos):
     for file in sorted(photos.rglob("*.png"))[:20]:
         Image.new("L", (8, 8)).save(file)
     with pytest.raises(DataMissing, match="Only 41 of the 60 images"):
-        open_data(f"folder:{photos}", 8, 1, keep_copies_together=True)
+        open_data(f"folder:{photos}", 8, 1, Reading(keep_copies_together=True))

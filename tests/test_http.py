@@ -151,7 +151,7 @@ def test_refused_files_are_rows_and_names_do_no_harm(port, checkpoint) -> None:
     assert [row["error_code"] for row in answer.document] == [
         "E-IMG-03", None, "E-IMG-02", "E-IMG-01",
     ]  # fmt: skip
-    assert answer.document[1]["name"] == "passwd"
+    assert answer.document[1]["name"] == "etc/passwd"
     assert answer.document[0]["elbo"] is None
     assert answer.document[0]["error"].endswith(".")
 

@@ -106,7 +106,8 @@ def test_corpus(case: Case) -> None:
         return
     assert case.note in " ".join(raster.notes)
     for spec in (DIGITS, MNIST, PHOTOS):
-        for adaptation in (Adaptation(), Adaptation("yes", "yes", "squash"), PLAIN):
+        cut = Adaptation("yes", "yes", "cut")
+        for adaptation in (Adaptation(), Adaptation("yes", "yes", "squash"), cut, PLAIN):
             check_prepared(preprocess(raster, spec, adaptation), spec)
 
 
@@ -116,7 +117,8 @@ def test_corpus_ids_are_distinct() -> None:
 
 def test_corpus_needs_every_code() -> None:
     codes = {error.code for case in CASES if (error := outcome(case.data)[2])}
-    assert codes | {"E-IMG-11"} == set(decoding._CODES)  # 11: see test_values_refused
+    # 11: see test_values_refused; 12: see test_greys_beyond_the_chosen_bits_are_refused
+    assert codes | {"E-IMG-11", "E-IMG-12"} == set(decoding._CODES)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
@@ -369,6 +371,53 @@ def test_16_bit_white_is_white() -> None:
     assert (preprocess(raster, MNIST).levels == 255).all()
 
 
+def detector(top: int = 4095) -> np.ndarray:
+    """Greys of few bits as a detector writes them into 16, of MNIST's size."""
+    values = np.linspace(0, top, 784).round().astype(np.uint16)
+    return values.reshape(28, 28)
+
+
+@pytest.mark.parametrize(("top", "bits"), [(255, 8), (1000, 10), (3870, 12), (4095, 12),
+                                           (4096, 14), (16383, 14)])  # fmt: skip
+@pytest.mark.parametrize("format", ["PNG", "TIFF"])
+def test_greys_that_use_few_of_16_bits_are_told_and_scaled(top, bits, format) -> None:
+    values = detector(top)
+    limits = Limits(formats=("PNG", "TIFF"))
+    raster = read_image(save(Image.fromarray(values), format), limits)
+    dark = preprocess(raster, MNIST)
+    (step,) = dark.steps
+    assert step.startswith("Unscaled: of 65,535 levels only") and f"up to {top:,} are" in step
+    assert f"choose {bits} bits to make {2**bits - 1:,} white" in step
+    scaled = preprocess(raster, MNIST, Adaptation(bits=f"{bits}"))
+    assert scaled.steps == (f"Scaled from {bits} bits: {2**bits - 1:,} is white.",)
+    np.testing.assert_array_equal(scaled.levels[0], np.rint(values * (255 / (2**bits - 1))))
+    assert len(np.unique(dark.levels)) < len(np.unique(scaled.levels))
+
+
+def test_greys_of_all_16_bits_and_of_8_bit_files_are_as_they_are() -> None:
+    for image in (Image.fromarray(detector(65535)), Image.fromarray(detector(16384)),
+                  Image.new("I;16", (28, 28), 0), Image.new("L", (28, 28), 3)):  # fmt: skip
+        raster = read_image(save(image, "PNG"))
+        assert preprocess(raster, MNIST).steps == ()
+    eight = read_image(save(Image.new("L", (28, 28), 3), "PNG"))
+    assert (preprocess(eight, MNIST, Adaptation(bits="12")).levels == 3).all()
+
+
+def test_greys_beyond_the_chosen_bits_are_refused() -> None:
+    raster = read_image(save(Image.fromarray(detector(4096)), "PNG"))
+    with pytest.raises(ImageRefused, match="up to 4,096, more than 12 bits hold") as error:
+        preprocess(raster, MNIST, Adaptation(bits="12"))
+    check_refusal(error.value)
+
+
+def test_what_training_chose_holds_unless_another_choice_is_made() -> None:
+    run = {"fit": "cut", "bits": "12"}
+    assert Adaptation().as_trained(run) == Adaptation(fit="cut", bits="12")
+    mine = Adaptation(fit="squash", bits="16")
+    assert mine.as_trained(run) == mine
+    assert Adaptation().as_trained({}) == Adaptation(fit="pad", bits="16")
+
+
 @pytest.mark.parametrize("depth", [1, 2, 4, 8, 16])
 def test_transparent_grey_value(depth: int) -> None:
     raster = read_image(png(9, 9, depth, extra=png_chunk(b"tRNS", b"\0\0")))
@@ -609,6 +658,16 @@ def test_a_drawn_digit_is_framed_like_mnist() -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["digits", "mnist", "fashion_mnist", "kmnist"])
+def test_a_set_trained_on_in_full_is_framed_as_its_makers_did(name: str) -> None:
+    framed = preprocess(grey(drawing()), MNIST, Adaptation(), name)
+    full = preprocess(grey(drawing()), MNIST, Adaptation(), f"{name}:full")
+    np.testing.assert_array_equal(full.levels, framed.levels)
+    assert full.steps == framed.steps
+    mnist = preprocess(grey(drawing()), MNIST, Adaptation(), "mnist").levels
+    assert np.array_equal(full.levels, mnist) == (name == "mnist")
+
+
 def test_a_small_model_has_no_margin() -> None:
     levels = preprocess(grey(drawing()), DIGITS).levels[0]
     assert (levels[:, 2:6] == 16).all()
@@ -695,6 +754,20 @@ def test_squash() -> None:
     assert prepared.steps == ("Resized from 80×40 to 8×8 with antialiasing.",)
 
 
+@pytest.mark.parametrize(("h", "w"), [(75, 100), (100, 75), (16, 90), (64, 65)])
+def test_cutting_keeps_the_middle_and_its_proportions(h: int, w: int) -> None:
+    side = min(h, w)
+    top, left = (h - side) // 2, (w - side) // 2
+    x = np.random.default_rng(0).random((h, w))
+    cut = preprocess(grey(x), MNIST, Adaptation("no", "no", "cut"))
+    alone = preprocess(grey(x[top : top + side, left : left + side]), MNIST, PLAIN)
+    np.testing.assert_array_equal(cut.levels, alone.levels)
+    assert cut.steps[0] == f"Cut from {w}×{h} to {side}×{side} pixels, the same off both sides."
+    # The content of a drawing is cut as a whole image is.
+    drawn = preprocess(grey(drawing()), MNIST, Adaptation("no", "yes", "cut"))
+    assert (drawn.levels[0, 4:-4] > 0).any()
+
+
 @pytest.mark.parametrize("times", [2, 3, 10])
 def test_an_enlarged_image_comes_back(times: int) -> None:
     k = np.random.default_rng(times).integers(0, 17, DIGITS.shape)
@@ -736,7 +809,7 @@ def test_the_raster_is_not_changed() -> None:
 ## The programmer's mistakes
 
 
-@pytest.mark.parametrize("field", ["invert", "crop", "fit"])
+@pytest.mark.parametrize("field", ["invert", "crop", "fit", "bits"])
 def test_unknown_choice(field: str) -> None:
     with pytest.raises(ValueError, match=f"^{field} must be one of .*, not 'maybe'"):
         Adaptation(**{field: "maybe"})

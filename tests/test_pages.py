@@ -1,11 +1,15 @@
 """Every screen through the frame: one number on it equals one computed from the raw files."""
 
+import csv
 import html
+import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import safetensors.numpy
 from conftest import few_digits
@@ -15,6 +19,9 @@ from streamlit.testing.v1 import AppTest
 import vae
 from vae.elbo.gaps import best_gaussian
 from vae.model.likelihoods import facts_of
+from vae.training.commit import commit
+from vae.ui.literal import frame_csv, literal
+from vae.ui.walks.export import codes_csv
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "pages").glob("*.py"))
@@ -825,3 +832,90 @@ def test_many_files_cost_no_exact_evidence_unless_asked(monkeypatch):
     assert not app.exception
     assert asked[1:] == [(1, True), (1, True)]
     assert "--no-evidence" not in app.code[0].value and "evidence=1" in app.code[1].value
+
+
+# What a screen might obey instead of show: HTML, Markdown, TeX, Streamlit's own directives.
+WICKED = ("<unk>", "$a$ and $b$", "*b*", "[d](http://evil.example)", "=1+1", ":red[x]", "a->b",
+          "area<border & more", "`c`", "www.evil.example")  # fmt: skip
+TITLE, ABOUT, FOLDER = "$x^2$ <i>t</i>", "area<border & <u>more</u> *d*", "f<b>o *l* $d$"
+NAMES = ("m<i>x", "n [y](www.evil.example) $z$")
+
+
+@pytest.fixture(scope="module")
+def wicked(tmp_path_factory, tiny):
+    """Two models of the same images, every text of which a screen might obey."""
+    root = tmp_path_factory.mktemp("wicked")
+    data = replace(tiny.data, label_names=WICKED, name=f"folder:/tmp/{FOLDER}")
+    for name in NAMES:
+        config = replace(tiny.config, title=TITLE, description=ABOUT)
+        commit(root / name, config, data, tiny.fitted, "python -m vae train", progress=False)
+    return root
+
+
+def obeyed(app):
+    """Texts of a screen that stand there as something else than themselves."""
+    kinds = ("title", "subheader", "caption", "markdown", "info", "warning", "error", "success")
+    for element in (one for kind in kinds for one in getattr(app, kind)):
+        for text in (*WICKED, TITLE, ABOUT, FOLDER, *NAMES):
+            if text in element.value and re.sub(r"[\w ]", "", text):
+                yield element.value
+    for element in app.get("html"):
+        body = element.proto.body
+        if re.search(r"<(unk|border|u>|i>|b>(o|more))", body):
+            yield body
+    for element in app.get("plotly_chart"):
+        if re.search(r"<unk>|<border|<i>x", element.proto.spec):
+            yield element.proto.spec
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
+def test_texts_of_users_are_shown_and_never_obeyed(page, wicked, monkeypatch):
+    monkeypatch.setenv("ELBOSCOPE_CHECKPOINTS", str(wicked))
+    app = screen(page, model=NAMES[0], sample=3, walk="Arithmetic")
+    for toggle in app.toggle:
+        toggle.set_value(True)
+    app = app.run()
+    assert not app.exception, app.exception[0].stack_trace
+    assert list(obeyed(app)) == []
+    seen = json.dumps([text_of(app), *(one.value for one in app.title)])
+    if page.stem == "traversals":
+        assert "The mean codes of “&lt;unk&gt;”" in text_of(app)
+    if page.stem == "overview":
+        assert "\\\\$x\\\\^2\\\\$" in seen and "area&lt;border &amp; &lt;u&gt;more" in seen
+
+
+def test_a_link_cannot_put_markdown_on_a_screen(wicked, monkeypatch):
+    monkeypatch.setenv("ELBOSCOPE_CHECKPOINTS", str(wicked))
+    app = AppTest.from_file(str(ROOT / "vae" / "ui" / "frame.py"), default_timeout=60)
+    app.query_params["model"] = "[here](http://evil.example)"
+    app.run()
+    (warning,) = app.warning
+    assert "here" in warning.value and "](" not in warning.value
+    assert literal(NAMES[0]) in warning.value
+
+
+def test_a_literal_text_keeps_every_letter():
+    for text in (*WICKED, TITLE, ABOUT, FOLDER, *NAMES, "a\\b", "-- >= <-> ~~x~~", "1. x", "# h"):
+        shown = re.sub(r"\\(.)", r"\1", literal(text)).replace("\N{WORD JOINER}", "")
+        assert shown == text
+    assert literal("two\n\n    lines") == "two lines"
+    assert literal("plain words 12 äö") == "plain words 12 äö"
+
+
+def test_no_table_of_a_screen_holds_a_formula(wicked, monkeypatch):
+    from vae.ui import access, map_sections
+
+    monkeypatch.setenv("ELBOSCOPE_CHECKPOINTS", str(wicked))
+    model = access.checkpoint(NAMES[0])
+    rows = np.arange(model.reference.size)
+    frame = pd.DataFrame({"n": [1.5, -2.0], "model": ["=1+1", "-x"], "none": [None, "＝2"]})
+    assert frame_csv(frame).decode() == "n,model,none\n1.5,'=1+1,\n-2.0,'-x,'＝2\n"
+    assert literal(WICKED[3]) in map_sections._labels(model, model.reference.labels)
+    tables = (
+        map_sections._csv(model, access.table(model), rows),
+        codes_csv(np.zeros((2, 2)), {"way": ["@SUM(1)", "+1"]}),
+    )
+    for table in tables:
+        cells = [cell for row in csv.reader(io.StringIO(table.decode())) for cell in row]
+        texts = [cell for cell in cells if not re.fullmatch(r"-?[\d.e-]+", cell)]
+        assert texts and not [text for text in texts if text[:1] in "=+-@"]

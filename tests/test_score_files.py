@@ -28,7 +28,7 @@ from vae.data.adaptation import Adaptation, preprocess
 from vae.data.bulk import Decoder, decoded
 from vae.data.decoding import ImageRefused, Limits, _barest_png, read_image
 from vae.data.images import encode_png, to_image
-from vae.data.listing import ImageFile, image_files
+from vae.data.listing import ImageFile, LeftOut, image_files
 from vae.data.spec import ImageSpec
 from vae.elbo import files as files_module
 from vae.elbo.calibration_sets import calibration_of, calibration_set, calibrations
@@ -65,11 +65,13 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- Listing ----------------------------------------------------------------------------------
 
 
-def test_names_are_relative_to_the_argument_and_sorted(folder: Path, tmp_path: Path) -> None:
+def test_names_are_relative_to_what_holds_everything_and_sorted(
+    folder: Path, tmp_path: Path
+) -> None:
     files = list(image_files([folder, folder / "2" / "z.tif"]))
     assert len(files) == 304
     assert files[0] == ImageFile("0/0000.png", str(folder / "0" / "0000.png"))
-    assert files[-1].name == "z.tif" and files[100].name == "0/junk.png"
+    assert files[-1].name == "2/z.tif" and files[100].name == "0/junk.png"
     paths = [Path(file.path) for file in files[:-1]]
     assert paths == sorted(paths)
     with pytest.raises(FileNotFoundError, match="nowhere"):
@@ -100,6 +102,87 @@ def test_patterns(folder: Path, pattern: str, count: int, first: str) -> None:
 def test_a_name_with_brackets_is_a_name_first(tmp_path: Path) -> None:
     Image.new("L", (8, 8)).save(tmp_path / "a[1].png")
     assert [file.name for file in image_files([tmp_path / "a[1].png"])] == ["a[1].png"]
+
+
+@pytest.mark.parametrize(
+    ("named", "names"),
+    [
+        (["good", "bad"], ["good/0.png", "good/1.png", "bad/0.png", "bad/1.png"]),
+        (["good/"], ["0.png", "1.png"]),
+        (["good/0.png", "bad/0.png"], ["good/0.png", "bad/0.png"]),
+        (["good/0.png", "good/1.png"], ["0.png", "1.png"]),
+        (["good/*.png", "bad"], ["good/0.png", "good/1.png", "bad/0.png", "bad/1.png"]),
+        (["good/*1.png", "x/good/*"], ["good/1.png", "x/good/0.png", "x/good/1.png"]),
+    ],
+)
+def test_files_of_one_name_in_several_folders_stay_apart(named, names, tmp_path, monkeypatch):
+    for name in ("good/0", "good/1", "bad/0", "bad/1", "x/good/0", "x/good/1"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8)).save(tmp_path / f"{name}.png")
+    monkeypatch.chdir(tmp_path)
+    assert [file.name for file in image_files(named)] == names
+    absolute = [str(tmp_path / name) for name in named]
+    assert [file.name for file in image_files(absolute)] == names
+    assert all(os.path.exists(file.path) for file in image_files(named))
+
+
+LITTER = (
+    ".ipynb_checkpoints/0-checkpoint.png", ".Trash-1000/files/0.png", "cats/._0.png",
+    "__MACOSX/cats/0.png", "cats/@eaDir/0.jpg/thumb.png", "Thumbs.db", "cats/desktop.ini",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("pattern", ["", "**", "*", "**/*.png"])
+def test_what_other_programs_leave_is_passed_over_and_counted(tmp_path: Path, pattern) -> None:
+    for name in ("cats/0.png", "dogs/0.png", *LITTER):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8)).save(tmp_path / name, "PNG")
+    left_out = LeftOut()
+    files = image_files([tmp_path / pattern], left_out)
+    assert [file.name for file in files] == ["cats/0.png", "dogs/0.png"]
+    if not pattern:  # Python's own patterns never see a dot
+        assert left_out.hidden == len(LITTER) and not left_out.others
+        assert f"{left_out}" == "left out of the folders: 7 hidden or another system's own."
+    # What is named is meant.
+    hidden = tmp_path / ".ipynb_checkpoints"
+    assert [file.name for file in image_files([hidden])] == ["0-checkpoint.png"]
+
+
+def test_content_tells_where_no_suffix_does(tmp_path: Path) -> None:
+    image = Image.new("RGB", (8, 8), "red")
+    for name, kind in {
+        "a.jfif": "JPEG", "b.jpe": "JPEG", "c": "PNG", "scan.001": "BMP", "e.PNG": "PNG",
+        "f": "WEBP", "g": "GIF", "h": "TIFF",
+    }.items():  # fmt: skip
+        image.save(tmp_path / name, kind)
+    for name in ("LICENSE", "x.heic", "y.HEIC", "notes.txt"):
+        (tmp_path / name).write_bytes(b"neither of them")
+    os.mkfifo(tmp_path / "pipe")
+    left_out = LeftOut()
+    names = [file.name for file in image_files([tmp_path], left_out)]
+    assert names == ["a.jfif", "b.jpe", "c", "e.PNG", "f", "g", "h", "scan.001"]
+    assert left_out.others == {".heic": 2, ".txt": 1, "no suffix": 2}
+    assert "5 no image by name (no suffix 2, .heic 2, .txt 1)" in f"{left_out}"
+
+
+def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
+    for name in ("all/a/0.png", "all/.store/s/1.png", "other/deep/2.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8)).save(tmp_path / name)
+    links = {
+        "all/away": tmp_path / "other", "all/again": tmp_path / "other" / "deep",
+        "all/b": tmp_path / "all" / "a", "all/up": tmp_path, "all/root": Path("/"),
+        "all/stored": tmp_path / "all" / ".store" / "s", "other/deep/back": tmp_path / "other",
+        "all/zz": tmp_path / "other",
+    }  # fmt: skip
+    for link, target in links.items():
+        (tmp_path / link).symlink_to(target)
+    (tmp_path / "all" / "ring").symlink_to("ring")
+    left_out = LeftOut()
+    names = [file.name for file in image_files([tmp_path / "all"], left_out)]
+    assert names == ["a/0.png", "again/2.png", "ring", "stored/1.png"]
+    # away/deep, again/back, b, root, up, zz
+    assert left_out.links == 6
 
 
 def test_listing_is_lazy_and_links_to_folders_are_left(tmp_path: Path, monkeypatch) -> None:
@@ -709,6 +792,55 @@ def test_a_gate_that_n_does_not_support(run, strange: Path, threshold: str) -> N
     assert outcome.code == 2
     assert "must lie in [0.002, 1)" in outcome.sentence()
     assert "499 calibration images" in outcome.sentence()
+
+
+@pytest.fixture
+def locked(tmp_path: Path, monkeypatch) -> Path:
+    """Two folders of good digits, one of which cannot be listed."""
+    for name in ("good/0", "good/1", "locked/0", "locked/1"):
+        path = tmp_path / "all" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), 99).save(path)
+    scan = os.scandir
+
+    def scandir(path: str):  # noqa: ANN202
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    return tmp_path / "all"
+
+
+@pytest.mark.parametrize("command", ["score", "calibrate"])
+def test_a_folder_that_cannot_be_read_is_a_refused_file(run, locked: Path, command, copied):
+    (locked / "good" / "gone").symlink_to(locked / "nowhere")  # say, of a disk that isn't there
+    if command == "calibrate":
+        for i in range(20):
+            Image.new("L", (8, 8), i * 9).save(locked / "good" / f"{i}.png")
+        told = run("calibrate", str(copied), str(locked), "--out", "good").err
+        assert "2 of 22 files were refused" in told
+        return
+    assert run("score", "digits-2d", str(locked)).code == 0
+    result = run("score", "digits-2d", str(locked), "--strict", "--fail-below", "0.002", "--json")
+    assert result.code == 1 and "2 of 4 images were refused" in result.err
+    rows = {row["name"]: row["error"] for row in json.loads(result.out)}
+    assert list(rows) == ["good/0.png", "good/1.png", "good/gone", "locked"]
+    assert "No such file" in rows["good/gone"] and "folder cannot be read" in rows["locked"]
+    result = run("score", "digits-2d", str(locked / "locked"), "--strict")
+    assert result.code == 1 and "1 of 1 images were refused" in result.err
+
+
+def test_what_was_passed_over_is_told(run, locked: Path, tmp_path: Path, copied) -> None:
+    good = locked / "good"
+    for i in range(20):
+        Image.new("L", (8, 8), i * 9).save(good / f"{i}.png")
+    (good / "._0.png").write_bytes(b"Mac")
+    (good / "photo.heic").write_bytes(b"phone")
+    said = "1 no image by name (.heic 1); 1 hidden or another system's own."
+    result = run("score", "digits-2d", str(good), "--strict", "--out", str(tmp_path / "r.csv"))
+    assert result.code == 0 and f"vae score: left out of the folders: {said}" in result.err
+    assert said in run("calibrate", str(copied), str(good), "--out", "good").err
 
 
 def test_limits_are_flags(run, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from vae.elbo.files import ScoreSettings
 from vae.ui.batches import score_in_parts
 from vae.ui.drawing import drawn_png
 from vae.ui.scores import command_line, curl_call
-from vae.ui.uploads import MOST_BYTES, MOST_FILES, admitted, display_name
+from vae.ui.uploads import MOST_BYTES, MOST_FILES, admitted, display_name, display_names
 
 
 def sent(name: str, data: bytes) -> SimpleNamespace:
@@ -34,13 +34,24 @@ def test_the_limits_of_a_visit_are_stated_and_hold() -> None:
 @pytest.mark.parametrize(
     ("name", "shown"),
     [
-        ("../../e.png", "e.png"), ("C:\\x\\e.png", "e.png"), ("a\0b\n.png", "ab.png"),
-        ("\u202egnp.exe", "gnp.exe"), ("x" * 4_096, "x" * 100), ("..", ".."), ("/", "unnamed"),
+        ("../../e.png", "e.png"), ("C:\\x\\e.png", "x/e.png"), ("a\0b\n.png", "ab.png"),
+        ("\u202egnp.exe", "gnp.exe"), ("x" * 4_096, "x" * 33 + "…" + "x" * 66),
+        ("good/0001.png", "good/0001.png"), ("..", "unnamed"), ("/", "unnamed"),
         ("", "unnamed"),
     ],
 )  # fmt: skip
 def test_a_name_is_text_and_no_path(name: str, shown: str) -> None:
     assert display_name(name) == shown
+
+
+def test_names_that_differ_stay_different() -> None:
+    long = [f"{part}/{'x' * 200}/{n}.png" for part in ("good", "bad") for n in range(3)]
+    raw = ["good/0.png", "bad/0.png", "0.png", "0.png", "0.png", "0.png (2)", *long, *long]
+    shown = display_names(raw)
+    assert shown[:6] == ["good/0.png", "bad/0.png", "0.png", "0.png (2)", "0.png (3)",
+                         "0.png (2) (2)"]  # fmt: skip
+    assert len(set(shown)) == len(raw)
+    assert [name for name, _ in admitted([sent(one, b"x") for one in raw])[0]] == shown
 
 
 def test_a_drawing_is_the_bytes_of_a_data_url() -> None:

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
+from vae.data.images import encode_png
+from vae.elbo.files import prepare
 from vae.elbo.tiles import decode_means
 from vae.explore.arithmetic import group_direction, shifted
 from vae.explore.interpolation import linear, slerp, steps
@@ -28,7 +30,9 @@ from vae.explore.traversals import (
 from vae.figures.export import animation, animation_frames, picture
 from vae.figures.films import Row, Track, film_data, frame_count, sprite_sheet
 from vae.figures.pictures import to_bytes
+from vae.model.vae import observe
 from vae.ui.film import place_of
+from vae.ui.walks import decoded
 from vae.ui.walks.export import codes_csv
 from vae.ui.walks.start import code_text, parse_code
 
@@ -255,6 +259,19 @@ def test_an_exported_film_has_every_frame(kind, channels):
             film.seek(i)
             mode = "L" if channels == 1 else "RGB"
             np.testing.assert_array_equal(np.asarray(film.convert("RGB").convert(mode)), page)
+
+
+@pytest.mark.parametrize("name", ["sprites-10d", "mnist-2d", "digits-2d"])
+def test_an_uploaded_start_is_the_image_that_is_scored(checkpoint, name):
+    model = checkpoint(name)
+    pixels = np.zeros((128, 128), np.uint8)
+    pixels[10:60, 20:50] = 255
+    file = encode_png(pixels)
+    found, scored = decoded.encoded(model, file), prepare(model, file)
+    np.testing.assert_array_equal(found.prepared.levels, scored.levels)
+    assert found.prepared.steps == scored.steps
+    mu = model.encode(observe(model.config, scored.levels[None])).mean[0]
+    np.testing.assert_allclose(found.mu, mu, atol=1e-5)
 
 
 def test_an_exported_grid_shows_every_image_in_blocks():

@@ -48,7 +48,7 @@ def calibrate(arguments: list[str]) -> int:
     import numpy as np
     from tqdm import tqdm
 
-    from vae.data.listing import image_files
+    from vae.data.listing import LeftOut, image_files, text_of
     from vae.elbo.calibration_sets import calibration_of, check_name, write_calibration
     from vae.elbo.files import ScoreSettings, score_files
     from vae.elbo.scoring import check_counts, draws_used
@@ -63,11 +63,12 @@ def calibrate(arguments: list[str]) -> int:
     draws = flags.draws or max(1, calibration_of(loaded).draws)
     elbo: list[float] = []
     refused: list[str] = []
+    passed = LeftOut()
     try:
         check_name(loaded, flags.out, flags.overwrite)
         check_counts(draws, 0)
         settings = ScoreSettings(flags.adaptation, limits, draws, 0, flags.seed, evidence=False)
-        files = image_files(flags.paths)
+        files = image_files(flags.paths, passed)
         with tqdm(disable=not sys.stderr.isatty(), unit="image", file=sys.stderr) as bar:
             for part in score_files(loaded, files, settings, workers=flags.workers):
                 elbo += [row.elbo for row in part.rows if row.error is None]
@@ -82,7 +83,7 @@ def calibrate(arguments: list[str]) -> int:
             adaptation=flags.adaptation,
             refused=len(refused),
             # Names alone: where they lie on this machine is nobody else's business.
-            source=", ".join(path.absolute().name for path in flags.paths)[:200],
+            source=", ".join(text_of(path.absolute().name) for path in flags.paths)[:200],
             overwrite=flags.overwrite,
         )
     except FileExistsError as error:
@@ -97,6 +98,8 @@ def calibrate(arguments: list[str]) -> int:
     if refused:
         left_out = f"{len(refused)} of {count + len(refused)} files were refused and left out"
         print(f"vae calibrate: {left_out}.", file=sys.stderr)
+    if told := str(passed):
+        print(f"vae calibrate: {told}", file=sys.stderr)
     smallest = made.calibration.smallest_p_value
     if smallest > 0.01:
         print(

@@ -24,8 +24,10 @@ class Reading:
         invert: Exchange black and white: when the background disagrees (auto), always or never.
         crop: Cut to the content and centre it: when the image isn't of the model's size and the
             model's data are framed so (auto), always or never.
-        fit: Bring other proportions to the model's by padding with the background, or by
-            squashing.
+        fit: Bring other proportions to the model's by padding with the background, by squashing,
+            or by cutting off both sides; auto does as the model's training did.
+        bits: The bits of greys that were saved unscaled in 16-bit files, such as the 12 of a
+            detector; auto takes what the model's training took.
         max_megabytes: The largest file, in MB.
         max_megapixels: The largest image, in millions of pixels.
         max_side: The largest width and height, in pixels.
@@ -36,7 +38,8 @@ class Reading:
 
     invert: Literal["auto", "yes", "no"] = "auto"
     crop: Literal["auto", "yes", "no"] = "auto"
-    fit: Literal["pad", "squash"] = "pad"
+    fit: Literal["auto", "pad", "squash", "cut"] = "auto"
+    bits: Literal["auto", "8", "10", "12", "14", "16"] = "auto"
     max_megabytes: float = 64.0
     max_megapixels: float = 64.0
     max_side: int = 16_384
@@ -48,7 +51,7 @@ class Reading:
         """How an image that isn't of the model's size is brought to it."""
         from vae.data.adaptation import Adaptation
 
-        return Adaptation(self.invert, self.crop, self.fit)
+        return Adaptation(self.invert, self.crop, self.fit, self.bits)
 
     @property
     def limits(self) -> Limits:

@@ -24,6 +24,7 @@ from vae.cli.program import (
 from vae.cli.reading import Reading
 
 if TYPE_CHECKING:
+    from vae.data.listing import ImageFile
     from vae.elbo.calibration import FalseAlarms
     from vae.elbo.files import ScoredPart, ScoreSettings
     from vae.elbo.parts import Parts, Tally
@@ -77,6 +78,7 @@ class _Arguments(Reading):
 
 def score(arguments: list[str]) -> int:
     """Runs the command; returns its exit code."""
+    from vae.data.listing import LeftOut, image_files
     from vae.elbo.files import ScoreSettings
     from vae.elbo.rows import FORMATS
     from vae.elbo.scoring import check_counts
@@ -106,17 +108,23 @@ def score(arguments: list[str]) -> int:
         evidence=flags.evidence,
         calibration=flags.calibration,
     )
+    left_out = LeftOut()
     try:
+        files = image_files(flags.paths, left_out)
         with ranks.joined() as rank:
             if flags.out is None:
-                tally = _to_screen(loaded, flags, settings)
+                tally = _to_screen(loaded, flags, settings, files)
             else:
-                tally = _to_file(loaded, flags, settings, rank)
+                tally = _to_file(loaded, flags, settings, files, rank)
     except FileNotFoundError as error:
         if error.errno is not None:
             raise unwritable(flags.out, error) from error
         raise Stop(EXIT_MISSING, str(error)) from error
-    return 0 if tally is None else _verdict(tally, flags, alarms)
+    if tally is None:
+        return 0
+    if told := str(left_out):
+        print(f"vae score: {told}", file=sys.stderr)
+    return _verdict(tally, flags, alarms)
 
 
 def _gate(loaded: Checkpoint, flags: _Arguments) -> FalseAlarms | None:
@@ -127,12 +135,13 @@ def _gate(loaded: Checkpoint, flags: _Arguments) -> FalseAlarms | None:
     try:
         compared = calibration_of(loaded, flags.calibration)
         if flags.calibration is not None:
-            made = calibration_set(loaded, flags.calibration).adaptation
-            if made != flags.adaptation:
+            run = loaded.manifest["config"]
+            made = calibration_set(loaded, flags.calibration).adaptation.as_trained(run)
+            if made != flags.adaptation.as_trained(run):
                 print(
                     f"vae score: the calibration set {flags.calibration!r} was made with --invert "
-                    f"{made.invert} --crop {made.crop} --fit {made.fit}; other choices make its "
-                    "p-values unfair.",
+                    f"{made.invert} --crop {made.crop} --fit {made.fit} --bits {made.bits}; other "
+                    "choices make its p-values unfair.",
                     file=sys.stderr,
                 )
         if flags.fail_below is None:
@@ -145,26 +154,31 @@ def _gate(loaded: Checkpoint, flags: _Arguments) -> FalseAlarms | None:
 
 
 def _parts_of(
-    loaded: Checkpoint, flags: _Arguments, settings: ScoreSettings, **more: object
+    loaded: Checkpoint,
+    flags: _Arguments,
+    settings: ScoreSettings,
+    files: Iterator[ImageFile],
+    **more: object,
 ) -> Iterator[ScoredPart]:
     from vae.data.bulk import usual_workers
-    from vae.data.listing import image_files
     from vae.elbo.files import score_files
 
     workers = flags.workers
     if workers is None and ranks.count() > 1:
         workers = usual_workers(ranks.on_this_machine())
-    return score_files(loaded, image_files(flags.paths), settings, workers=workers, **more)
+    return score_files(loaded, files, settings, workers=workers, **more)
 
 
-def _to_screen(loaded: Checkpoint, flags: _Arguments, settings: ScoreSettings) -> Tally:
+def _to_screen(
+    loaded: Checkpoint, flags: _Arguments, settings: ScoreSettings, files: Iterator[ImageFile]
+) -> Tally:
     """Prints rows as they are made."""
     from vae.elbo.parts import Tally
     from vae.elbo.rows import FRAMES, json_part
 
     tally, frame, width = Tally.of(), FRAMES[".json"](0), 0
     with _progress(flags) as bar:
-        for number, part in enumerate(_parts_of(loaded, flags, settings)):
+        for number, part in enumerate(_parts_of(loaded, flags, settings, files)):
             if flags.json:
                 text = frame.between if number else frame.start
                 print((text + json_part(part.rows)).decode(), end="")
@@ -179,7 +193,11 @@ def _to_screen(loaded: Checkpoint, flags: _Arguments, settings: ScoreSettings) -
 
 
 def _to_file(
-    loaded: Checkpoint, flags: _Arguments, settings: ScoreSettings, rank: int
+    loaded: Checkpoint,
+    flags: _Arguments,
+    settings: ScoreSettings,
+    listed: Iterator[ImageFile],
+    rank: int,
 ) -> Tally | None:
     """Writes rows part by part, and makes one file of them; the first process tells of it."""
     from vae.elbo.parts import Occupied, OtherSettings, Parts, Tally, names_digest
@@ -204,7 +222,7 @@ def _to_file(
             taken_up = parts.open(_job(loaded, flags, settings), flags.restart)
         taken_up = ranks.agree(taken_up)
         with _progress(flags) as bar:
-            for part in _parts_of(loaded, flags, settings, wanted=wanted):
+            for part in _parts_of(loaded, flags, settings, listed, wanted=wanted):
                 parts.put(part)
                 bar.update(len(part.rows))
         if finished.images:
@@ -263,8 +281,9 @@ def _job(loaded: Checkpoint, flags: _Arguments, settings: ScoreSettings) -> dict
 
 def _verdict(tally: Tally, flags: _Arguments, alarms: FalseAlarms | None) -> int:
     """Tells what came of it on standard error; returns the exit code."""
-    if tally.steps:
-        told = ", ".join(f"{word.lower()} {n}" for word, n in sorted(tally.steps.items()))
+    from vae.data.bulk import steps_told
+
+    if told := steps_told(tally.steps):
         print(f"vae score: images adapted to the model: {told}.", file=sys.stderr)
     if tally.refused:
         refused = f"{tally.refused} of {tally.images} images were refused"
@@ -302,14 +321,15 @@ def _progress(flags: _Arguments):  # noqa: ANN202  (tqdm has no types)
 
 
 def _table(rows: Sequence[ScoreRow], width: int, heading: bool) -> str:
+    from vae.data.listing import shortened
+
     lines = []
     if heading:
         lines.append(
             f"{'name':<{width}}  {'ELBO':>12}  {'± se':>7}  {'KL':>9}  {'percentile':>10}  p-value"
         )
     for row in rows:
-        name = _shown(row.name)
-        name = name if len(name) <= width else f"…{name[1 - width :]}"
+        name = shortened(_shown(row.name), width)
         if row.error is not None:
             lines.append(f"{name:<{width}}  refused: {row.error} ({row.error_code})")
         else:

@@ -65,10 +65,15 @@ class _Arguments:
 
 def train(arguments: list[str]) -> int:
     """Runs the command; returns its exit code."""
+    from vae.data.listing import text_of
     from vae.training.config import TrainConfig
     from vae.training.devices import choose_device
     from vae.training.processes import joined
 
+    for word in arguments:
+        if (text := text_of(word)) != word:
+            sentence = f"{text!r} is not UTF-8, so no checkpoint could record it; rename it."
+            raise Stop(EXIT_USAGE, sentence)
     config, to = _parsed(arguments)
     if to.force and not to.resume:
         raise Stop(EXIT_USAGE, "--force goes with --resume; to start anew, pass --overwrite.")
@@ -221,12 +226,11 @@ def _place(to: _Arguments, processes: Processes) -> Iterator[RunFolder]:
 
 def _opened(config: TrainConfig) -> tuple[Any, TrainConfig]:
     """The data, and the config with the widths that suit them."""
-    from vae.data.datasets import DataMissing, open_data
+    from vae.data.datasets import DataMissing, Reading, open_data
 
     try:
-        data = open_data(
-            config.data, config.image_size, config.image_channels, config.keep_copies_together
-        )
+        reading = Reading.of(dataclasses.asdict(config))
+        data = open_data(config.data, config.sides, config.image_channels, reading)
         config.model(data.spec)
     except DataMissing as error:
         raise data_missing(error) from error

@@ -6,13 +6,14 @@ An image that already has the model's size and channels passes untouched.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from PIL import Image
 
-from vae.data.decoding import Raster, check_values
+from vae.data.decoding import Raster, check_values, out_of_bits
 from vae.data.spec import ImageSpec
 
 __all__ = ["Adaptation", "Prepared", "is_rounded", "looks_inverted", "preprocess"]
@@ -34,7 +35,8 @@ _FRAMINGS: dict[str, _Framing] = {
 }  # fmt: skip
 
 _Choice = Literal["auto", "yes", "no"]
-_Fit = Literal["pad", "squash"]
+_Fit = Literal["auto", "pad", "squash", "cut"]
+_Bits = Literal["auto", "8", "10", "12", "14", "16"]
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,11 @@ class Adaptation:
             to the opposite of the model's background than to the background.
         crop: Whether the frame is drawn around the content; ``auto`` does so where the model's
             data have a background and are framed so themselves.
-        fit: Whether other proportions are padded with the background or squashed.
+        fit: Whether other proportions are padded with the background, squashed, or cut off on
+            both sides; ``auto`` does as the model's training did, else pads.
+        bits: The bits that the greys of a 16-bit file have, which cameras and detectors may write
+            into it unscaled: with 12, 4,095 is white; ``auto`` takes what the model's training
+            took, else 16.
 
     Raises:
         ValueError: If a choice is unknown; the message names the field and its choices.
@@ -56,12 +62,20 @@ class Adaptation:
 
     invert: _Choice = "auto"
     crop: _Choice = "auto"
-    fit: _Fit = "pad"
+    fit: _Fit = "auto"
+    bits: _Bits = "auto"
 
     def __post_init__(self) -> None:
-        for name, known in (("invert", _Choice), ("crop", _Choice), ("fit", _Fit)):
+        choices = {"invert": _Choice, "crop": _Choice, "fit": _Fit, "bits": _Bits}
+        for name, known in choices.items():
             if (value := getattr(self, name)) not in get_args(known):
                 raise ValueError(f"{name} must be one of {get_args(known)}, not {value!r}.")
+
+    def as_trained(self, run: Mapping[str, Any]) -> Adaptation:
+        """With ``auto`` for fit and bits replaced by what a training run's config says."""
+        fit = run.get("fit", "pad") if self.fit == "auto" else self.fit
+        bits = run.get("bits", "16") if self.bits == "auto" else self.bits
+        return replace(self, fit=fit, bits=bits)
 
 
 class Prepared(NamedTuple):
@@ -96,12 +110,14 @@ def preprocess(
         The levels, with shape :math:`(C, H, W)`, the image before, and the steps between them.
 
     Raises:
-        ImageRefused: If the raster holds a value that is not finite or not in [0, 1].
+        ImageRefused: If the raster holds a value that is not finite or not in [0, 1], or more
+            than the chosen bits hold.
     """
     for values in raster[:2]:
         if values is not None:
             check_values(values)
     steps: list[str] = []
+    raster = _scale(raster, adaptation.bits, steps)
     sized = raster.pixels.shape[:2] == (spec.height, spec.width)
     x = _composite(raster, spec, adaptation.invert == "auto" and not sized, steps)
     shades = np.rint(x * 255).astype(np.uint8)
@@ -110,7 +126,7 @@ def preprocess(
     x = _match_channels(x, spec.channels, steps)
     x = _match_background(x, spec, adaptation.invert, sized, steps)
     if not sized or adaptation.crop == "yes":
-        x = _match_frame(x, spec, adaptation, _FRAMINGS.get(data), steps)
+        x = _match_frame(x, spec, adaptation, _FRAMINGS.get(data.removesuffix(":full")), steps)
     levels = spec.to_levels(x)
     if spec.levels < 256 and is_rounded(x, levels, spec).any():
         steps.append(f"Rounded to the model's {spec.levels} levels.")
@@ -122,6 +138,28 @@ def is_rounded(x: np.ndarray, levels: np.ndarray, spec: ImageSpec) -> np.ndarray
     """Where snapping to levels has changed a value; all three of one shape."""
     # An 8-bit file cannot hold every level exactly: up to its own rounding nothing has changed.
     return np.abs(spec.from_levels(levels) - x) > 0.501 / 255
+
+
+def _scale(raster: Raster, bits: str, steps: list[str]) -> Raster:
+    """A file of 16 bits whose greys have fewer, with white where they have it."""
+    if raster.white != 65535:
+        return raster
+    # As whole numbers they are what the file holds, unless it was averaged.
+    top = round(float(raster.pixels.max()) * 65535)
+    if bits in ("auto", "16"):
+        needed = next((one for one in (8, 10, 12, 14) if top < 2**one), 16)
+        if 0 < top and needed < 16:
+            steps.append(
+                f"Unscaled: of 65,535 levels only those up to {top:,} are used, as where "
+                f"{needed}-bit greys were saved with 16 bits; choose {needed} bits to make "
+                f"{2**needed - 1:,} white."
+            )
+        return raster
+    white = 2 ** int(bits) - 1
+    if top > white:
+        raise out_of_bits(top, int(bits))
+    steps.append(f"Scaled from {bits} bits: {white:,} is white.")
+    return raster._replace(pixels=np.minimum(raster.pixels * np.float32(65535 / white), 1))
 
 
 def _tone(value: float) -> str:
@@ -217,7 +255,8 @@ def _match_frame(
     margin = round(_MARGIN * size.min()) if by_mass else 0
     # How many pixels of the image one pixel of the model covers, on each axis.
     scale = (stop - start) / (size - 2 * margin)
-    scale = np.full(2, scale.max()) if adaptation.fit == "pad" else scale
+    if adaptation.fit != "squash":
+        scale = np.full(2, scale.min() if adaptation.fit == "cut" else scale.max())
     frame = np.ceil(size * scale - 1e-6)
     # Content starts on a whole pixel of the model, as when MNIST and the digits were made: most of
     # their images, enlarged and framed again, come back exactly.
@@ -227,7 +266,8 @@ def _match_frame(
         before = np.floor((size - (stop - start) / scale + 1) / 2) * scale
     else:
         before = (frame - (stop - start)) / 2
-    corner = np.clip(start - np.rint(before), stop - frame, start)
+    ends = np.sort((start, stop - frame), axis=0)
+    corner = np.clip(start - np.rint(before), *ends)
     (row, column), (fh, fw) = corner.astype(int), frame.astype(int)
 
     if crop and not content:
@@ -238,6 +278,8 @@ def _match_frame(
         verb = "Centred the content" if part == f"{w}×{h}" else cropped
         space = f" by its mass, with a margin of {margin} of the model's pixels" if margin else ""
         steps.append(f"{verb} in {fw}×{fh} pixels{space}.")
+    elif adaptation.fit == "cut" and (fh, fw) != (h, w):
+        steps.append(f"Cut from {w}×{h} to {fw}×{fh} pixels, the same off both sides.")
     elif (fh, fw) != (h, w):
         colour = "its border's colour" if spec.background is None else "the model's background"
         steps.append(f"Padded from {w}×{h} to {fw}×{fh} pixels with {colour}.")

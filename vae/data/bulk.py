@@ -16,7 +16,7 @@ import stat
 import subprocess
 import sys
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -30,7 +30,16 @@ from vae.data.adaptation import Adaptation, is_rounded, preprocess
 from vae.data.decoding import ImageRefused, Limits, Raster, read_plain
 from vae.data.spec import ImageSpec
 
-__all__ = ["Decoded", "Decoder", "cores", "decoded", "first_words", "read_file", "usual_workers"]
+__all__ = [
+    "Decoded",
+    "Decoder",
+    "cores",
+    "decoded",
+    "first_words",
+    "read_file",
+    "steps_told",
+    "usual_workers",
+]
 
 
 # A pipe would keep a reader waiting for ever.
@@ -124,9 +133,20 @@ class Decoder:
         return rounded if rounded.any() else None
 
 
+def steps_told(steps: Mapping[str, int]) -> str:
+    """Counts of steps as one phrase; empty where nothing was done."""
+    hints = {
+        "Unscaled": " (16-bit files whose greys have fewer bits; --bits scales them)",
+        "Padded": " (to other proportions; see --fit)",
+    }
+    return ", ".join(
+        f"{word.lower()} {n:,}{hints.get(word, '')}" for word, n in sorted(steps.items())
+    )
+
+
 def first_words(steps: Iterable[str]) -> set[str]:
     """What was done, in a word for each step."""
-    return {step.split()[0].rstrip(",") for step in steps}
+    return {step.split()[0].rstrip(",:") for step in steps}
 
 
 def read_file(path: str, limits: Limits) -> tuple[bytes, tuple[int, int]]:
@@ -139,6 +159,8 @@ def read_file(path: str, limits: Limits) -> tuple[bytes, tuple[int, int]]:
         descriptor = os.open(path, _OPEN)
         try:
             status = os.fstat(descriptor)
+            if stat.S_ISDIR(status.st_mode):
+                raise ImageRefused("E-FILE-01", "The folder cannot be read; see who may read it.")
             if not stat.S_ISREG(status.st_mode):
                 raise ImageRefused("E-FILE-01", "It is not a file; name files and folders only.")
             stamp, most = (status.st_size, status.st_mtime_ns), limits.bytes + 1

@@ -28,11 +28,13 @@ from vae.data import sprites
 from vae.data.spec import ImageSpec
 
 __all__ = [
+    "AS_USUAL",
     "DATASETS",
     "PUBLISHED",
     "Copies",
     "DataMissing",
     "ImageData",
+    "Reading",
     "Splits",
     "copies_of",
     "first_equal",
@@ -168,21 +170,50 @@ def first_equal(read: Callable[[np.ndarray], np.ndarray], indices: np.ndarray) -
     return first
 
 
+class Reading(NamedTuple):
+    """How the files of a folder become a set; see :class:`vae.data.adaptation.Adaptation`.
+
+    Attributes:
+        fit: How other proportions are brought to those that are wanted.
+        bits: The bits that the greys of 16-bit files have.
+        allow_tiff: Whether TIFF files are read too.
+        keep_copies_together: Whether images with equal levels come into one split.
+    """
+
+    fit: str = "pad"
+    bits: str = "16"
+    allow_tiff: bool = False
+    keep_copies_together: bool = False
+
+    @classmethod
+    def of(cls, run: Mapping[str, Any]) -> Reading:
+        """As a training run's config says; older ones say nothing."""
+        return cls(**{name: run[name] for name in cls._fields if name in run})
+
+
+AS_USUAL = Reading()
+
+
 def open_data(
-    name: str, image_size: int = 64, channels: int = 3, keep_copies_together: bool = False
+    name: str,
+    image_size: int | tuple[int, int] = 64,
+    channels: int = 3,
+    reading: Reading = AS_USUAL,
 ) -> ImageData:
     """Opens a data set by name.
 
     Args:
         name: One of ``DATASETS``; a published set also with ``:full``, see above.
-        image_size: The side in pixels that images of a folder, and faces, are brought to.
+        image_size: The side, or height and width, in pixels that images of a folder, and faces,
+            are brought to.
         channels: 1 (grey) or 3 (colour), for images of a folder and faces.
-        keep_copies_together: Whether images of a folder with equal levels come into one split.
+        reading: How the files of a folder are read.
 
     Raises:
         ValueError: If the name is unknown; the message lists the valid ones.
         DataMissing: If the files aren't there, are damaged, or are too few.
     """
+    size = (image_size, image_size) if isinstance(image_size, int) else image_size
     if name == "digits":
         return _digits()
     if name == "sprites":
@@ -191,12 +222,11 @@ def open_data(
         # Imported here because reading a folder needs Pillow, which the embedded sets do not.
         from vae.data.folder import open_folder
 
-        path = name.removeprefix("folder:")
-        return open_folder(path, image_size, channels, keep_copies_together)
+        return open_folder(name.removeprefix("folder:"), size, channels, reading)
     if name.removesuffix(":full") in PUBLISHED:
         from vae.data.published import open_published
 
-        return open_published(name, image_size, channels)
+        return open_published(name, size, channels)
     raise ValueError(
         f"Unknown data set {name!r}. Choose one of: {', '.join(DATASETS)} "
         "(and a downloaded one with :full to train on all its training images)."

@@ -24,7 +24,15 @@ from PIL import (  # noqa: F401
     WebPImagePlugin,
 )
 
-__all__ = ["ImageRefused", "Limits", "Raster", "check_values", "read_image", "read_plain"]
+__all__ = [
+    "ImageRefused",
+    "Limits",
+    "Raster",
+    "check_values",
+    "out_of_bits",
+    "read_image",
+    "read_plain",
+]
 
 # With the imports above, this registers all our formats: else the first unknown file would
 # make Pillow import every plugin it has, in a web server from several threads at once.
@@ -43,6 +51,7 @@ _CODES = {
     "E-IMG-09": "The image is {w}×{h} pixels, too small to show anything; use at least 2×2.",
     "E-IMG-10": "The file repeats one part {count} times and is slow to decode; save it as PNG.",
     "E-IMG-11": "The image holds values outside black to white; save it as 8 or 16-bit PNG.",
+    "E-IMG-12": "The image has greys up to {top}, more than {bits} bits hold; choose more bits.",
 }
 
 # Kinds that people do send, told apart by their first bytes only: nothing here is ever parsed.
@@ -140,12 +149,14 @@ class Raster(NamedTuple):
         alpha: The opacity in [0, 1], ``float32`` with shape :math:`(h, w)`, or ``None`` (opaque).
         notes: What reading did, in plain sentences.
         format: The format found in the bytes, such as ``PNG``.
+        white: The whole number that a pixel of 1 has in the file.
     """
 
     pixels: np.ndarray
     alpha: np.ndarray | None
     notes: tuple[str, ...]
     format: str
+    white: int = 255
 
 
 def read_image(data: bytes, limits: Limits = Limits()) -> Raster:
@@ -210,6 +221,7 @@ def _read(data: bytes, limits: Limits, shape: tuple[int, int, int] | None) -> Ra
         if shape is not None and not notes and _is_plain(image, shape):
             return np.asarray(image).reshape(shape)
         kind = "JPEG" if image.format == "MPO" else str(image.format)  # MPO: with a second picture
+        white = 65535 if image.mode.startswith("I") else 255
         pixels, alpha = _to_arrays(_upright(image, notes), notes)
     except ImageRefused:
         raise
@@ -220,7 +232,7 @@ def _read(data: bytes, limits: Limits, shape: tuple[int, int, int] | None) -> Ra
         raise _unidentified(data, limits) from error
     except _DECODER_ERRORS as error:
         raise _refusal("E-IMG-05") from error
-    return Raster(pixels, alpha, tuple(notes), kind)
+    return Raster(pixels, alpha, tuple(notes), kind, white)
 
 
 def _barest_png(data: bytes, limits: Limits, shape: tuple[int, int, int]) -> np.ndarray | None:
@@ -283,6 +295,11 @@ def _check_size(w: int, h: int, limits: Limits) -> None:
 def check_values(x: np.ndarray) -> None:
     if not (x.size and x.min() >= 0 and x.max() <= 1):  # NaN fails every comparison
         raise _refusal("E-IMG-11")
+
+
+def out_of_bits(top: int, bits: int) -> ImageRefused:
+    """The refusal of an image with a grey that doesn't fit into the bits that were chosen."""
+    return _refusal("E-IMG-12", top=f"{top:,}", bits=bits)
 
 
 def _unidentified(data: bytes, limits: Limits) -> ImageRefused:

@@ -6,19 +6,24 @@ Parts come back in order and are written by the caller, so memory stays flat.
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 from tqdm import tqdm
 
+from vae.data.adaptation import Adaptation
 from vae.data.bulk import Decoder, cores, decoded
 from vae.data.decoding import Limits, Raster
+from vae.data.listing import text_of
 from vae.data.spec import ImageSpec
 
 __all__ = ["FileSet"]
 
 # A camera's own files may be large; a visitor's upload may not.
 _LIMITS = Limits(bytes=64 * 2**20, side=16_384, pixels=64_000_000)
+_ADAPTATION = Adaptation()
 _PART_BYTES = 2**23
 # Starting processes takes about a second, in which one core decodes so many small images.
 _WORTH_PROCESSES = 1_000
@@ -32,19 +37,30 @@ class FileSet:
         spec: What every image is brought to.
         trim: Cuts a decoded image before it is brought to size; a function of a module, so that
             other processes find it.
+        adaptation: How an image of another size or depth is brought to the spec.
+        allow_tiff: Whether TIFF files are read too.
 
     Attributes:
         kept: Positions in ``files`` of the images that were decoded so far.
         refused: One sentence for each file that was not.
+        steps: How many images each kind of adaptation step was done to, by its first word.
     """
 
     def __init__(
-        self, files: Sequence[str], spec: ImageSpec, trim: Callable[[Raster], Raster] | None = None
+        self,
+        files: Sequence[str],
+        spec: ImageSpec,
+        trim: Callable[[Raster], Raster] | None = None,
+        adaptation: Adaptation = _ADAPTATION,
+        allow_tiff: bool = False,
     ) -> None:
         self.files = files
-        self.decoder = Decoder(spec, limits=_LIMITS, trim=trim)
+        formats = (*_LIMITS.formats, *(("TIFF",) if allow_tiff else ()))
+        limits = replace(_LIMITS, formats=formats)
+        self.decoder = Decoder(spec, adaptation, limits, trim=trim)
         self.kept: list[int] = []
         self.refused: list[str] = []
+        self.steps: Counter[str] = Counter()
 
     def __iter__(self) -> Iterator[np.ndarray]:
         r"""Yields parts of the levels, ``uint8`` with shape :math:`(n, C, H, W)`."""
@@ -61,8 +77,10 @@ class FileSet:
                 refused = found.refused
                 self.kept += [start + i for i in range(len(part)) if i not in refused]
                 self.refused += [
-                    f"{part[i]}: {sentence} ({code})" for i, (code, sentence) in refused.items()
+                    f"{text_of(part[i])}: {sentence} ({code})"
+                    for i, (code, sentence) in refused.items()
                 ]
+                self.steps.update(found.steps)
                 start += len(part)
                 bar.update(len(part))
                 yield found.levels

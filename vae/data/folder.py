@@ -13,15 +13,21 @@ import csv
 import os
 import stat
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 
+from vae.data.adaptation import Adaptation
+from vae.data.bulk import steps_told
 from vae.data.cache import cached, key_of
 from vae.data.datasets import (
+    AS_USUAL,
     DataMissing,
     ImageData,
+    Reading,
     Splits,
     first_equal,
     held_out_sizes,
@@ -30,7 +36,7 @@ from vae.data.datasets import (
     split_parts,
 )
 from vae.data.file_set import FileSet
-from vae.data.listing import walk_images
+from vae.data.listing import LeftOut, shortened, text_of, walk_images
 from vae.data.spec import ImageSpec
 
 __all__ = ["LABELS", "open_folder"]
@@ -44,15 +50,15 @@ _FEWEST_HELD_OUT = 20
 
 
 def open_folder(
-    folder: str, image_size: int, channels: int, keep_copies_together: bool = False
+    folder: str, image_size: tuple[int, int], channels: int, reading: Reading = AS_USUAL
 ) -> ImageData:
     """Opens a folder of images as a data set.
 
     Args:
         folder: The folder.
-        image_size: The side in pixels that every image is brought to.
+        image_size: The height and width in pixels that every image is brought to.
         channels: 1 (grey) or 3 (colour).
-        keep_copies_together: Whether images with equal levels come into one split.
+        reading: How the files become a set.
 
     Raises:
         DataMissing: If the folder isn't there, holds too few usable images, or its labels cannot
@@ -62,24 +68,39 @@ def open_folder(
     root = Path(folder).expanduser()
     if not root.is_dir():
         raise DataMissing(f"There is no folder {folder!r}; give folder:PATH an existing one.")
+    try:
+        str(root.resolve()).encode()
+    except UnicodeEncodeError:
+        raise DataMissing(
+            f"The path of the folder {text_of(str(root))!r} is not UTF-8, and a checkpoint could "
+            "not record it; rename the folder, or reach it by a link."
+        ) from None
     files, parts = _in_parts(_listing(root))
     if len(files) < _FEWEST:
         raise DataMissing(
             f"{folder!r} holds {len(files)} images, and training, validation and calibration "
             f"together need at least {_FEWEST}."
         )
-    spec = ImageSpec(channels=channels, height=image_size, width=image_size)
+    height, width = image_size
+    spec = ImageSpec(channels=channels, height=height, width=width)
     names = [name for name, _, _ in files]
-    decode = FileSet([str(root / name) for name in names], spec)
+    adaptation = Adaptation(fit=reading.fit, bits=reading.bits)
+    paths = [str(root / name) for name in names]
+    decode = FileSet(paths, spec, adaptation=adaptation, allow_tiff=reading.allow_tiff)
+    # What departs from the usual makes other images of the same files.
+    decoding = reading._replace(keep_copies_together=AS_USUAL.keep_copies_together)
+    kind = "folder" if decoding == AS_USUAL else f"folder, {decoding}"
     decoded = cached(
-        key_of(spec, "folder", files),
+        key_of(spec, kind, files),
         spec,
         f"the folder {root.name!r}",
         len(files),
         lambda: decode,
-        lambda: {"names": [names[i] for i in decode.kept]},
+        lambda: {"names": [names[i] for i in decode.kept], "steps": dict(decode.steps)},
         source=f"folder:{root.resolve()}",
     )
+    if told := steps_told(decoded.facts.get("steps", {})):
+        print(f"images adapted to {width}×{height} pixels: {told}", file=sys.stderr)
     kept = decoded.facts["names"]
     if len(kept) < _FEWEST:
         raise DataMissing(
@@ -93,8 +114,8 @@ def open_folder(
 
     test = np.empty(0, np.int64)
     if parts is not None:
-        splits, test = _own_parts(root, kept, parts, keep_copies_together)
-    elif keep_copies_together:
+        splits, test = _own_parts(root, kept, parts, reading)
+    elif reading.keep_copies_together:
         splits = _splits_of_groups(first_equal(read, np.arange(len(kept))), folder)
     else:
         splits = split_indices(shuffled(len(kept), seed=0), *held_out_sizes(len(kept)))
@@ -111,15 +132,28 @@ def open_folder(
 
 
 def _listing(root: Path) -> list[tuple[str, int, int]]:
-    """Name below the folder, size and time of change of every image file, in order of names."""
-    found = []
-    for path in walk_images(str(root)):
+    """Name below the folder, size and time of change of every image file, in order of names.
+
+    What is passed over is said on standard error.
+    """
+    found, lost, passed = [], [], LeftOut()
+    for path in walk_images(str(root), passed):
+        name, reason = os.path.relpath(path, root), "it is no file, or cannot be read"
         try:
             status = os.stat(path)
-        except OSError:  # a link that leads nowhere
-            continue
-        if stat.S_ISREG(status.st_mode):
-            found.append((os.path.relpath(path, root), status.st_size, status.st_mtime_ns))
+        except OSError as error:  # a link that leads nowhere
+            status, reason = None, error.strerror
+        if status is not None and stat.S_ISREG(status.st_mode):
+            found.append((name, status.st_size, status.st_mtime_ns))
+        else:
+            lost.append(f"{text_of(name)!r} ({reason})")
+    if (root / LABELS).is_file():
+        passed.others -= Counter({".csv": 1})
+    if lost:
+        more = f" and {len(lost) - 5:,} more" if len(lost) > 5 else ""
+        print(f"cannot be read: {', '.join(lost[:5])}{more}", file=sys.stderr)
+    if told := str(passed):
+        print(told, file=sys.stderr)
     return found
 
 
@@ -152,10 +186,10 @@ def _in_parts(
 
 
 def _own_parts(
-    root: Path, names: Sequence[str], parts: dict[str, int], keep_copies_together: bool
+    root: Path, names: Sequence[str], parts: dict[str, int], reading: Reading
 ) -> tuple[Splits, np.ndarray]:
     """The splits of a set in parts, its test images, and a line on standard error about both."""
-    if keep_copies_together:
+    if reading.keep_copies_together:
         raise DataMissing(
             f"{str(root)!r} brings its own split ({', '.join(sorted(parts))}), so copies cannot "
             "be kept together: remove them there, or leave out --keep-copies-together."
@@ -217,7 +251,7 @@ def _labels(root: Path, names: Sequence[str], below: int) -> tuple[np.ndarray, t
     """
     if (root / LABELS).is_file():
         given = _read_labels(root / LABELS)
-        texts = [given.get(name.replace(os.sep, "/"), "") for name in names]
+        texts = [given.get(_plain(name), "") for name in names]
         if not any(texts):
             raise DataMissing(
                 f"No file that {str(root / LABELS)!r} names is an image in that folder; its "
@@ -228,6 +262,13 @@ def _labels(root: Path, names: Sequence[str], below: int) -> tuple[np.ndarray, t
     else:
         folders = [name.split(os.sep)[below:-1] for name in names]
         texts = [some[0] if some else "" for some in folders]
+        plain = {text: normalize("NFC", text_of(text)) for text in set(texts)}
+        if len(set(plain.values())) < len({normalize("NFC", text) for text in plain}):
+            raise DataMissing(
+                f"Sub-folders of {str(root)!r} differ in bytes that are not UTF-8 alone, so their "
+                "names cannot be told apart; rename them."
+            )
+        texts = [plain[text] for text in texts]
     distinct = set(texts) - {""}
     numeric = all(text.isdecimal() for text in distinct)
     label_names = tuple(sorted(distinct, key=(lambda text: (int(text), text)) if numeric else str))
@@ -235,19 +276,27 @@ def _labels(root: Path, names: Sequence[str], below: int) -> tuple[np.ndarray, t
     return np.array([number.get(text, -1) for text in texts], dtype=np.int64), label_names
 
 
+def _plain(name: str) -> str:
+    """A file's path as a table may write it: with slashes, and letters composed (NFC)."""
+    return normalize("NFC", text_of(name).replace("\\", "/")).removeprefix("./")
+
+
 def _read_labels(path: Path) -> dict[str, str]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, skipinitialspace=True)
+            first = file.readline()
+            # Spreadsheets write semicolons where a comma parts decimals.
+            separator = max(",;\t", key=first.count)
+            file.seek(0)
+            reader = csv.DictReader(file, skipinitialspace=True, delimiter=separator)
             if missing := {"file", "label"} - set(reader.fieldnames or ()):
                 raise DataMissing(
                     f"{str(path)!r} lacks the column {sorted(missing)[0]!r}: its first line has "
-                    "to be file,label."
+                    "to be file,label (or with semicolons or tabs), not "
+                    f"{shortened(first.strip(), 60)!r}."
                 )
             return {
-                row["file"].strip().replace("\\", "/").removeprefix("./"): (
-                    row["label"] or ""
-                ).strip()
+                _plain(row["file"].strip()): normalize("NFC", (row["label"] or "").strip())
                 for row in reader
                 if row["file"]
             }

@@ -4,22 +4,43 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterable, Iterator
-from itertools import chain, islice
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["SUFFIXES", "ImageFile", "chunks_of", "image_files", "walk_images"]
+__all__ = [
+    "SUFFIXES", "ImageFile", "LeftOut", "chunks_of", "image_files", "shortened", "text_of",
+    "walk_images",
+]  # fmt: skip
 
-# Inside a folder only these are taken for images.
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+# Inside a folder the names tell: these are taken for images, those without a suffix are where
+# their first bytes are those of one, and all others are counted.
+SUFFIXES = (
+    ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".gif", ".tif",
+    ".tiff",
+)  # fmt: skip
+_FIRST_BYTES = re.compile(
+    rb"\x89PNG\r\n|\xff\xd8\xff|RIFF....WEBP|BM.{4}\0{4}|GIF8[79]a|II[*+]\0|MM\0[*+]", re.DOTALL
+)
+# A dot, a letter and a few more: what follows a date or a number is none.
+_SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9_]*$")
+
+# What other programs leave among images: thumbnails, waste baskets, resource forks. In lower case.
+_LITTER = frozenset({
+    "__macosx", "__pycache__", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir", "@recycle",
+    "#recycle", "#snapshot", "$recycle.bin", "system volume information", "lost+found", "icon\r",
+})  # fmt: skip
 
 
 class ImageFile(NamedTuple):
     """A file to score.
 
     Attributes:
-        name: Its path relative to the argument that named it, as text.
+        name: Its path below the lowest folder that holds everything named, as text.
         path: Where it lies.
     """
 
@@ -27,30 +48,128 @@ class ImageFile(NamedTuple):
     path: str
 
 
-def walk_images(folder: str) -> Iterator[str]:
-    """The image files below a folder, in the order of their paths; links to folders are left out.
+@dataclass
+class LeftOut:
+    """Counts what a folder holds besides the images that were listed.
 
-    One folder's names are held at a time, whatever their number in all.
+    Attributes:
+        hidden: Files and folders with a dot before their name, and what other systems leave.
+        links: Links to folders that are searched anyway, or that hold the link itself.
+        others: Files that are no images by their names or first bytes, by suffix.
     """
+
+    hidden: int = 0
+    links: int = 0
+    others: Counter[str] = field(default_factory=Counter)
+
+    def __str__(self) -> str:
+        """One sentence; empty where nothing was left out."""
+        said = []
+        if count := self.others.total():
+            kinds = [f"{kind} {n:,}" for kind, n in self.others.most_common(5)]
+            more = ", ..." if len(self.others) > 5 else ""
+            said.append(f"{count:,} no image by name ({', '.join(kinds)}{more})")
+        if self.hidden:
+            said.append(f"{self.hidden:,} hidden or another system's own")
+        if self.links:
+            said.append(f"{self.links:,} links to folders that are searched anyway")
+        return f"left out of the folders: {'; '.join(said)}." if said else ""
+
+
+def walk_images(folder: str, left_out: LeftOut | None = None) -> Iterator[str]:
+    """The image files below a folder, in the order of their paths.
+
+    One folder's names are held at a time, whatever their number in all. Hidden names, and those
+    that other systems leave behind, are passed over. A link to a folder is followed once, and not
+    where it leads back. A folder that cannot be read stands for itself: whoever opens it learns
+    why.
+
+    Args:
+        folder: The folder.
+        left_out: Where to count what was passed over.
+    """
+    real = os.path.realpath(folder)
+    return _walk(folder, real, _Search(real, LeftOut() if left_out is None else left_out, set()))
+
+
+class _Search(NamedTuple):
+    """A walk through one folder: where it began, and the real folders where it has been."""
+
+    root: str
+    left_out: LeftOut
+    been: set[str]
+
+
+def _walk(folder: str, real: str, search: _Search) -> Iterator[str]:
+    search.been.add(real)
     try:
         with os.scandir(folder) as entries:
-            found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
-    except OSError:  # gone or not ours to read, like everything below it
+            found = [(entry.name, _is_folder(entry), entry.is_symlink()) for entry in entries]
+    except OSError:
+        yield folder
         return
-    for name, is_folder in sorted(found):
+    left_out = search.left_out
+    for name, is_folder, is_link in sorted(found):
         path = f"{folder}{os.sep}{name}"
-        if is_folder:
-            yield from walk_images(path)
-        elif name.lower().endswith(SUFFIXES):
+        if _is_litter(name):
+            left_out.hidden += 1
+        elif is_folder:
+            target = os.path.realpath(path) if is_link else os.path.join(real, name)
+            if target in search.been or (is_link and _leads_back(target, real, search.root)):
+                left_out.links += 1
+            else:
+                yield from _walk(path, target, search)
+        elif _is_image(path, name):
             yield path
+        else:
+            left_out.others[os.path.splitext(text_of(name))[1].lower() or "no suffix"] += 1
 
 
-def image_files(paths: Iterable[str | Path]) -> Iterator[ImageFile]:
+def _leads_back(target: str, here: str, root: str) -> bool:
+    """Whether a link's target holds the link itself, or is met below the root without it."""
+    around = os.path.join(target, "")
+    if f"{here}{os.sep}".startswith(around) or f"{root}{os.sep}".startswith(around):
+        return True
+    below = target.removeprefix(os.path.join(root, ""))
+    return below != target and not any(map(_is_litter, below.split(os.sep)))
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link in a circle
+        return False
+
+
+def _is_litter(name: str) -> bool:
+    return name.startswith(".") or name.lower() in _LITTER
+
+
+def _is_image(path: str, name: str) -> bool:
+    if _SUFFIX.search(name):
+        return name.lower().endswith(SUFFIXES)
+    try:
+        # A pipe would keep a reader waiting for ever.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    except OSError:
+        return True  # whoever opens it learns why not
+    try:
+        return _FIRST_BYTES.match(os.read(descriptor, 16)) is not None
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+
+
+def image_files(
+    paths: Iterable[str | Path], left_out: LeftOut | None = None
+) -> Iterator[ImageFile]:
     """Lists image files: folders are searched, patterns such as ``scans/*.png`` expanded.
 
     Args:
-        paths: Files, folders and patterns. A file is taken at its word; inside a folder the
-            suffix tells. ``**`` in a pattern stands for any folders.
+        paths: Files, folders and patterns. A file is taken at its word; inside a folder see
+            :func:`walk_images`. ``**`` in a pattern stands for any folders.
+        left_out: Where to count what was passed over.
 
     Returns:
         The files, listed as they are asked for.
@@ -59,14 +178,25 @@ def image_files(paths: Iterable[str | Path]) -> Iterator[ImageFile]:
         FileNotFoundError: If a path isn't there, or a folder or pattern holds no image.
     """
     paths = [str(path) for path in paths]
+    passed = LeftOut()
     for path in paths:
-        if next(_under(path), None) is None:
+        if next(_under(path, passed), None) is None:
             if os.path.isdir(path):
-                raise FileNotFoundError(f"the folder {path!r} holds no image file.")
+                sentence = f"the folder {text_of(path)!r} holds no image file."
+                raise FileNotFoundError(f"{sentence[:-1]}; {passed}" if f"{passed}" else sentence)
             if glob.has_magic(path):
-                raise FileNotFoundError(f"the pattern {path!r} matches no image file.")
-            raise FileNotFoundError(f"there is no file or folder {path!r}.")
-    return chain.from_iterable(map(_under, paths))
+                raise FileNotFoundError(f"the pattern {text_of(path)!r} matches no image file.")
+            raise FileNotFoundError(f"there is no file or folder {text_of(path)!r}.")
+    return _named(paths, LeftOut() if left_out is None else left_out)
+
+
+def _named(paths: Sequence[str], left_out: LeftOut) -> Iterator[ImageFile]:
+    bases = [os.path.abspath(_base(path)) for path in paths]
+    top = os.path.commonpath(bases)
+    for path, base in zip(paths, bases, strict=True):
+        prefix = os.path.relpath(base, top) if base != top else ""
+        for name, found in _under(path, left_out):
+            yield ImageFile(text_of(os.path.join(prefix, name)), found)
 
 
 def chunks_of(files: Iterable[ImageFile], size: int) -> Iterator[list[ImageFile]]:
@@ -76,31 +206,55 @@ def chunks_of(files: Iterable[ImageFile], size: int) -> Iterator[list[ImageFile]
         yield chunk
 
 
-def _under(path: str) -> Iterator[ImageFile]:
-    if os.path.isfile(path):
-        yield ImageFile(_text(os.path.basename(path)), path)
-    elif os.path.isdir(path):
-        skip = len(path.rstrip(os.sep)) + 1
-        for found in walk_images(path.rstrip(os.sep) or os.sep):
-            yield ImageFile(_text(found[skip:]), found)
-    elif glob.has_magic(path):
-        yield from _matching(path)
+def shortened(name: str, most: int) -> str:
+    """A name of at most so many letters: folders and numbers tell apart, so the middle goes."""
+    tail = most * 2 // 3
+    return name if len(name) <= most else f"{name[: most - tail - 1]}…{name[-tail:]}"
 
 
-def _matching(pattern: str) -> Iterator[ImageFile]:
-    # Names are relative to the part of the pattern before its first wildcard.
-    first = next(i for i, letter in enumerate(pattern) if letter in "*?[")
-    skip, deep = pattern[:first].rfind(os.sep) + 1, "**" in pattern
-    for path in sorted(glob.iglob(pattern, recursive=True)):
-        if os.path.isdir(path):
-            # `**` names the folders and what lies in them: each file once.
-            found: Iterable[str] = () if deep else walk_images(path)
-        else:
-            found = (path,) if not deep or path.lower().endswith(SUFFIXES) else ()
-        for one in found:
-            yield ImageFile(_text(one[skip:]), one)
-
-
-def _text(name: str) -> str:
+def text_of(name: str) -> str:
     """A file's name as text: bytes that are not UTF-8 have no place in JSON or Parquet."""
     return name if name.isascii() else os.fsencode(name).decode(errors="replace")
+
+
+def _base(path: str) -> str:
+    """The folder below which a path's files have their names."""
+    if os.path.isdir(path):
+        return path
+    if os.path.lexists(path) or not glob.has_magic(path):
+        return os.path.dirname(path)
+    # A pattern's: the part before its first wildcard.
+    return os.path.dirname(path[: re.search(r"[*?[]", path).start()])
+
+
+def _under(path: str, left_out: LeftOut) -> Iterator[tuple[str, str]]:
+    """Each file's path below :func:`_base`, and where it lies."""
+    if os.path.isfile(path):
+        yield os.path.basename(path), path
+    elif os.path.isdir(path):
+        top = path.rstrip(os.sep) or os.sep
+        skip = len(path.rstrip(os.sep)) + 1
+        for found in walk_images(top, left_out):
+            yield found[skip:] or os.path.basename(top), found
+    elif glob.has_magic(path):
+        yield from _matching(path, left_out)
+
+
+def _matching(pattern: str, left_out: LeftOut) -> Iterator[tuple[str, str]]:
+    base, deep = _base(pattern), "**" in pattern
+    skip = len(os.path.join(base, ""))
+    paths = sorted(glob.iglob(pattern, recursive=True))
+    # `**` goes through links to folders in circles: each folder counts by its shortest path.
+    kept: dict[str, str] = {}
+    for folder in sorted({os.path.dirname(path) for path in paths}, key=len) if deep else ():
+        kept.setdefault(os.path.realpath(folder), folder)
+    folders = set(kept.values())
+    for path in paths:
+        name = path[skip:]
+        if any(part.lower() in _LITTER for part in name.split(os.sep)):
+            left_out.hidden += 1
+        elif not os.path.isdir(path):
+            if not deep or (os.path.dirname(path) in folders and _is_image(path, name)):
+                yield name, path
+        elif not deep:  # `**` names the folders and what lies in them: each file once
+            yield from ((found[skip:], found) for found in walk_images(path, left_out))

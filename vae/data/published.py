@@ -140,12 +140,15 @@ def data_home() -> Path:
     return Path(given).expanduser() if given else cache_home() / "data"
 
 
-def open_published(name: str, image_size: int = 64, channels: int = 3) -> ImageData:
+def open_published(
+    name: str, image_size: tuple[int, int] = (64, 64), channels: int = 3
+) -> ImageData:
     """Opens a published data set.
 
     Args:
         name: A name in ``SETS``, with ``:full`` to train on all of its training images.
-        image_size: The side in pixels that faces are brought to; the others have their own.
+        image_size: The height and width in pixels that faces are brought to; the others have
+            their own.
         channels: 1 (grey) or 3 (colour), for faces.
 
     Raises:
@@ -166,7 +169,7 @@ def open_published(name: str, image_size: int = 64, channels: int = 3) -> ImageD
         )
     spec = published.spec
     if base == "celeba":
-        spec = replace(spec, channels=channels, height=image_size, width=image_size)
+        spec = replace(spec, channels=channels, height=image_size[0], width=image_size[1])
     files = [published.found(one) for one in published.files]
     sources = [(one.name, one.stat().st_size, one.stat().st_mtime_ns) for one in files]
     facts: dict = {}

@@ -117,8 +117,8 @@ def prepare(
         ImageRefused: If the file cannot be used.
     """
     raster = read_image(content, limits)
-    data = checkpoint.manifest["data"]["name"]
-    fitted = preprocess(raster, checkpoint.config.image, adaptation, data)
+    data, run = checkpoint.manifest["data"]["name"], checkpoint.manifest["config"]
+    fitted = preprocess(raster, checkpoint.config.image, adaptation.as_trained(run), data)
     # What reading did and what fitting did are one story to the person who sent it.
     return fitted._replace(steps=raster.notes + fitted.steps)
 
@@ -208,7 +208,7 @@ def score_files(
         files = chain(first, files)
     decoder = Decoder(
         checkpoint.config.image,
-        settings.adaptation,
+        settings.adaptation.as_trained(checkpoint.manifest["config"]),
         settings.limits,
         checkpoint.manifest["data"]["name"],
     )

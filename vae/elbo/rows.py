@@ -18,6 +18,7 @@ __all__ = [
     "FRAMES",
     "PARTS",
     "ScoreRow",
+    "inert",
     "parquet_schema",
     "refused_row",
     "to_csv",
@@ -56,6 +57,8 @@ class ScoreRow(NamedTuple):
     error: str | None
 
 
+# Spreadsheets for Asian scripts take the wide signs too.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 _KL = ScoreRow._fields.index("kl_per_dim")
 
 
@@ -106,7 +109,7 @@ def csv_part(rows: Sequence[ScoreRow], dims: int) -> bytes:
     for row in rows:
         before, kl, after = row[:_KL], row.kl_per_dim or ("",) * dims, row[_KL + 1 :]
         values = [*before, *kl, *[""] * (dims - len(kl)), *after]
-        writer.writerow([_inert(value) for value in values])
+        writer.writerow([inert(value) for value in values])
     return text.getvalue().encode()
 
 
@@ -187,6 +190,6 @@ FORMATS: dict[str, Callable[[Sequence[ScoreRow]], bytes]] = {
 }
 
 
-def _inert(value: Any) -> Any:  # noqa: ANN401
-    """Disarms a text that a spreadsheet would run as a formula."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in "=+-@\t\r" and value else value
+def inert(value: Any) -> Any:  # noqa: ANN401
+    """A value for a CSV file; a text that a spreadsheet would run as a formula is disarmed."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value

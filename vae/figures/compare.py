@@ -10,7 +10,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from vae.figures import palette
-from vae.figures.frame import nats, new_figure, square_axes
+from vae.figures.frame import literal, nats, new_figure, square_axes
 from vae.figures.sample_elbo import block_sums
 
 __all__ = ["ModelPoint", "codes", "model_difference", "rate_distortion"]
@@ -92,10 +92,12 @@ def rate_distortion(
             line={"color": palette.PRIOR, "width": 2}, hoverinfo="skip",
         )  # fmt: skip
     figure.add_scatter(
-        x=rates, y=distortions, mode="markers+text", text=[p.label for p in points],
+        x=rates, y=distortions, mode="markers+text", text=[literal(p.label) for p in points],
         textposition=_name_places(points, steps, corners), textfont={"size": 12},
         cliponaxis=False,
-        customdata=[[i, p.name, p.rate_se, p.distortion_se] for i, p in enumerate(points)],
+        customdata=[
+            [i, literal(p.name), p.rate_se, p.distortion_se] for i, p in enumerate(points)
+        ],
         error_x={"array": [p.rate_se for p in points], "color": palette.PRIOR, "thickness": 1.2},
         error_y={
             "array": [p.distortion_se for p in points], "color": palette.PRIOR, "thickness": 1.2,
@@ -178,7 +180,7 @@ def codes(
         if label >= 0 and len(names) <= 12:
             x, y = np.median(mu[rows], axis=0)
             figure.add_annotation(
-                x=x, y=y, text=f"<b>{names[label]}</b>", showarrow=False, borderpad=1,
+                x=x, y=y, text=f"<b>{literal(names[label])}</b>", showarrow=False, borderpad=1,
                 bgcolor="rgba(255,255,255,0.82)", font={"size": 12, "color": "#1B222D"},
             )  # fmt: skip
     middle = np.median(sigma, axis=0)

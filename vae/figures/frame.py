@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from html import escape
+
 import plotly.graph_objects as go
 
 from vae.figures import palette
 
-__all__ = ["nats", "new_figure", "ring_selected", "square_axes"]
+__all__ = ["literal", "nats", "new_figure", "ring_selected", "square_axes"]
 
 MINUS = "\N{MINUS SIGN}"
 THIN_SPACE = "\N{THIN SPACE}"
@@ -50,6 +52,11 @@ def new_figure(
             "dragmode": False,
         }
     )
+
+
+def literal(text: str) -> str:
+    """A user's text as plotly shows it letter by letter; it would obey tags and entities."""
+    return escape(text, quote=False)
 
 
 def square_axes(figure: go.Figure, span: float) -> go.Figure:

@@ -6,7 +6,7 @@ import os
 
 import numpy as np
 
-from vae.data.datasets import DataMissing, ImageData, open_data, same_images
+from vae.data.datasets import DataMissing, ImageData, Reading, open_data, same_images
 from vae.model.checkpoint import Checkpoint
 
 __all__ = ["files_of", "originals", "own_data"]
@@ -68,10 +68,9 @@ def own_data(checkpoint: Checkpoint) -> ImageData:
         DataMissing: If it isn't there or has changed.
     """
     image, entry = checkpoint.config.image, checkpoint.manifest["data"]
-    together = bool(checkpoint.manifest["config"].get("keep_copies_together"))
-    data = open_data(entry["name"], image.height, image.channels, together)
-    count = entry["splits"]["train"]["images"]
-    same = data.spec == image and len(data.splits.train) == count
+    reading = Reading.of(checkpoint.manifest["config"])
+    data = open_data(entry["name"], (image.height, image.width), image.channels, reading)
+    same = entry["splits"]["train"]["images"] == len(data.splits.train) and data.spec == image
     if not same or not same_images(entry, data.facts()):
         raise DataMissing(
             f"The images of {data.name!r} are no longer those that {checkpoint.name!r} was "

@@ -51,8 +51,14 @@ def scan(root: Path) -> dict[str, Entry]:
         recover(root / child.name[1:].rpartition(".previous-")[0])
     entries = {}
     for path in sorted(root.iterdir())[:_MAX_ENTRIES]:
-        # Only real directories that carry a manifest: a half-written one isn't a checkpoint yet.
-        if path.name.startswith(".") or path.is_symlink() or not path.is_dir():
+        if path.name.startswith("."):
+            continue
+        if path.is_symlink() and not path.exists():
+            lost = CheckpointError("E-CKPT-01", "It is a link to a folder that isn't there.")
+            entries[path.name] = Entry(path.name, path, None, str(lost))
+            continue
+        # Only directories that carry a manifest: a half-written one isn't a checkpoint yet.
+        if not path.is_dir():
             continue
         if not os.path.lexists(path / "manifest.json"):
             continue

@@ -22,6 +22,8 @@ _AT_LEAST_0 = (
     "importance_samples", "evidence_images",
 )  # fmt: skip
 
+# These take effect only where the images are the files of a folder.
+_OF_FOLDERS = ("keep_copies_together", "fit", "bits", "allow_tiff")
 # A field takes effect only where another has one of these values.
 _NEEDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "beta": ("objective", ("beta", "beta_tc")),
@@ -66,12 +68,13 @@ def check(config: TrainConfig) -> None:
         if getattr(config, name) not in valid:
             known = ", ".join(map(str, valid))
             raise ValueError(f"{name} must be one of {known}, not {getattr(config, name)!r}.")
-    if config.keep_copies_together and not config.data.startswith("folder:"):
-        raise ValueError(
-            "keep_copies_together takes effect only with --data folder:PATH; the other sets have "
-            "fixed splits."
-        )
+    if not 1 <= config.sides[1]:
+        raise ValueError(f"image_width must be at least 1, not {config.image_width!r}.")
     defaults = {field.name: field.default for field in fields(config)}
+    for name in _OF_FOLDERS:
+        given = getattr(config, name)
+        if given != defaults[name] and not config.data.startswith("folder:"):
+            raise ValueError(f"{name}={given} takes effect only with --data folder:PATH.")
     for name, (owner, values) in _NEEDS.items():
         given = getattr(config, name)
         if given != defaults[name] and getattr(config, owner) not in values:

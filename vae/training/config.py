@@ -32,10 +32,16 @@ class TrainConfig:
 
     Args:
         data: The data set: digits, sprites or folder:PATH.
-        image_size: The side in pixels that images of a folder are brought to.
+        image_size: The side in pixels that images of a folder are brought to, or their height.
+        image_width: Their width in pixels, where they are not to be square.
         image_channels: 1 (grey) or 3 (colour), for images of a folder.
         keep_copies_together: Let images of a folder that equal each other come into one split, so
             that no held-out image is trained on.
+        fit: How images of a folder that have other proportions are brought to these: padded with
+            the colour of their border, squashed, or cut off on both sides.
+        bits: The bits of greys that were saved unscaled in 16-bit files of a folder, such as the
+            12 of a detector.
+        allow_tiff: Read TIFF files of a folder too.
         network: Fully connected (mlp), convolutional (conv) or residual (resnet).
         hidden: Widths of the fully connected layers; left out, they suit the image's size.
         channels: Widths of the convolutions, each of which halves the image; left out, they suit
@@ -107,8 +113,12 @@ class TrainConfig:
 
     data: str = "digits"
     image_size: int = 64
+    image_width: int | None = None
     image_channels: Literal[1, 3] = 3
     keep_copies_together: bool = False
+    fit: Literal["pad", "squash", "cut"] = "pad"
+    bits: Literal["8", "10", "12", "14", "16"] = "16"
+    allow_tiff: bool = False
     network: Network = "mlp"
     hidden: tuple[int, ...] | None = None
     channels: tuple[int, ...] | None = None
@@ -161,6 +171,11 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check(self)
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """The height and width in pixels that images of a folder are brought to."""
+        return self.image_size, self.image_size if self.image_width is None else self.image_width
 
     def widths(self, image: ImageSpec) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """``hidden`` and ``channels``, chosen by the image's size where they were left out."""

@@ -19,7 +19,8 @@ __all__ = ["Changed", "changes", "departures"]
 _FREE = ("title", "description", "device")
 # What a saved state belongs to: other weights, other images, numbers drawn already.
 _FIXED = {field.name for field in fields(ModelConfig)} | {
-    "data", "image_size", "image_channels", "keep_copies_together", "seed"
+    "data", "image_size", "image_width", "image_channels", "keep_copies_together", "fit", "bits",
+    "allow_tiff", "seed",
 }  # fmt: skip
 
 

@@ -90,11 +90,11 @@ def command_of(preset: str, config: TrainConfig, out: Path) -> list[str]:
         value = getattr(config, field.name)
         if value == getattr(PRESETS[preset], field.name) or value is None:
             continue
-        name = field.name.replace("_", "-")
+        flag = field.name.replace("_", "-")
         if isinstance(value, bool):
-            words.append(f"--{name}" if value else f"--no-{name}")
+            words.append(f"--{flag}" if value else f"--no-{flag}")
             continue
-        words.append(f"--{name}")
+        words.append(f"--{flag}")
         words += [str(one) for one in value] if isinstance(value, tuple) else [str(value)]
     return [*words, "--out", str(out)]
 

@@ -19,6 +19,7 @@ from vae.model.checkpoint import Checkpoint, data_title
 from vae.model.likelihoods import facts_of
 from vae.training.config import TrainConfig
 from vae.ui import access, widgets
+from vae.ui.literal import frame_csv, literal
 from vae.ui.missing import where_images_are
 from vae.ui.walks.dimensions import strongest_film
 from vae.ui.walks.start import prior_mean
@@ -121,7 +122,7 @@ def ladder_slider(model: Checkpoint, ladder: dict[float, str]) -> None:
     other = access.checkpoint(ladder[beta])
     table, metrics = access.table(other), other.manifest["metrics"]
     st.markdown(
-        f"**{other.name}**: rate **{nats(metrics['rate'], 2)}**, distortion "
+        f"**{literal(other.name)}**: rate **{nats(metrics['rate'], 2)}**, distortion "
         f"**{nats(metrics['distortion'], 2)}**, true ELBO (β = 1) **{nats(metrics['elbo'], 2)} ± "
         f"{metrics['elbo_se']:.2f} nats**, {metrics['active_units']} of "
         f"{other.config.latent_dim} dimensions active."
@@ -170,9 +171,9 @@ def two_models(model: Checkpoint, sample: int, names: Sequence[str]) -> None:
     gap = here.elbo - there.elbo
     likelihood = here.expected_log_likelihood - there.expected_log_likelihood
     st.markdown(
-        f"**{model.name}** scores sample {sample} **{nats(abs(gap), 2)} nats "
-        f"{'above' if gap >= 0 else 'below'} {other.name}**: {nats(there.kl - here.kl, 2)} from "
-        f"the code, {nats(likelihood, 2)} from the pixels."
+        f"**{literal(model.name)}** scores sample {sample} **{nats(abs(gap), 2)} nats "
+        f"{'above' if gap >= 0 else 'below'} {literal(other.name)}**: "
+        f"{nats(there.kl - here.kl, 2)} from the code, {nats(likelihood, 2)} from the pixels."
     )
     left, right = st.columns([1, 2.4], gap="large")
     with left:
@@ -208,9 +209,7 @@ def table_of_models() -> None:
         "Means over validation images ± standard error. Only ELBOs of the same data and the same "
         "kind of likelihood can be compared."
     )
-    st.download_button(
-        "Download CSV", lambda: frame.to_csv(index=False), "models.csv", on_click="ignore"
-    )
+    st.download_button("Download CSV", lambda: frame_csv(frame), "models.csv", on_click="ignore")
 
 
 def _row(name: str, manifest: dict[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from vae.model.likelihoods import facts_of
 from vae.model.stored import SPLITS, CheckpointError
 from vae.ui import access
 from vae.ui.links import remember
+from vae.ui.literal import literal
 from vae.ui.missing import where_images_are
 from vae.ui.screens import SCREENS, page_path
 from vae.ui.style import STYLE
@@ -53,7 +54,10 @@ def main() -> None:
         _pick_sample(model)
         for entry in access.entries().values():
             if entry.damage:
-                st.caption(f":material/warning: {entry.name} cannot be opened. {entry.damage}")
+                st.caption(
+                    f":material/warning: {literal(entry.name)} cannot be opened. "
+                    f"{literal(entry.damage)}"
+                )
     for notice in st.session_state.get("notices", ()):
         st.warning(notice, icon=":material/link_off:")
     page.run()
@@ -72,8 +76,8 @@ def _pick_model(names: list[str]) -> Checkpoint:
     asked = st.query_params.get("model")
     if asked is not None and asked not in names:
         remember(
-            f"The link names a model “{asked[:60]}” that isn't here, so another one is shown. "
-            f"There are: {', '.join(names)}."
+            f"The link names a model “{literal(asked[:60])}” that isn't here, so another one is "
+            f"shown. There are: {', '.join(map(literal, names))}."
         )
     name = st.selectbox(
         "Model",
@@ -87,7 +91,7 @@ def _pick_model(names: list[str]) -> Checkpoint:
     try:
         model = access.checkpoint(name)
     except CheckpointError as error:
-        st.error(str(error))
+        st.error(literal(str(error)))
         st.stop()
     st.caption(_card(model))
     return model
@@ -96,7 +100,7 @@ def _pick_model(names: list[str]) -> Checkpoint:
 def _card(model: Checkpoint) -> str:
     likelihood, metrics = facts_of(model.config.likelihood), model.manifest["metrics"]
     return (
-        f"{model.data_title} · D = {model.config.latent_dim} · {likelihood.title} "
+        f"{literal(model.data_title)} · D = {model.config.latent_dim} · {likelihood.title} "
         f"· ELBO {nats(metrics['elbo'])} nats"
     )
 
@@ -107,8 +111,8 @@ def _pick_sample(model: Checkpoint) -> None:
     usable = asked is None or _is_position(asked, last)
     if not usable:
         remember(
-            f"The link names a sample “{asked[:20]}” that this model doesn't have, so another one "
-            f"is shown. Samples run from 0 to {last}."
+            f"The link names a sample “{literal(asked[:20])}” that this model doesn't have, so "
+            f"another one is shown. Samples run from 0 to {last}."
         )
     # On a first visit a bad value is taken out of the link before the widget reads it: Streamlit
     # 1.67 fails on a number that overflows.
@@ -139,7 +143,7 @@ def _pick_sample(model: Checkpoint) -> None:
     if files := access.files(model):
         caption += f", {files[sample]}"
     if image is None:
-        st.caption(f"{caption}. {where_images_are(model)}")
+        st.caption(f"{literal(caption)}. {where_images_are(model)}")
     else:
         st.html(figure_html(image[0], caption, f"The chosen image, {label}", width=132))
 

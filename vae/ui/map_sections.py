@@ -17,6 +17,7 @@ from vae.model.stored import SPLITS
 from vae.ui import access, all_codes, maps, widgets
 from vae.ui.access import Table
 from vae.ui.latent_map import DENSITY, KEY, ROUND_TRIP, VIEWS, Settings
+from vae.ui.literal import frame_csv, literal
 from vae.ui.maps import Scene
 from vae.ui.screens import link
 from vae.ui.thumbnails import thumbnails
@@ -184,13 +185,13 @@ def _labels(model: Checkpoint, labels: np.ndarray) -> str:
     found, counts = np.unique(labels, return_counts=True)
     order = np.argsort(-counts, kind="stable")[:10]
     return "Labels: " + ", ".join(
-        f"{label_text(int(found[k]), model.label_names)} ({counts[k]})" for k in order
+        f"{literal(label_text(int(found[k]), model.label_names))} ({counts[k]})" for k in order
     )
 
 
-def _csv(model: Checkpoint, table: Table, rows: np.ndarray) -> str:
+def _csv(model: Checkpoint, table: Table, rows: np.ndarray) -> bytes:
     dims = range(table.mu.shape[1])
-    return pd.DataFrame(
+    frame = pd.DataFrame(
         {
             "sample": rows,
             "index": model.reference.indices[rows],
@@ -205,7 +206,8 @@ def _csv(model: Checkpoint, table: Table, rows: np.ndarray) -> str:
             **{f"mu_{d + 1}": table.mu[rows, d] for d in dims},
             **{f"sigma_{d + 1}": table.sigma[rows, d] for d in dims},
         }
-    ).to_csv(index=False)
+    )
+    return frame_csv(frame)
 
 
 def pairs(model: Checkpoint, table: Table, sample: int) -> None:

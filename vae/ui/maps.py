@@ -19,6 +19,7 @@ from vae.model.checkpoint import Checkpoint
 from vae.ui import access
 from vae.ui.all_codes import components, hole_share
 from vae.ui.links import remember
+from vae.ui.literal import literal
 
 __all__ = [
     "Scene",
@@ -67,8 +68,8 @@ def unchecked(key: str, options: Sequence[str], what: str) -> None:
     if asked is not None and asked not in options:
         shown = ", ".join(options[:12])
         remember(
-            f"The link names a {what} “{asked[:20]}” that this model doesn't have, so the default "
-            f"is shown. There are: {shown}.",
+            f"The link names a {what} “{literal(asked[:20])}” that this model doesn't have, so "
+            f"the default is shown. There are: {shown}.",
             "map_notices",
         )
     # A value that another model left behind must not meet options that lack it.

@@ -10,6 +10,7 @@ from vae.data.datasets import DataMissing
 from vae.data.published import SETS
 from vae.model.checkpoint import Checkpoint
 from vae.model.originals import originals
+from vae.ui.literal import literal
 from vae.ui.train_gate import training_allowed
 
 __all__ = ["offer_images", "where_images_are"]
@@ -17,7 +18,7 @@ __all__ = ["offer_images", "where_images_are"]
 
 def where_images_are(model: Checkpoint) -> str:
     """Why a model's own images cannot be shown, in one sentence."""
-    whose = f"The images behind this model ({model.data_title})"
+    whose = f"The images behind this model ({literal(model.data_title)})"
     try:
         originals(model, np.arange(1))
     except CacheUnwritable:
@@ -50,7 +51,7 @@ def offer_images(model: Checkpoint) -> None:
         with st.spinner(f"Downloading {published.title}"):
             download(model.manifest["data"]["name"].removesuffix(":full"))
     except DataMissing as error:
-        st.error(str(error))
+        st.error(literal(str(error)))
         return
     st.cache_data.clear()
     st.rerun()

@@ -38,7 +38,7 @@ from vae.elbo.scoring import DRAWS
 from vae.model.checkpoint import data_title
 from vae.model.stored import CheckpointError
 from vae.ui.links import base_path
-from vae.ui.uploads import MOST_BYTES, MOST_FILES, display_name
+from vae.ui.uploads import MOST_BYTES, MOST_FILES, display_names
 
 __all__ = ["MOST_AT_WORK", "routes"]
 
@@ -210,15 +210,15 @@ class _Interface:
             if error.message.startswith("Too many files"):
                 raise _too_large() from error
             raise _Refusal("E-HTTP-01", "The body is no valid multipart/form-data.") from error
-        files = []
+        names, files = [], []
         try:
             for name, part in form.multi_items():
                 if not isinstance(part, UploadFile):
                     sentence = f"{name[:40]!r} is no file; settings belong in the address."
                     raise _Refusal("E-HTTP-01", sentence)
                 # One byte above the limit is enough for the reader to refuse the file by name.
-                data = await part.read(Limits().bytes + 1)
-                files.append((display_name(part.filename or ""), data))
+                files.append(await part.read(Limits().bytes + 1))
+                names.append(part.filename or "")
             if not files:
                 raise _Refusal("E-HTTP-01", "Send at least one file.")
         except _Refusal:
@@ -226,7 +226,7 @@ class _Interface:
             raise
         finally:
             await form.close()
-        return files, arrived
+        return list(zip(display_names(names), files, strict=True)), arrived
 
 
 def _rows(options: _Options, files: list[tuple[str, bytes]], deadline: float) -> list[ScoreRow]:
@@ -290,7 +290,7 @@ def _model_list() -> list[dict[str, Any]]:
 def _options(query: Mapping[str, str]) -> _Options:
     known = {
         *("model", "calibration", "draws", "importance_samples", "evidence", "seed"),
-        *("invert", "crop", "fit"),
+        *("invert", "crop", "fit", "bits"),
     }
     if unknown := sorted(set(query) - known):
         sentence = f"{unknown[0][:40]!r} is no parameter; there are {', '.join(sorted(known))}."

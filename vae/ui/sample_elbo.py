@@ -25,6 +25,7 @@ from vae.figures.sample_elbo import (
 from vae.model.checkpoint import Checkpoint
 from vae.model.stored import SPLITS
 from vae.ui import access, widgets
+from vae.ui.literal import frame_csv
 from vae.ui.missing import offer_images
 from vae.ui.plane import scatter
 from vae.ui.thumbnails import thumbnails
@@ -244,7 +245,7 @@ def all_samples(model: Checkpoint, table: access.Table) -> None:
     )  # fmt: skip
     with st.container(horizontal=True):
         st.download_button(
-            "Download CSV", lambda: frame.to_csv(index=False), "samples.csv", on_click="ignore"
+            "Download CSV", lambda: frame_csv(frame), "samples.csv", on_click="ignore"
         )
         st.download_button(
             "Download Parquet", lambda: _parquet(frame), "samples.parquet", on_click="ignore"

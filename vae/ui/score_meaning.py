@@ -18,6 +18,7 @@ from vae.elbo.verdict import CAVEAT, Opinions, Verdict, give_verdict
 from vae.figures.frame import nats
 from vae.model.checkpoint import Checkpoint
 from vae.ui import second_opinions, widgets
+from vae.ui.literal import literal
 from vae.ui.missing import where_images_are
 from vae.ui.second_opinions import Complexity, Opinion, Regret
 
@@ -51,7 +52,9 @@ def choose_rate(calibration: Calibration) -> FalseAlarms:
     if asked and not re.fullmatch(r"\d{1,2}(\.\d{1,3})?", asked, re.ASCII):
         # Before the widget reads it: Streamlit 1.67 fails on a number that overflows.
         del st.query_params["alarms"]
-        st.warning(f"The link names a rate “{asked[:20]}” of false alarms; 1 % is shown instead.")
+        st.warning(
+            f"The link names a rate “{literal(asked[:20])}” of false alarms; 1 % is shown instead."
+        )
     percent = st.slider(
         "False alarms that you accept, % of normal images",
         min_value=0.1,

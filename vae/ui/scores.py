@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from urllib.parse import urlencode, urlsplit
@@ -21,6 +22,7 @@ from vae.model.checkpoint import Checkpoint
 from vae.model.stored import CheckpointError
 from vae.ui import second_opinions, widgets
 from vae.ui.links import base_path
+from vae.ui.literal import literal
 
 __all__ = [
     "calls",
@@ -35,7 +37,8 @@ __all__ = [
     "show_steps",
 ]
 
-_CHOICES, _FITS = ("auto", "yes", "no"), ("pad", "squash")
+_CHOICES = ("auto", "yes", "no")
+_FITS, _BITS = ("auto", "pad", "squash", "cut"), ("auto", "8", "10", "12", "14", "16")
 _NAMED_IN_CALL = 4
 
 
@@ -87,7 +90,10 @@ def choose_calibration(model: Checkpoint) -> str | None:
     try:
         calibration_of(model, chosen)
     except CheckpointError as error:
-        st.error(f"{error.message} The model's held-out images are used instead. ({error.code})")
+        st.error(
+            f"{literal(error.message)} The model's held-out images are used instead. "
+            f"({error.code})"
+        )
         return None
     return chosen
 
@@ -98,7 +104,12 @@ def choose_adaptation() -> Adaptation:
         crop = st.selectbox("Crop to the content", _CHOICES, key="crop", width=190)
         invert = st.selectbox("Exchange black and white", _CHOICES, key="invert", width=190)
         fit = st.selectbox("Other proportions", _FITS, key="fit", width=190)
-    return Adaptation(invert, crop, fit)
+        bits = st.selectbox(
+            "Bits of a 16-bit grey", _BITS, key="bits", width=190,
+            help="Detectors may save 12-bit greys unscaled in a file of 16 bits, which is then "
+            "almost black: with 12, 4,095 is white.",
+        )  # fmt: skip
+    return Adaptation(invert, crop, fit, bits)
 
 
 def show_score(
@@ -246,7 +257,7 @@ def command_line(model: str, settings: ScoreSettings) -> str:
     flags = _changed(settings)
     words = [f"--{name.replace('_', '-')} {value}" for name, value in flags.items()]
     words += [] if settings.evidence else ["--no-evidence"]
-    return " ".join(["python -m vae score", model, "PATH", *words, "--json"])
+    return " ".join(["python -m vae score", shlex.quote(model), "PATH", *words, "--json"])
 
 
 def curl_call(base: str, model: str, settings: ScoreSettings, names: Sequence[str]) -> str:
@@ -270,7 +281,8 @@ def _changed(settings: ScoreSettings) -> dict[str, str | int]:
     values = {
         "invert": (settings.adaptation.invert, "auto"),
         "crop": (settings.adaptation.crop, "auto"),
-        "fit": (settings.adaptation.fit, "pad"),
+        "fit": (settings.adaptation.fit, "auto"),
+        "bits": (settings.adaptation.bits, "auto"),
         "draws": (settings.draws, DRAWS),
         "importance_samples": (settings.importance_samples, 0),
         "seed": (settings.seed, 0),

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import streamlit as st
 
+from vae.data.listing import SUFFIXES
 from vae.model.checkpoint import Checkpoint
 from vae.ui import access
 from vae.ui.drawing import drawing_pad
@@ -14,7 +15,7 @@ from vae.ui.uploads import INVITATION, admitted
 __all__ = ["Sent", "choose_images"]
 
 _SOURCES = ("Files", "Folder", "Draw")
-_SUFFIXES = ("png", "jpg", "jpeg", "webp", "bmp", "gif")
+_SUFFIXES = tuple(suffix[1:] for suffix in SUFFIXES if not suffix.startswith(".tif"))
 
 
 class Sent(NamedTuple):

@@ -69,6 +69,8 @@ STYLE = f"""<style>
 @media (max-width: 640px) {{ .elb-ladder {{ font-size: .875rem; }} }}
 .elb-chip {{ display: inline-block; width: .7em; height: .7em; margin-right: .5em;
   border-radius: 2px; vertical-align: baseline; }}
+/* The file that a table's own toolbar writes would run formulas in names; ours are disarmed. */
+[data-testid="stElementToolbarButton"]:has([aria-label^="Download as CSV"]) {{ display: none; }}
 </style>"""
 
 _COLOURS = {

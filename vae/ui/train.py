@@ -26,6 +26,7 @@ from vae.training.config import TrainConfig
 from vae.training.presets import DEFAULT_PRESET, PRESETS
 from vae.training.run_folder import RunFolder
 from vae.ui import access, widgets
+from vae.ui.literal import literal
 
 __all__ = ["form", "registered_folders", "watch"]
 
@@ -48,7 +49,11 @@ _OF_OBJECTIVE = {
     "beta_tc": ("beta", "tc_estimator"),
     "batch_moment_kl": ("moment_weight",),
 }
+_OF_FOLDER = ("image_size", "image_width", "image_channels", "fit", "bits", "allow_tiff")
 _LABELS = {
+    "fit": "Other proportions",
+    "bits": "Bits of a 16-bit grey",
+    "allow_tiff": "Read TIFF files",
     "hidden": "Widths of hidden layers",
     "channels": "Widths of convolutions",
     "latent_dim": "Latent dimensions D",
@@ -114,7 +119,7 @@ def form() -> None:
         if shutil.disk_usage(root).free < _FEWEST_FREE:
             problem = problem or "Less than 1 GB is free on this disk; make room first."
         if problem:
-            st.warning(problem, icon=":material/info:")
+            st.warning(literal(problem), icon=":material/info:")
         if st.button("Train", type="primary", disabled=bool(problem), key="start") and not problem:
             words = launch.command_of(preset, config, root / name)
             if _begun(name, lambda: launch.start(name, words)):
@@ -144,7 +149,7 @@ def _config(preset: str) -> tuple[TrainConfig | None, str]:
     ]
     values: dict[str, Any] = {"data": data}
     if data.startswith("folder:"):
-        values |= _fields(base, preset, ("image_size", "image_channels"))
+        values |= _fields(base, preset, _OF_FOLDER)
     first, second, third = st.columns(3, gap="medium")
     with first:
         values |= _fields(base, preset, ("network", "latent_dim"))
@@ -198,6 +203,12 @@ def _fields(base: TrainConfig, preset: str, names: Sequence[str]) -> dict[str, A
             values[name] = st.selectbox(label, choices, choices.index(default), **common)
         elif name == "image_channels":
             values[name] = st.selectbox(label, (1, 3), (1, 3).index(default), **common)
+        elif isinstance(default, bool):
+            values[name] = st.checkbox(label, default, **common)
+        elif name == "image_width":
+            values[name] = st.number_input(
+                label, 1, 1024, default, placeholder="as high as wide", **common
+            )
         elif isinstance(default, int):
             values[name] = int(st.number_input(label, 0, 10_000_000, default, 1, **common))
         else:
@@ -238,12 +249,13 @@ def watch() -> None:
     started, when = st.session_state.get("just_started", ("", 0.0))
     if started and started not in {run.name for run in found}:
         if (root / started / "manifest.json").exists():
-            st.success(f"{started} is finished: choose it in the model picker.")
+            st.success(f"{literal(started)} is finished: choose it in the model picker.")
         elif time.time() - when < 30:
-            st.info(f"{started} is starting …")
+            st.info(f"{literal(started)} is starting …")
         else:
             said = launch.last_words(started) or "It left no message."
-            st.error(f"{started} ended before it began. {said}")
+            st.error(f"{literal(started)} ended before it began.")
+            st.code(said, language=None, wrap_lines=True)
     if not found and not started:
         st.caption("No run yet. It goes on when this page is closed, and is found here again.")
     for run in found:
@@ -257,7 +269,8 @@ def _show(root: Path, run: launch.Run) -> None:
         phase = "interrupted"
     step, steps = int(status.get("step") or 0), int(status.get("steps") or 0)
     with st.container(border=True):
-        st.markdown(f"**{run.name}** {_PHASES.get(phase, phase)}. {status.get('message') or ''}")
+        said = literal(str(status.get("message") or ""))
+        st.markdown(f"**{literal(run.name)}** {literal(_PHASES.get(phase, phase))}. {said}")
         if steps:
             speed = status.get("images_per_second") or 0
             st.progress(

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import chain, count
 
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 
 from vae.data.decoding import Limits
+from vae.data.listing import shortened
 
-__all__ = ["INVITATION", "INVITATION_ONE", "MOST_BYTES", "MOST_FILES", "admitted", "display_name"]
+__all__ = [
+    "INVITATION",
+    "INVITATION_ONE",
+    "MOST_BYTES",
+    "MOST_FILES",
+    "admitted",
+    "display_name",
+    "display_names",
+]
 
+_LONGEST = 100
 MOST_FILES = 64
 MOST_BYTES = 32 * 2**20
 INVITATION = (
@@ -34,7 +45,7 @@ def admitted(files: Sequence[UploadedFile]) -> tuple[list[tuple[str, bytes]], st
     Returns:
         Names and bytes, and a sentence about those left out (empty when none were).
     """
-    taken: list[tuple[str, bytes]] = []
+    taken: list[bytes] = []
     room = MOST_BYTES
     for file in files[:MOST_FILES]:
         if file.size > room:
@@ -42,17 +53,30 @@ def admitted(files: Sequence[UploadedFile]) -> tuple[list[tuple[str, bytes]], st
         # One byte above the limit is enough for the reader to refuse the file by name.
         data = file.getvalue()[: Limits().bytes + 1]
         room -= file.size
-        taken.append((display_name(file.name), data))
+        taken.append(data)
     left = len(files) - len(taken)
     sentence = (
         f"{left} of {len(files)} files were left out: at most {MOST_FILES} files and "
         f"{MOST_BYTES // 2**20} MB are scored at once here. For more, use the command line below."
     )
-    return taken, sentence if left else ""
+    names = display_names([file.name for file in files[: len(taken)]])
+    return list(zip(names, taken, strict=True)), sentence if left else ""
+
+
+def display_names(names: Sequence[str]) -> list[str]:
+    """What a client calls its files, as text; a name that is there already gets a number."""
+    shown: dict[str, None] = {}
+    for name in map(display_name, names):
+        numbered = (f"{name} ({number})" for number in count(2))
+        shown[next(one for one in chain([name], numbered) if one not in shown)] = None
+    return list(shown)
 
 
 def display_name(name: str) -> str:
-    """A client's file name as text: no folders, no control or direction characters, no 4 KB."""
-    base = re.split(r"[/\\]", name)[-1]
-    printable = "".join(char for char in base if char.isprintable() and char not in "\u202a\u202e")
-    return printable[:100] or "unnamed"
+    """A client's file name as text: no control or direction characters, no 4 KB.
+
+    Folders stay, since files of two may share a name; what would lead out of them goes.
+    """
+    parts = re.split(r"[/\\]", "".join(char for char in name if char.isprintable()))
+    plain = "/".join(part for part in parts if part.strip(".") and not part.endswith(":"))
+    return shortened(plain, _LONGEST) or "unnamed"

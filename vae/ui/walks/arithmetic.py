@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from html import escape
+
 import numpy as np
 import streamlit as st
 
@@ -65,7 +67,7 @@ def show_arithmetic(model: Checkpoint, sample: int) -> None:
     codes = shifted(start.code, direction, amounts)[None]
     found = decoded.profile_of(model, codes, start.rows)
     widgets.lead(
-        f"The mean codes of “{minus}” ({len(groups[minus])} images) and “{plus}” "
+        f"The mean codes of “{escape(minus)}” ({len(groups[minus])} images) and “{escape(plus)}” "
         f"({len(groups[plus])}) lie <b>{nats(float(np.linalg.norm(direction)), 2)}</b> latent "
         "units apart. The film adds that difference to the start, from −0.5 to 1.5 times."
     )

@@ -11,8 +11,8 @@ import numpy as np
 import streamlit as st
 import torch
 
-from vae.data.adaptation import Prepared, preprocess
-from vae.data.decoding import read_image
+from vae.data.adaptation import Prepared
+from vae.elbo.files import prepare
 from vae.elbo.tiles import decode_means, encode_tiled
 from vae.explore.profile import Profile, profile, typical
 from vae.figures.films import Sheet, frame_count, sprite_sheet
@@ -112,7 +112,7 @@ def encoded(model: Checkpoint, data: bytes) -> Encoded:
 
 @st.cache_data(max_entries=32, show_spinner=False)
 def _encoded(_model: Checkpoint, key: str, data: bytes) -> Encoded:
-    prepared = preprocess(read_image(data), _model.config.image)
+    prepared = prepare(_model, data)
     x = observe(_model.config, prepared.levels[None])
     mu, sigma = encode_tiled(_model.model, x)
     return Encoded(mu[0].numpy(), sigma[0].numpy(), prepared)

@@ -14,6 +14,7 @@ from vae.figures.frame import nats
 from vae.model.checkpoint import Checkpoint
 from vae.ui import access, links
 from vae.ui.film import film
+from vae.ui.literal import literal
 from vae.ui.walks import decoded
 from vae.ui.walks.export import codes_csv, export_film
 from vae.ui.walks.place import show_place
@@ -164,6 +165,6 @@ def _footnote(start: Start, reach: str, shown: int, speaking: int, model: Checkp
         else ""
     )
     return (
-        f"Starting from {start.text}. Rows by falling mean KL over {model.reference.size:,} "
-        f"held-out images, in nats. {ends}{fewer}"
+        f"Starting from {literal(start.text)}. Rows by falling mean KL over "
+        f"{model.reference.size:,} held-out images, in nats. {ends}{fewer}"
     )

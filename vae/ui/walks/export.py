@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import streamlit as st
 
+from vae.elbo.rows import inert
 from vae.figures.export import animation, picture
 from vae.model.checkpoint import Checkpoint
 from vae.ui.film import copy_link
@@ -92,5 +93,5 @@ def codes_csv(codes: np.ndarray, columns: dict[str, Sequence]) -> bytes:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*columns, *(f"z_{d + 1}" for d in range(codes.shape[1]))])
     for i, code in enumerate(codes):
-        writer.writerow([*(values[i] for values in columns.values()), *code.tolist()])
+        writer.writerow([*(inert(values[i]) for values in columns.values()), *code.tolist()])
     return text.getvalue().encode()

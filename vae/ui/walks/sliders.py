@@ -10,6 +10,7 @@ from vae.figures.frame import nats
 from vae.model.checkpoint import Checkpoint
 from vae.ui import access, widgets
 from vae.ui.film import copy_link
+from vae.ui.literal import literal
 from vae.ui.walks import decoded
 from vae.ui.walks.place import trust_lines
 from vae.ui.walks.start import Start, choose_start, code_text, start_here
@@ -56,8 +57,8 @@ def show_sliders(model: Checkpoint, sample: int) -> None:
             st.button("Start from here", on_click=start_here, args=(code,), key="sliders_start")
             copy_link()
         st.caption(
-            f"Starting from {start.text}; sliders by falling mean KL. “Start from here” puts the "
-            "code into the link."
+            f"Starting from {literal(start.text)}; sliders by falling mean KL. “Start from here” "
+            "puts the code into the link."
         )
     with heading:
         away = decoded.profile_of(model, code[None], start.rows).distance[0]
