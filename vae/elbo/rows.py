@@ -44,6 +44,7 @@ class ScoreRow(NamedTuple):
     log_evidence: float | None
     log_evidence_error: float | None
     bits_per_dim: float | None
+    verdict: str | None
     percentile: float | None
     p_value: float | None
     draws: int | None
@@ -142,7 +143,7 @@ def parquet_schema() -> pyarrow.Schema:
     """The names and types of the columns in Parquet."""
     import pyarrow as pa
 
-    text = {"name", "model", "weights_sha256", "error_code", "error"}
+    text = {"name", "verdict", "model", "weights_sha256", "error_code", "error"}
     whole = {"draws", "importance_samples", "seed"}
     kinds = {
         field: pa.string() if field in text else pa.int64() if field in whole else pa.float64()
