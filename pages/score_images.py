@@ -61,10 +61,10 @@ with right:
 opinions = score_meaning.opinions_of(model, scored[chosen], len(calibration.elbo), heard, alarms)
 verdict = give_verdict(opinions, alarms.rate)
 with heading:
-    picture, words = st.columns([1, 6], gap="medium", vertical_alignment="center")
+    picture, said = st.columns([1, 6], gap="medium", vertical_alignment="center")
 with picture:
-    scores.show_sent(prepared)
-with words:
+    scores.show_sent(prepared, "The chosen sample" if example else "Your image")
+with said:
     score_meaning.show_verdict(verdict)
     intro = "No file yet, so here is the chosen sample as if it had been sent. " if example else ""
     widgets.lead(intro + score_meaning.how_sure(scored[chosen], len(calibration.elbo)))

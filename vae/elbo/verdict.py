@@ -134,18 +134,18 @@ def give_verdict(opinions: Opinions, rate: float) -> Verdict:
     elif easy:
         headline = "Suspiciously easy"
         reason = (
-            "It isn't flagged, but it scores higher than nearly every image that the model knows "
+            "It passes, but it scores higher than nearly every image that the model knows "
             f"(p = {opinions.elbo_high:.3f}), which plain foreign images do."
         )
     elif doubtful:
-        headline = "The score passes, but a second opinion finds the image strange"
-        reason = f"More than {share} of normal images score this low."
+        headline = "A second opinion finds it strange"
+        reason = f"Its score passes: more than {share} of normal images score this low."
     elif opinions.elbo <= 0.05:
-        headline = "Unusual, but it passes"
-        reason = f"Few normal images score this low, but more than the {share} that you accept."
+        headline = "Unusual"
+        reason = f"It passes: few normal images score this low, but more than {share}."
     else:
         headline = "Nothing unusual in the score"
-        reason = f"More than {share} of normal images score this low."
+        reason = f"It passes: more than {share} of normal images score this low."
     findings = (*_encoder(opinions, flagged, level), *_plainness(opinions, flagged, level))
     if not findings and others:
         agreement = "flags it too" if flagged else "finds it unusual either"

@@ -228,7 +228,7 @@ def _row(name: str, manifest: dict[str, Any]) -> dict[str, Any]:
         "bound L, nats": metrics.get("iwae_bound"),
         "k of L": metrics["importance_samples"],
         "log p(x) exact, nats": metrics.get("log_evidence"),
-        "bits per dimension": metrics["bits_per_dim"],
+        "bits per pixel value": metrics["bits_per_dim"],
         "active dimensions": metrics["active_units"],
         "parameters": manifest["training"]["parameters"],
         "training, s": manifest["training"]["seconds"],

@@ -175,14 +175,14 @@ def show_verdict(verdict: Verdict) -> None:
 def how_sure(scored: ScoredImage, n: int) -> str:
     """The score with its error, and its place among n images, as a sentence of HTML."""
     row = scored.row
-    place = f"higher than <b>{percent(row.percentile)}</b> of the {n:,} images kept aside"
+    place = f"higher than <b>{percent(row.percentile)}</b> of the {n:,} calibration images"
     if row.percentile == 100:
-        place = f"higher than <b>all {n:,}</b> images kept aside"
+        place = f"higher than <b>all {n:,}</b> calibration images"
     elif row.percentile == 0:
-        place = f"higher than <b>none</b> of the {n:,} images kept aside"
+        place = f"higher than <b>none</b> of the {n:,} calibration images"
     return (
         f"{escape(row.name)} scores an ELBO of <b>{nats(row.elbo, 2)}</b>"
-        f"{plus_minus(row.elbo_se)} nats, {place} to compare (p\u00a0=\u00a0{row.p_value:.3f})."
+        f"{plus_minus(row.elbo_se)} nats, {place} (p\u00a0=\u00a0{row.p_value:.3f})."
     )
 
 

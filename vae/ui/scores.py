@@ -38,7 +38,7 @@ _CHOICES, _FITS = ("auto", "yes", "no"), ("pad", "squash")
 _NAMED_IN_CALL = 4
 _THUMBNAIL = 96
 # A name of a set has no spaces, so none reads like this.
-_OWN = "the model's held-out images"
+_OWN = "the model's calibration images"
 _STAY = "session"  # choices stay while a visitor is on another screen
 
 
@@ -92,7 +92,7 @@ def choose_calibration(model: Checkpoint) -> str | None:
     try:
         calibration_of(model, chosen)
     except CheckpointError as error:
-        st.error(f"{error.message} The model's held-out images are used instead. ({error.code})")
+        st.error(f"{error.message} The model's own images are used instead. ({error.code})")
         return None
     return chosen
 
@@ -110,10 +110,10 @@ def choose_adaptation() -> Adaptation:
     return Adaptation(invert, crop, fit)
 
 
-def show_sent(prepared: Prepared) -> None:
+def show_sent(prepared: Prepared, caption: str) -> None:
     """An image as it was sent, small, beside what is said of it."""
     sent = np.moveaxis(prepared.original, -1, 0) / 255
-    widgets.picture(sent, "Your image", "The image as it was sent", 150)
+    widgets.picture(sent, caption, "The image as it was sent", 150)
 
 
 def show_score(row: ScoreRow, parts: Receipt) -> None:
@@ -197,7 +197,7 @@ def score_table(scored: Sequence[ScoredImage], model: Checkpoint, rate: float) -
         del columns["refused because"]
     if not any(columns["± se"]):
         del columns["± se"]
-    st.caption("Most surprising first. Choose a line to see that image below.")
+    st.caption("Lowest ELBO first. Choose a line to see that image above and below.")
     number = st.column_config.NumberColumn
     state = st.dataframe(
         columns,
