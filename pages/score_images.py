@@ -67,7 +67,8 @@ with picture:
 with said:
     score_meaning.show_verdict(verdict)
     intro = "No file yet, so here is the chosen sample as if it had been sent. " if example else ""
-    widgets.lead(intro + score_meaning.how_sure(scored[chosen], len(calibration.elbo)))
+    n, name = len(calibration.elbo), settings.calibration
+    widgets.lead(intro + score_meaning.how_sure(scored[chosen], n, name))
 with right:
     score_meaning.show_opinions(scored[chosen], opinions, verdict, heard, alarms)
 with chart:

@@ -472,6 +472,7 @@ def test_a_named_calibration_set_can_be_chosen(monkeypatch, tmp_path):
     assert app.selectbox(key="calibration").value == "strict"
     assert "It is flagged" in app.error[0].value
     assert "seven.png scores" in text_of(app)
+    assert "higher than <b>none</b> of the 99 images of the set “strict”" in text_of(app)
     assert "smallest rate that 99 images support is 1.0 %" in markdown_of(app)
     assert "chosen set holds scores only" in text_of(app)
 
@@ -516,7 +517,7 @@ def test_what_was_sent_stays_while_another_screen_is_visited():
 def test_an_image_that_scores_above_all_others_is_said_to():
     """A blank sprite: never "higher than 100.0 %", and flagged by what is too easy."""
     app = scored_screen(("blank.png", png(np.zeros((64, 64), int), 1)), model="sprites-10d")
-    assert "higher than <b>all 999</b> calibration images" in text_of(app)
+    assert "higher than <b>all</b> 999 calibration images" in text_of(app)
     assert "Suspiciously easy" in app.warning[0].value
     assert "± 0.0" not in text_of(app)
 

@@ -107,8 +107,8 @@ def pixel_map(pixels: np.ndarray, height: int = 300) -> go.Figure:
         z=cost, x=np.arange(1, columns + 1), y=np.arange(1, rows + 1),
         colorscale=palette.SEQUENTIAL,
         colorbar={
-            "orientation": "h", "thickness": 10, "y": -0.04, "yanchor": "top", "nticks": 5,
-            "ticksuffix": " nats", "outlinewidth": 0, "exponentformat": "power",
+            "orientation": "h", "thickness": 10, "y": -0.04, "yanchor": "top", "nticks": 4,
+            "ticksuffix": " nats", "outlinewidth": 0, "exponentformat": "power", "tickangle": 0,
         },
         hovertemplate="row %{y}, column %{x}: %{z:.4~g} nats<extra></extra>",
     )  # fmt: skip

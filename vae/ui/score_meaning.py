@@ -172,17 +172,23 @@ def show_verdict(verdict: Verdict) -> None:
     box(f"**{verdict.headline}.** {verdict.reason}", icon=f":material/{icon}:")
 
 
-def how_sure(scored: ScoredImage, n: int) -> str:
-    """The score with its error, and its place among n images, as a sentence of HTML."""
+def how_sure(scored: ScoredImage, n: int, name: str | None = None) -> str:
+    """The score with its error, and its place among n images, as a sentence of HTML.
+
+    Args:
+        scored: The image's score.
+        n: The number of calibration images.
+        name: The name of their set; none for the model's own.
+    """
     row = scored.row
-    place = f"higher than <b>{percent(row.percentile)}</b> of the {n:,} calibration images"
-    if row.percentile == 100:
-        place = f"higher than <b>all {n:,}</b> calibration images"
-    elif row.percentile == 0:
-        place = f"higher than <b>none</b> of the {n:,} calibration images"
+    images = "calibration images" if name is None else f"images of the set “{escape(name)}”"
+    share, of = {0: ("none", " of the"), 100: ("all", "")}.get(
+        row.percentile, (percent(row.percentile), " of the")
+    )
     return (
         f"{escape(row.name)} scores an ELBO of <b>{nats(row.elbo, 2)}</b>"
-        f"{plus_minus(row.elbo_se)} nats, {place} (p\u00a0=\u00a0{row.p_value:.3f})."
+        f"{plus_minus(row.elbo_se)} nats, higher than <b>{share}</b>{of} {n:,} {images} "
+        f"(p\u00a0=\u00a0{row.p_value:.3f})."
     )
 
 
