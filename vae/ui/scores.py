@@ -197,7 +197,7 @@ def score_table(scored: Sequence[ScoredImage], model: Checkpoint, rate: float) -
         del columns["refused because"]
     if not any(columns["± se"]):
         del columns["± se"]
-    st.caption("Lowest ELBO first. Choose a line to see that image above and below.")
+    st.caption("Most surprising first. Choose a line to see that image above and below.")
     number = st.column_config.NumberColumn
     state = st.dataframe(
         columns,
