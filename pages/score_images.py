@@ -6,30 +6,34 @@ import numpy as np
 import streamlit as st
 
 from vae.elbo.calibration_sets import calibration_of
-from vae.figures.frame import nats
+from vae.elbo.verdict import give_verdict
 from vae.figures.scores import calibration_histogram
 from vae.ui import access, score_detail, score_meaning, scores, widgets
 from vae.ui.batches import scored_with_progress
+from vae.ui.honesty import badges
 from vae.ui.sources import choose_images
 
 model, sample = access.current()
+st.title("Score images", anchor=False)
 # A container, not an empty place: while a rerun computes, the old words stay and nothing jumps.
 heading = st.container()
+badges(model)
 files, example, empty = choose_images(model, sample)
 if not files:
     with heading:
-        widgets.opening("Score images", empty)
+        widgets.lead(empty)
     st.stop()
 
 # In the order of the screen; what is below decides about what is above.
-settings_place, table_place, image_place = st.container(), st.container(), st.container()
-left, right = st.columns([1.7, 1], gap="large")
-with image_place:
-    pictures = st.container()
-    adaptation = scores.choose_adaptation()
+settings_place, table_place, meaning_place = st.container(), st.container(), st.container()
+pictures = st.container()
+adaptation = scores.choose_adaptation()
 with settings_place:
     settings = scores.choose_settings(model, adaptation, len(files))
 calibration = calibration_of(model, settings.calibration)
+with meaning_place:
+    st.subheader("How sure that is", anchor=False)
+    left, right = st.columns([1.4, 1], gap="large")
 with left:
     alarms = score_meaning.choose_rate(calibration)
     chart = st.container()
@@ -44,29 +48,29 @@ with table_place:
     chosen = order[0]
     if len(rows) > 1 or not accepted:
         chosen = order[scores.score_table([scored[i] for i in order], model, alarms.rate)]
-row, prepared = scored[chosen]
+row, prepared, _ = scored[chosen]
 
-with heading:
-    if row.error is not None:
-        widgets.opening("Score images", f"{escape(row.name)} was not scored.")
-    else:
-        intro = "No file yet, so here is the chosen sample as if it had been sent. "
-        error = f" ± {nats(row.elbo_se, 2)}" if row.elbo_se else ""
-        widgets.opening(
-            "Score images",
-            f"{intro if example else ''}{escape(row.name)} scores an ELBO of "
-            f"<b>{nats(row.elbo, 2)}</b>{error} nats, higher than "
-            f"<b>{row.percentile:.1f}\u00a0%</b> of images kept aside to compare. "
-            f"{score_meaning.in_short(row, alarms, len(calibration.elbo))}",
-        )
 if row.error is not None:
+    with heading:
+        widgets.lead(f"{escape(row.name)} was not scored.")
     st.error(f"{row.error} ({row.error_code})")
     st.stop()
 
-parts = access.receipt_of(model, prepared.levels, settings.draws, settings.seed)
-with pictures:
-    scores.show_score(model, scored[chosen], parts, settings)
-    scores.show_steps(model, scored[chosen], adaptation)
+with right:
+    heard = score_meaning.hear(model, prepared, settings)
+opinions = score_meaning.opinions_of(model, scored[chosen], len(calibration.elbo), heard, alarms)
+verdict = give_verdict(opinions, alarms.rate)
+with heading:
+    picture, said = st.columns([1, 6], gap="medium", vertical_alignment="center")
+with picture:
+    scores.show_sent(prepared, "The chosen sample" if example else "Your image")
+with said:
+    score_meaning.show_verdict(verdict)
+    intro = "No file yet, so here is the chosen sample as if it had been sent. " if example else ""
+    n, name = len(calibration.elbo), settings.calibration
+    widgets.lead(intro + score_meaning.how_sure(scored[chosen], n, name))
+with right:
+    score_meaning.show_opinions(scored[chosen], opinions, verdict, heard, alarms)
 with chart:
     elbos = np.array([rows[i].elbo for i in accepted])
     widgets.chart(
@@ -76,14 +80,13 @@ with chart:
         f"Histogram of calibration ELBOs with this image at {row.elbo:.1f} nats and the threshold "
         f"at {alarms.threshold:.1f} nats",
     )
-with right:
-    score_detail.show_costs(parts)
 
-st.subheader("What it means", anchor=False)
-heard = score_meaning.hear(model, prepared, settings)
-n, exact = len(calibration.elbo), parts.mu.size <= 2
-verdict = score_meaning.show_verdict(row, n, heard, alarms, exact)
-if not exact:
+parts = access.receipt_of(model, prepared.levels, settings.draws, settings.seed)
+with pictures:
+    st.subheader("What the model makes of it", anchor=False)
+    scores.show_score(model, scored[chosen], parts, settings)
+    scores.show_steps(model, scored[chosen], adaptation)
+if parts.mu.size > 2:
     score_detail.show_refined(model, prepared.levels, settings)
 move = score_detail.show_move(model, parts, alarms, settings) if verdict.flagged else None
 score_detail.show_receipt(parts)

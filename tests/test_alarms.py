@@ -36,7 +36,8 @@ def test_strange_images_are_what_they_are_called() -> None:
     levels, spec = data.read(data.splits.validation[:50]), data.spec
     kinds = strange_images(levels, spec)
     assert np.array_equal(kinds["inverted"], 16 - levels)
-    assert np.array_equal(kinds["upside-down"][:, :, 0], levels[:, :, -1])
+    # Turned by half a turn: first row from the right is last row from the left, nothing mirrored.
+    assert np.array_equal(kinds["upside-down"], levels[:, :, ::-1, ::-1])
     assert np.array_equal(kinds["rotated by 90°"][:, :, 0], levels[..., -1])
     assert np.array_equal(
         np.sort(kinds["shuffled pixels"].reshape(50, -1)), np.sort(levels.reshape(50, -1))

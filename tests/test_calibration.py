@@ -22,6 +22,7 @@ from vae.elbo.calibration_sets import (
     write_calibration,
 )
 from vae.elbo.scoring import score_levels
+from vae.elbo.typicality import typicality
 
 SHIPPED = sorted(path.parent.name for path in CHECKPOINTS.glob("*/manifest.json"))
 BY_HAND = Calibration(np.array([-3.0, -1.0, -2.0, -2.0]), draws=0)
@@ -61,6 +62,25 @@ def test_what_machines_may_differ_by_moves_no_image() -> None:
         near = scale * -20.0 + 9e-5 * max(1.0, scale / 100) * np.array([-1.0, 0.0, 1.0])
         assert calibration.percentile(near).tolist() == [25.0] * 3
         assert calibration.p_value(near).tolist() == [4 / 5] * 3
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_one_formula_gives_every_p_value(name: str, checkpoint) -> None:
+    """Also of an image that the set holds too, whose ELBO another machine rounds otherwise."""
+    reference, calibration = checkpoint(name).reference, calibration_of(checkpoint(name))
+    for elbo in (reference.elbo, reference.elbo * (1 + 1e-9), reference.elbo * (1 - 1e-9)):
+        places = typicality(calibration.elbo, elbo)
+        assert np.array_equal(places.low, calibration.p_value(elbo))
+        # An image either lies above a calibration image, or counts as no higher.
+        n, percentile = len(calibration.elbo), calibration.percentile(elbo)
+        assert places.high == pytest.approx((1 + n - percentile * n / 100) / (n + 1))
+        assert np.array_equal(places.two_sided, typicality(-calibration.elbo, -elbo).two_sided)
+
+
+@pytest.mark.parametrize("off", [-9e-5, 0.0, 9e-5])
+def test_what_counts_as_equal_makes_a_p_value_larger_on_both_sides(off: float) -> None:
+    places = typicality(np.array([-30.0, -20.0, -20.0, -10.0]), np.array([-20.0 + off]))
+    assert (places.low[0], places.high[0]) == (4 / 5, 4 / 5)
 
 
 def test_the_smallest_p_value_is_that_of_the_worst_image() -> None:

@@ -142,6 +142,17 @@ def test_the_clock_is_read_before_each_image(monkeypatch) -> None:
     assert taken == [["0"], ["1"], ["2"]]
 
 
+def test_the_answer_carries_the_verdict(port, checkpoint) -> None:
+    blank = encode_png(np.zeros((64, 64), np.uint8))
+    (row,) = send(port, [("blank.png", blank)], "model=sprites-10d").document
+    assert row["verdict"] == "suspiciously_easy" and row["p_value"] == 1
+    (row,) = send(port, [("digit.png", png_of(checkpoint("digits-2d"), 5))]).document
+    assert row["verdict"] == "ordinary"
+    noise = np.random.default_rng(0).integers(0, 255, (8, 8)).astype(np.uint8)
+    rows = send(port, [("noise.png", encode_png(noise)), ("text.png", b"text")]).document
+    assert [row["verdict"] for row in rows] == ["flagged", None]
+
+
 def test_refused_files_are_rows_and_names_do_no_harm(port, checkpoint) -> None:
     good = png_of(checkpoint("digits-2d"), 7)
     big = b"\x89PNG" + bytes(5 * 2**20)

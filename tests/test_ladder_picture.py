@@ -1,11 +1,17 @@
 """The ladder as it is drawn: to scale, whole, and readable without its marks."""
 
+import base64
+import io
 import re
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from vae.figures.frame import percent, plus_minus
 from vae.figures.ladder import Rung, ladder_html
+from vae.figures.pictures import thumbnail_url
+from vae.figures.sample_elbo import pixel_map
 
 RUNGS = [
     Rung("log p(x), exact", -90.0, 0.0, "#111", exact=True),
@@ -80,3 +86,37 @@ def test_ticks_are_round_and_stand_where_they_say(spread):
             [left for left, _ in ticks],
             atol=0.02,
         )
+
+
+def test_a_small_number_does_not_read_like_none():
+    assert plus_minus(0.0) == plus_minus(None) == ""
+    assert plus_minus(0.034, 4) == " ± 0.0340" and plus_minus(3e-5, 4) == " ± < 0.0001"
+    assert plus_minus(0.4, 0) == " ± < 1" and plus_minus(12.3, 0) == " ± 12"
+    shares = {0: "0.0", 0.02: "< 0.1", 0.1: "0.1", 62.66: "62.7", 99.98: "> 99.9", 100: "100.0"}
+    for share, text in shares.items():
+        assert percent(share) == f"{text}\u00a0%"
+
+
+def test_a_millionth_of_a_nat_is_no_letter():
+    """Plotly writes 1μ for a millionth unless it is told not to."""
+    figure = pixel_map(np.full((1, 4, 4), -1e-6))
+    assert figure.data[0].colorbar.exponentformat == "power"
+    assert figure.layout.xaxis.exponentformat == figure.layout.yaxis.exponentformat == "power"
+
+
+@pytest.mark.parametrize(
+    ("channels", "height", "width", "size"),
+    [(1, 8, 8, (32, 32)), (1, 28, 28, (28, 28)), (3, 128, 128, (32, 32)), (3, 64, 128, (32, 16))],
+)
+def test_a_thumbnail_is_bounded_and_small_ones_are_enlarged_by_whole_pixels(
+    channels, height, width, size
+):
+    image = np.random.default_rng(0).random((channels, height, width)).astype(np.float32)
+    url = thumbnail_url(image, 32)
+    assert len(url) <= 4 / 3 * (32 * 32 * channels + 200)  # of noise, which no PNG makes smaller
+    with Image.open(io.BytesIO(base64.b64decode(url.split(",", 1)[1]))) as found:
+        assert found.size == size
+        pixels = np.asarray(found)
+    if height == 8:
+        assert np.array_equal(pixels[::4, ::4], np.rint(255 * image[0]))
+        assert np.array_equal(pixels, pixels[::4, ::4].repeat(4, 0).repeat(4, 1))

@@ -376,7 +376,7 @@ def test_the_false_alarm_slider_sets_the_threshold_and_states_its_interval():
     elbo = np.sort(reference["elbo"][reference["split"] == 1])
     row = int(np.flatnonzero(np.isclose(reference["elbo"], elbo[9]))[0])
     app = scored_screen(("ten.png", png(reference["levels"][row, 0], 16)))
-    for percent, verdict in ((1.0, "passes"), (3.0, "flagged")):
+    for percent, box in ((1.0, "success"), (3.0, "error")):
         app.slider(key="alarms").set_value(percent).run()
         rank = round(percent / 100 * 500)
         low, high = 100 * beta.ppf([0.025, 0.975], rank, 500 - rank)
@@ -384,7 +384,8 @@ def test_the_false_alarm_slider_sets_the_threshold_and_states_its_interval():
         assert f"{percent:.1f} % of normal images: between {low:.1f} and {high:.1f} %" in text
         assert f"**{elbo[rank - 1]:.2f} nats**, number {rank} from below of 499" in text
         assert "smallest rate that 499 images support is 0.2 %" in text
-        assert f"<b>{verdict}</b>" in text_of(app)
+        assert f"at most {2 * percent:.1f} % of normal images are flagged or doubtful" in text
+        assert ("It is flagged" if percent == 3 else "It passes") in getattr(app, box)[0].value
 
 
 def test_a_rate_that_so_few_images_cannot_support_is_named():
@@ -407,9 +408,10 @@ def test_a_rate_in_a_link_that_is_none_is_named(asked):
 
 def test_noise_is_flagged_and_every_opinion_agrees():
     app = scored_screen(("noise.png", noise_png()))
-    assert "<b>flagged</b>" in text_of(app)
     assert "Unlike the images this model knows" in app.error[0].value
-    assert "log p(x) agrees" in app.error[0].value
+    assert "It is flagged" in app.error[0].value
+    assert "higher than <b>none</b> of the 499 calibration images" in text_of(app)
+    assert "log p(x) agrees" in markdown_of(app)
     assert text_of(app).count("0.002, strange") >= 3
 
 
@@ -489,12 +491,64 @@ def test_a_named_calibration_set_can_be_chosen(monkeypatch, tmp_path):
     )
     monkeypatch.setenv("ELBOSCOPE_CHECKPOINTS", str(tmp_path))
     app = scored_screen(("seven.png", png(raw("digits-2d")[1]["levels"][31, 0], 16)))
-    assert "passes</b>" in text_of(app)
-    app.selectbox(key="calibration-digits-2d").set_value("strict").run()
+    assert "It passes" in app.success[0].value
+    app.selectbox(key="calibration").set_value("strict").run()
     assert not app.exception
-    assert "<b>flagged</b>" in text_of(app)
+    assert "It is flagged" in app.error[0].value
+    # A visit of another screen changes neither the image nor what it is compared with.
+    app.switch_page(str(page_named("overview"))).run()
+    app.switch_page(str(page_named("score_images"))).run()
+    assert app.selectbox(key="calibration").value == "strict"
+    assert "It is flagged" in app.error[0].value
+    assert "seven.png scores" in text_of(app)
+    assert "higher than <b>none</b> of the 99 images of the set “strict”" in text_of(app)
     assert "smallest rate that 99 images support is 1.0 %" in markdown_of(app)
     assert "chosen set holds scores only" in text_of(app)
+
+
+def test_a_calibration_set_of_a_link_that_is_not_there_is_named():
+    app = AppTest.from_file(str(ROOT / "vae" / "ui" / "frame.py"), default_timeout=60)
+    app.query_params["calibration"] = "good-<b>ones"
+    app.run().switch_page(str(page_named("score_images"))).run()
+    assert not app.exception
+    (said,) = [one.value for one in app.warning]
+    assert "no calibration set" in said and "calibration images" in said and "none" in said
+    assert "<b>" not in said
+
+
+def test_what_was_sent_stays_while_another_screen_is_visited():
+    levels = raw("digits-2d")[1]["levels"]
+    files = [(f"{n}.png", png(levels[n, 0], 16)) for n in range(3)]
+    app = scored_screen(*files[:2])
+    app.selectbox(key="invert").set_value("yes").run()
+    before = app.dataframe[0].value
+
+    def revisit():
+        app.switch_page(str(page_named("overview"))).run()
+        app.switch_page(str(page_named("score_images"))).run()
+        assert not app.exception
+
+    revisit()
+    assert app.selectbox(key="invert").value == "yes"
+    assert app.dataframe[0].value.equals(before)
+    # What comes later is scored beside it, and what is taken out stays out.
+    app.file_uploader(key="upload").set_value((*files[2], "image/png")).run()
+    assert sorted(app.dataframe[0].value["name"]) == ["0.png", "1.png", "2.png"]
+    app.multiselect(key="upload_stay").set_value([1]).run()
+    assert sorted(app.dataframe[0].value["name"]) == ["1.png", "2.png"]
+    revisit()
+    assert sorted(app.dataframe[0].value["name"]) == ["1.png", "2.png"]
+    app.multiselect(key="upload_stay").set_value([]).run()
+    assert not app.exception
+    assert "No file yet" in text_of(app)
+
+
+def test_an_image_that_scores_above_all_others_is_said_to():
+    """A blank sprite: never "higher than 100.0 %", and flagged by what is too easy."""
+    app = scored_screen(("blank.png", png(np.zeros((64, 64), int), 1)), model="sprites-10d")
+    assert "higher than <b>all</b> 999 calibration images" in text_of(app)
+    assert "Suspiciously easy" in app.warning[0].value
+    assert "± 0.0" not in text_of(app)
 
 
 def test_only_refused_files_say_so():

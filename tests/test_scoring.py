@@ -17,6 +17,7 @@ import torch
 
 import vae
 from vae.data.spec import ImageSpec
+from vae.elbo.calibration import Calibration
 from vae.elbo.calibration_sets import calibration_of
 from vae.elbo.rows import FORMATS, ScoreRow, refused_row, to_csv, to_json, to_json_lines
 from vae.elbo.scoring import (
@@ -34,9 +35,9 @@ from vae.model.vae import VAE, observe
 DIGITS = ("digits-2d", "digits-10d", "digits-binary-2d")
 FIELDS = (
     "name", "elbo", "elbo_se", "expected_log_likelihood", "kl", "kl_per_dim", "iwae_bound",
-    "iwae_bound_se", "log_evidence", "log_evidence_error", "bits_per_dim", "percentile",
-    "p_value", "draws", "importance_samples", "seed", "model", "weights_sha256", "error_code",
-    "error",
+    "iwae_bound_se", "log_evidence", "log_evidence_error", "bits_per_dim", "elbo_error", "verdict",
+    "percentile", "p_value", "draws", "importance_samples", "seed", "model", "weights_sha256",
+    "error_code", "error",
 )  # fmt: skip
 
 
@@ -413,6 +414,40 @@ def test_fields_are_the_contract(rows: list[ScoreRow]) -> None:
     for row in rows[:-1]:
         assert row.error is None and row.error_code is None
         assert math.isfinite(row.elbo) and row.importance_samples == 5 and row.seed == 0
+
+
+def test_a_row_says_what_its_p_values_do(checkpoint) -> None:
+    """At 1 %, or at the smallest rate that so few calibration images support."""
+    model = checkpoint("digits-10d")
+    levels = model.reference.levels[:40]
+    noise = np.random.default_rng(0).integers(0, 17, levels.shape).astype(np.uint8)
+    for row in score_levels(model, np.concatenate((levels, noise))):
+        assert (row.verdict == "flagged") == (row.p_value <= 0.01)
+        assert row.verdict == "flagged" or row.percentile == 100 or row.verdict == "ordinary"
+    assert row.verdict == "flagged"
+
+
+@pytest.mark.parametrize(
+    ("images", "blank", "noise"),
+    [
+        (499, "suspiciously_easy", "flagged"),
+        (99, "ordinary", "flagged"),
+        (30, "ordinary", "flagged"),
+    ],
+)
+def test_few_calibration_images_support_fewer_words(
+    images: int, blank: str, noise: str, checkpoint, monkeypatch
+) -> None:
+    """A quarter of 1 % takes 399 images; a blank sprite lies above them all."""
+    from vae.elbo import scoring
+
+    model = checkpoint("sprites-10d")
+    rows = model.reference.of_split("calibration")[:images]
+    few = Calibration(model.reference.elbo[rows], 64)
+    monkeypatch.setattr(scoring, "calibration_of", lambda *_: few)
+    levels = np.zeros((2, *model.config.image.shape), np.uint8)
+    levels[1] = np.random.default_rng(0).integers(0, 2, levels[1].shape)
+    assert [row.verdict for row in score_levels(model, levels)] == [blank, noise]
 
 
 def test_a_density_has_no_bits(linear_gaussian, checkpoint) -> None:

@@ -98,7 +98,7 @@ def metrics_table(metrics: dict[str, Any]) -> str:
         if name in metrics
     ]
     if metrics["bits_per_dim"] is not None:
-        lines.append(_line("bits per dimension", f"{metrics['bits_per_dim']:.4f}"))
+        lines.append(_line("bits per pixel value", f"{metrics['bits_per_dim']:.4f}"))
     lines.append(_line("active latent dimensions", str(metrics["active_units"])))
     if "mutual_information" in metrics:
         lines += _aggregate_lines(metrics)

@@ -18,9 +18,9 @@ from vae.data.datasets import ImageData, open_data
 from vae.data.spec import ImageSpec
 from vae.data.sprites import FACTORS, factors_of, render
 from vae.elbo.calibration_sets import calibration_of
-from vae.elbo.complexity import code_lengths, complexity_excess
+from vae.elbo.complexity import code_lengths, complexity_excess, excess_tie
 from vae.elbo.scoring import SampleScores, sample_scores
-from vae.elbo.typicality import typicality, upper_p_value
+from vae.elbo.typicality import typicality
 from vae.model.checkpoint import Checkpoint
 from vae.model.originals import own_data
 from vae.model.vae import observe
@@ -71,7 +71,7 @@ def strange_images(levels: np.ndarray, spec: ImageSpec, seed: int = 0) -> dict[s
         "inverted": (most - levels).astype(np.uint8),
         "shuffled pixels": shuffled.reshape(levels.shape),
         **({"rotated by 90°": np.rot90(levels, axes=(2, 3)).copy()} if square else {}),
-        "upside-down": levels[:, :, ::-1].copy(),
+        "upside-down": np.rot90(levels, 2, axes=(2, 3)).copy(),
         **({"half contrast": half} if spec.levels > 2 else {}),
         "blank": np.full_like(levels[:1], round(paper * most)),
         "letters": letters(len(levels), spec, rng),
@@ -146,9 +146,6 @@ def _opinions(
     rows = reference.of_split("calibration")
     own = data.read(reference.indices[rows])
     known = _numbers(checkpoint, own, None)
-    known["ELBO"] = reference.elbo[rows]
-    evidence = reference.log_evidence[rows]
-    known["log p(x)"] = evidence[np.isfinite(evidence)]
 
     def of(levels: np.ndarray) -> dict[str, np.ndarray]:
         scores = sample_scores(
@@ -158,12 +155,14 @@ def _opinions(
             evidence=exact,
         )
         found = _numbers(checkpoint, levels, scores)
-        both_sides = typicality(known["ELBO"], found["ELBO"]).two_sided
-        opinions = {"ELBO": calibration.p_value(found["ELBO"]), "ELBO, two-sided": both_sides}
+        of_elbo = calibration.typicality(found["ELBO"])
+        opinions = {"ELBO": of_elbo.low, "ELBO, two-sided": of_elbo.two_sided}
         if exact:
             opinions["log p(x)"] = typicality(known["log p(x)"], found["log p(x)"]).low
         opinions["KL, two-sided"] = typicality(known["KL"], found["KL"]).two_sided
-        opinions["complexity"] = upper_p_value(known["excess"], found["excess"])
+        opinions["complexity"] = typicality(
+            known["excess"], found["excess"], excess_tie(found["ELBO"])
+        ).high
         return opinions
 
     return of
@@ -180,13 +179,12 @@ def _numbers(
         kl = reference.expected_log_likelihood[rows] - elbo
     else:
         elbo, log_evidence = scores.terms.elbo.numpy(), scores.log_evidence.numpy()
-        # Out of the quadrature's reach means far below everything within it.
-        log_evidence = np.nan_to_num(log_evidence, nan=-np.inf)
         kl = scores.terms.kl.numpy()
     bits = code_lengths(observe(checkpoint.config, levels).numpy()).bits
     return {
         "ELBO": elbo,
-        "log p(x)": log_evidence,
+        # Out of the quadrature's reach means far below everything within it.
+        "log p(x)": np.nan_to_num(log_evidence, nan=-np.inf),
         "KL": kl,
         "excess": complexity_excess(elbo, bits),
     }

@@ -1,12 +1,10 @@
 r"""What a score means: its place among held-out images that nothing was tuned on.
 
-A p-value here is conformal: if the new image is exchangeable with the calibration images, then
-:math:`P(p \le \alpha) \le \alpha` for every :math:`\alpha`, whatever the model. Given one
-calibration set of n images, the true rate of false alarms at the threshold of its k-th lowest
-score is a draw from :math:`\mathrm{Beta}(k, n + 1 - k)`.
+A p-value here is conformal (:mod:`vae.elbo.typicality`). Given one calibration set of n images,
+the true rate of false alarms at the threshold of its k-th lowest score is a draw from
+:math:`\mathrm{Beta}(k, n + 1 - k)`.
 
 References:
-    | Algorithmic Learning in a Random World (Vovk et al., 2005), chapter 2
     | Conditional validity of inductive conformal predictors (Vovk, 2012), proposition 2a,
     | https://arxiv.org/abs/1209.2673
 """
@@ -18,6 +16,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+
+from vae.elbo.typicality import Typicality, counts, typicality
 
 __all__ = ["Calibration", "FalseAlarms"]
 
@@ -43,16 +43,6 @@ class FalseAlarms(NamedTuple):
     threshold: float
 
 
-def _tie(elbo: np.ndarray) -> np.ndarray:
-    """How far two machines' ELBOs of one image may lie apart: so near, two ELBOs are equal.
-
-    Else an image that the calibration set holds too, bit for bit, would lie above it on one
-    machine and below on another. It makes a p-value larger, never smaller.
-    """
-    # Finite beside an ELBO that is not.
-    return np.clip(1e-6 * np.abs(elbo), 1e-4, 1e300)
-
-
 @dataclass(frozen=True)
 class Calibration:
     r"""Holds the calibration set's ELBOs, estimated as new scores are.
@@ -70,16 +60,19 @@ class Calibration:
 
     def percentile(self, elbo: np.ndarray) -> np.ndarray:
         r"""The share in percent of calibration images with a lower ELBO; shape of ``elbo``."""
-        lower = np.searchsorted(self.elbo, elbo - _tie(elbo), side="left")
-        return 100 * lower / len(self.elbo)
+        _, as_high = counts(self.elbo, elbo)
+        return 100 * (len(self.elbo) - as_high) / len(self.elbo)
+
+    def typicality(self, elbo: np.ndarray) -> Typicality:
+        r"""The p-values on both sides, with the shape of ``elbo``."""
+        return typicality(self.elbo, elbo)
 
     def p_value(self, elbo: np.ndarray) -> np.ndarray:
         r"""The one-sided p-value on the negative ELBO, with the shape of ``elbo``.
 
         .. math:: p = \frac{1 + \#\{\text{calibration as low or lower}\}}{n + 1}
         """
-        as_low = np.searchsorted(self.elbo, elbo + _tie(elbo), side="right")
-        return (1 + as_low) / (len(self.elbo) + 1)
+        return self.typicality(elbo).low
 
     @property
     def smallest_p_value(self) -> float:

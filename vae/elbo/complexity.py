@@ -22,8 +22,9 @@ from typing import NamedTuple
 import numpy as np
 
 from vae.data.images import encode_png
+from vae.elbo.typicality import tie
 
-__all__ = ["CodeLength", "code_lengths", "complexity_excess"]
+__all__ = ["CodeLength", "code_lengths", "complexity_excess", "excess_tie"]
 
 
 class CodeLength(NamedTuple):
@@ -65,6 +66,11 @@ def complexity_excess(elbo: np.ndarray, bits: np.ndarray) -> np.ndarray:
         :math:`S(x)` in bits, with the same shape. For a density it holds up to a constant.
     """
     return -np.asarray(elbo) / math.log(2) - bits
+
+
+def excess_tie(elbo: np.ndarray) -> np.ndarray:
+    """How near two values of S(x) are equal, in bits: as near as their ELBOs in nats are."""
+    return tie(elbo) / math.log(2)
 
 
 def _readings(image: np.ndarray) -> list[np.ndarray]:

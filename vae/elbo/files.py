@@ -18,7 +18,7 @@ from vae.data.bulk import Decoded, Decoder, cores, decoded, usual_workers
 from vae.data.decoding import ImageRefused, Limits, read_image
 from vae.data.listing import ImageFile, chunks_of
 from vae.elbo.rows import ScoreRow, refused_row
-from vae.elbo.scoring import DRAWS, score_levels
+from vae.elbo.scoring import DRAWS, placed_rows
 from vae.model.checkpoint import Checkpoint
 
 __all__ = [
@@ -46,10 +46,12 @@ class ScoredImage(NamedTuple):
     Attributes:
         row: Its row.
         prepared: The image as the model's data would hold it; none where it was refused.
+        p_high: The p-value of an ELBO as high or higher; none where it was refused.
     """
 
     row: ScoreRow
     prepared: Prepared | None
+    p_high: float | None = None
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,7 @@ def score_bytes(
     """
     prepared: dict[int, Prepared] = {}
     rows: dict[int, ScoreRow] = {}
+    high: dict[int, float] = {}
     for position, (name, data) in enumerate(named):
         try:
             if isinstance(data, ImageRefused):
@@ -152,15 +155,16 @@ def score_bytes(
     if prepared:
         levels = np.stack([one.levels for one in prepared.values()])
         names = [named[position][0] for position in prepared]
-        scored = _score(checkpoint, settings, levels, names)
+        scored, p_high = _score(checkpoint, settings, levels, names)
         rows |= dict(zip(prepared, scored, strict=True))
-    return [ScoredImage(rows[i], prepared.get(i)) for i in range(len(named))]
+        high = dict(zip(prepared, p_high, strict=True))
+    return [ScoredImage(rows[i], prepared.get(i), high.get(i)) for i in range(len(named))]
 
 
 def _score(
     checkpoint: Checkpoint, settings: ScoreSettings, levels: np.ndarray, names: Sequence[str]
-) -> list[ScoreRow]:
-    return score_levels(
+) -> tuple[list[ScoreRow], list[float]]:
+    return placed_rows(
         checkpoint,
         levels,
         names=names,
@@ -278,7 +282,7 @@ def _score_part(
         start += len(piece.stamps)
     levels = np.concatenate([piece.levels for piece in pieces])
     names = [file.name for i, file in enumerate(files) if i not in refused]
-    scored = iter(_score(checkpoint, settings, levels, names))
+    scored = iter(_score(checkpoint, settings, levels, names)[0])
     rows = [
         refused_row(checkpoint, file.name, settings.seed, *refused[i])
         if i in refused

@@ -46,6 +46,7 @@ class ScoreRow(NamedTuple):
     log_evidence_error: float | None
     bits_per_dim: float | None
     elbo_error: float | None
+    verdict: str | None
     percentile: float | None
     p_value: float | None
     draws: int | None
@@ -55,6 +56,11 @@ class ScoreRow(NamedTuple):
     weights_sha256: str
     error_code: str | None
     error: str | None
+
+    @property
+    def elbo_uncertainty(self) -> float | None:
+        """What to print after the ELBO's ±, in nats; none from a single draw."""
+        return self.elbo_se if self.elbo_error is None else self.elbo_error
 
 
 # Spreadsheets for Asian scripts take the wide signs too.
@@ -146,7 +152,7 @@ def parquet_schema() -> pyarrow.Schema:
     """The names and types of the columns in Parquet."""
     import pyarrow as pa
 
-    text = {"name", "model", "weights_sha256", "error_code", "error"}
+    text = {"name", "verdict", "model", "weights_sha256", "error_code", "error"}
     whole = {"draws", "importance_samples", "seed"}
     kinds = {
         field: pa.string() if field in text else pa.int64() if field in whole else pa.float64()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from vae.elbo.terms import (
     standard_normal_kl,
 )
 from vae.elbo.tiles import decode_means, decoder_rows, encode_tiled, map_tiles, row_sums
+from vae.elbo.verdict import USUAL_RATE, words
 from vae.model.checkpoint import Checkpoint
 from vae.model.config import ModelConfig
 from vae.model.likelihoods import facts_of
@@ -40,6 +41,7 @@ __all__ = [
     "bits_per_dim",
     "check_counts",
     "draws_used",
+    "placed_rows",
     "importance_log_weights",
     "weigh_draws",
     "posterior_nodes",
@@ -181,6 +183,15 @@ def score(
 def score_levels(
     checkpoint: Checkpoint,
     levels: np.ndarray,
+    **settings: Any,  # noqa: ANN401
+) -> list[ScoreRow]:
+    """The rows of :func:`placed_rows`."""
+    return placed_rows(checkpoint, levels, **settings)[0]
+
+
+def placed_rows(
+    checkpoint: Checkpoint,
+    levels: np.ndarray,
     *,
     names: Sequence[str] | None = None,
     draws: int = DRAWS,
@@ -188,14 +199,17 @@ def score_levels(
     seed: int = 0,
     evidence: bool = True,
     calibration: str | None = None,
-) -> list[ScoreRow]:
+) -> tuple[list[ScoreRow], list[float]]:
     r"""Scores images that are integer levels already; see :func:`score`.
 
     Args:
         levels: The levels, ``uint8``, with shape :math:`(B, C, H, W)`.
+
+    Returns:
+        One row for each image, and the p-value of an ELBO as high or higher, which no row holds.
     """
     if not len(levels):
-        return []
+        return [], []
     names = [str(number) for number in range(len(levels))] if names is None else names
     if len(names) != len(levels):
         raise ValueError(f"names must hold {len(levels)} names, one an image, not {len(names)}.")
@@ -211,6 +225,9 @@ def score_levels(
     )
     elbo = scores.terms.elbo
     calibrated = scores.calibrated_elbo.numpy()
+    places = compared.typicality(calibrated)
+    # 1 %, or the smallest rate that so few calibration images support.
+    rate = max(USUAL_RATE, compared.smallest_p_value)
     columns = {
         "elbo": elbo,
         "elbo_se": scores.elbo_se,
@@ -223,19 +240,21 @@ def score_levels(
         "log_evidence_error": scores.log_evidence_error,
         "bits_per_dim": bits_per_dim(checkpoint.config, elbo.numpy()),
         "elbo_error": scores.elbo_error,
+        "verdict": words(places.low, places.high, rate),
         "percentile": compared.percentile(calibrated),
-        "p_value": compared.p_value(calibrated),
+        "p_value": places.low,
     }
     # Whole columns at once: a tensor's elements one by one take longer than the network.
     numbers = {
-        field: column if field == "kl_per_dim" else _numbers(column)
+        field: column if field in ("kl_per_dim", "verdict") else _numbers(column)
         for field, column in columns.items()
     }
     same = (
         scores.draws, importance_samples, seed, checkpoint.name, checkpoint.weights_sha256,
         None, None,
     )  # fmt: skip
-    return [ScoreRow(*one, *same) for one in zip(names, *numbers.values(), strict=True)]
+    rows = [ScoreRow(*one, *same) for one in zip(names, *numbers.values(), strict=True)]
+    return rows, places.high.tolist()
 
 
 def draws_used(config: ModelConfig, draws: int) -> int:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from html import escape
 
 import plotly.graph_objects as go
 
 from vae.figures import palette
 
-__all__ = ["literal", "nats", "new_figure", "ring_selected", "square_axes"]
+__all__ = [
+    "literal",
+    "nats",
+    "new_figure",
+    "percent",
+    "plus_minus",
+    "ring_selected",
+    "square_axes",
+]
 
 MINUS = "\N{MINUS SIGN}"
 THIN_SPACE = "\N{THIN SPACE}"
@@ -35,6 +44,7 @@ def new_figure(
         "zeroline": False,
         "linecolor": palette.HAIRLINE,
         "ticks": "",
+        "exponentformat": "power",  # else Plotly writes a millionth of a nat as 1μ
         "title": {"font": {"size": 13}, "standoff": 16},
         "tickfont": {"size": 12},
     }
@@ -79,3 +89,24 @@ def nats(value: float, digits: int = 1) -> str:
     """A number for people: a real minus sign and thin spaces between thousands."""
     # Adding zero after rounding turns a negative zero, which reads like a mistake, into zero.
     return f"{round(value, digits) + 0.0:,.{digits}f}".replace("-", MINUS).replace(",", THIN_SPACE)
+
+
+def plus_minus(error: float | None, digits: int = 2) -> str:
+    """An error after its value, with a space before it; empty for none, 0 and NaN.
+
+    A small one must not read like that of an exact value: it is "± < 0.01", never "± 0.00".
+    """
+    if not error or math.isnan(error):
+        return ""
+    small = round(error, digits) == 0
+    return f" ± {f'< {10.0**-digits:.{digits}f}' if small else nats(error, digits)}"
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """A share in percent that reads 0 or 100 only where it is exactly that."""
+    edge = 10.0**-digits
+    if 0 < share < 100 and round(share, digits) in (0, 100):
+        text = f"< {edge:.{digits}f}" if share < 50 else f"> {100 - edge:.{digits}f}"
+    else:
+        text = f"{share:.{digits}f}"
+    return f"{text}\u00a0%"

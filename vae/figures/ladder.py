@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import NamedTuple
 
-from vae.figures.frame import nats
+from vae.figures.frame import nats, plus_minus
 
 __all__ = ["Rung", "ladder_html"]
 
@@ -93,10 +93,7 @@ def _row(name: str, drawing: str, value: str, error: str = "") -> str:
 
 
 def _error(error: float) -> str:
-    """A standard error; a small one must not read like that of an exact value."""
-    if not error:
-        return ""
-    return f"± {error:.2f}" if error >= 0.005 else "± &lt; 0.01"
+    return escape(plus_minus(error).strip())
 
 
 def _ticks(low: float, high: float) -> list[tuple[float, str]]:

@@ -10,7 +10,14 @@ from html import escape
 import numpy as np
 from PIL import Image
 
-__all__ = ["contact_sheet", "data_url", "figure_html", "gallery_html", "to_bytes"]
+__all__ = [
+    "contact_sheet",
+    "data_url",
+    "figure_html",
+    "gallery_html",
+    "thumbnail_url",
+    "to_bytes",
+]
 
 
 def to_bytes(image: np.ndarray) -> np.ndarray:
@@ -33,6 +40,23 @@ def data_url(pixels: np.ndarray, enlarge: int = 1) -> str:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def thumbnail_url(image: np.ndarray, side: int) -> str:
+    r"""A PNG data URL of an image for a table.
+
+    Args:
+        image: In [0, 1], with shape :math:`(C, H, W)`.
+        side: The most pixels along each side. Larger images are reduced to it; smaller ones are
+            enlarged by whole pixels, since a table smooths what it enlarges itself.
+    """
+    pixels = to_bytes(image)
+    longest = max(pixels.shape[:2])
+    if longest <= side:
+        return data_url(pixels, side // longest)
+    small = Image.fromarray(pixels)
+    small.thumbnail((side, side), Image.Resampling.BOX)
+    return data_url(np.asarray(small))
 
 
 def contact_sheet(

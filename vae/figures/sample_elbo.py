@@ -107,10 +107,10 @@ def pixel_map(pixels: np.ndarray, height: int = 300) -> go.Figure:
         z=cost, x=np.arange(1, columns + 1), y=np.arange(1, rows + 1),
         colorscale=palette.SEQUENTIAL,
         colorbar={
-            "orientation": "h", "thickness": 10, "y": -0.04, "yanchor": "top", "nticks": 5,
-            "ticksuffix": " nats", "outlinewidth": 0,
+            "orientation": "h", "thickness": 10, "y": -0.04, "yanchor": "top", "nticks": 4,
+            "ticksuffix": " nats", "outlinewidth": 0, "exponentformat": "power", "tickangle": 0,
         },
-        hovertemplate="row %{y}, column %{x}: %{z:.3f} nats<extra></extra>",
+        hovertemplate="row %{y}, column %{x}: %{z:.4~g} nats<extra></extra>",
     )  # fmt: skip
     figure.update_xaxes(visible=False, constrain="domain")
     figure.update_yaxes(visible=False, autorange="reversed", scaleanchor="x", constrain="domain")
@@ -133,7 +133,9 @@ def block_map(pixels: np.ndarray, name: str, height: int = 300) -> go.Figure:
         z=part, x=np.arange(columns.start, columns.stop) + 1,
         y=np.arange(rows.start, rows.stop) + 1, zmax=0,
         colorscale=palette.SEQUENTIAL, reversescale=True, showscale=not readable,
-        colorbar={"title": "nats", "thickness": 10, "outlinewidth": 0},
+        colorbar={
+            "title": "nats", "thickness": 10, "outlinewidth": 0, "exponentformat": "power",
+        },
         texttemplate="%{z:.3f}" if readable else None,
         hovertemplate="row %{y}, column %{x}: %{z:.4f} nats<extra></extra>",
     )  # fmt: skip

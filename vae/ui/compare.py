@@ -233,7 +233,7 @@ def _row(name: str, manifest: dict[str, Any]) -> dict[str, Any]:
         "log p(x) exact, nats": metrics.get("log_evidence"),
         # Left out where log p(x) is known of all of them.
         "images of log p(x)": metrics.get("log_evidence_images"),
-        "bits per dimension": metrics.get("bits_per_dim"),
+        "bits per pixel value": metrics.get("bits_per_dim"),
         "active dimensions": metrics["active_units"],
         "parameters": manifest["training"]["parameters"],
         "training, s": manifest["training"]["seconds"],

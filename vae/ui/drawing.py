@@ -32,7 +32,8 @@ _PAD = st.components.v2.component(
 def drawing_pad(image: ImageSpec, key: str) -> bytes | None:
     """Shows the pad and returns what was drawn on it as a PNG file; none while it is empty.
 
-    The paper is the background of the model's data, the pen its opposite.
+    A drawing stays while a visitor is on another screen, where the pad itself forgets it. The
+    paper is the background of the model's data, the pen its opposite.
 
     Args:
         image: The images of the model.
@@ -50,8 +51,16 @@ def drawing_pad(image: ImageSpec, key: str) -> bytes | None:
         "alt": "Drawing pad. Draw with mouse, pen or finger; or move with the arrow keys, and "
         "lower or lift the pen with the space bar. Backspace takes back the last stroke.",
     }
-    found = _PAD(key=key, data=data, on_png_change=lambda: None)
-    return drawn_png(found.get("png"))
+    kept = f"{key}_drawn"
+
+    def keep() -> None:
+        st.session_state[kept] = drawn_png(st.session_state[key].get("png"))
+
+    found = _PAD(key=key, data=data, on_png_change=keep)
+    png = st.session_state.get(kept)
+    if png is not None and drawn_png(found.get("png")) is None:
+        st.caption("Your drawing from before is still scored; it goes when you draw anew.")
+    return png
 
 
 def drawn_png(url: object) -> bytes | None:

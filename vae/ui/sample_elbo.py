@@ -12,7 +12,7 @@ from vae.data.datasets import label_text
 from vae.elbo.scoring import Receipt
 from vae.figures import palette
 from vae.figures.frame import nats
-from vae.figures.pictures import data_url, gallery_html, to_bytes
+from vae.figures.pictures import gallery_html, thumbnail_url
 from vae.figures.plane import Fact
 from vae.figures.sample_elbo import (
     KL_AND_DISTORTION,
@@ -40,8 +40,9 @@ __all__ = [
     "without_its_image",
 ]
 
-# Thumbnails of more rows than this would weigh more than they show.
-_MOST_THUMBNAILS = 800
+# Thumbnails of more rows than this would weigh more than they show: 800 colour ones of 32 pixels a
+# side, as high as a row, are three megabytes at most.
+_MOST_THUMBNAILS, _THUMBNAIL = 800, 32
 
 
 def without_its_image(model: Checkpoint, table: access.Table, sample: int) -> None:
@@ -235,7 +236,7 @@ def all_samples(model: Checkpoint, table: access.Table) -> None:
         images = access.images(model, range(len(frame)))
         if images is not None:
             shown = frame.copy()
-            shown.insert(1, "image", [data_url(to_bytes(image), 4) for image in images])
+            shown.insert(1, "image", [thumbnail_url(image, _THUMBNAIL) for image in images])
             columns["image"] = st.column_config.ImageColumn(width="small")
     for name in frame.select_dtypes("float"):
         columns.setdefault(name, st.column_config.NumberColumn(format="%.4f"))

@@ -13,7 +13,7 @@ from vae.elbo.files import ScoreSettings
 from vae.elbo.refined import MOST_DRAWS, TOLERANCE, RefinedBound, refined_bound
 from vae.elbo.scoring import Receipt
 from vae.explore.selection import nearest_to
-from vae.figures.frame import nats
+from vae.figures.frame import nats, plus_minus
 from vae.figures.sample_elbo import pixel_map, receipt
 from vae.figures.scores import code_place, difference_map
 from vae.model.checkpoint import Checkpoint
@@ -91,9 +91,10 @@ def show_refined(model: Checkpoint, levels: np.ndarray, settings: ScoreSettings)
                 kept.pop(next(iter(kept)))
             kept[identity] = state
             share = min(1.0, max((TOLERANCE / max(state.standard_error, 1e-9)) ** 2, 0.0))
+            reached = f"{nats(state.value, 2)}{plus_minus(state.standard_error)} nats"
             bar.progress(
                 max(state.draws / MOST_DRAWS, min(share, 0.99)),
-                f"{state.draws:,} draws: {nats(state.value, 2)} ± {state.standard_error:.2f} nats",
+                f"{state.draws:,} draws: {reached}",
             )
         st.session_state["refining"] = None
         slot.empty()
@@ -106,8 +107,9 @@ def show_refined(model: Checkpoint, levels: np.ndarray, settings: ScoreSettings)
             "percentiles and p-values keep the calibration's own estimator.",
         )  # fmt: skip
     if found is not None:
+        reached = f"{nats(found.value, 3)}{plus_minus(found.standard_error, 3)} nats"
         st.markdown(
-            f"log p(x) ≥ **{nats(found.value, 3)} ± {found.standard_error:.3f} nats** from "
+            f"log p(x) ≥ **{reached}** from "
             f"{found.draws:,} draws, effective sample size {found.effective_samples:,.0f}."
         )
         if not found.done:

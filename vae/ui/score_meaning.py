@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from html import escape
 from typing import NamedTuple
 
 import numpy as np
@@ -11,20 +12,31 @@ import streamlit as st
 
 from vae.data.adaptation import Prepared
 from vae.elbo.calibration import Calibration, FalseAlarms
-from vae.elbo.files import ScoreSettings
-from vae.elbo.rows import ScoreRow
-from vae.elbo.typicality import upper_p_value
-from vae.elbo.verdict import CAVEAT, Opinions, Verdict, give_verdict
-from vae.figures.frame import nats
+from vae.elbo.files import ScoredImage, ScoreSettings
+from vae.elbo.verdict import (
+    CAVEAT,
+    USUAL_RATE,
+    Opinions,
+    Verdict,
+    doubt_level,
+    union_rate,
+)
+from vae.figures.frame import nats, percent, plus_minus
 from vae.model.checkpoint import Checkpoint
 from vae.ui import second_opinions, widgets
 from vae.ui.literal import literal
 from vae.ui.missing import where_images_are
 from vae.ui.second_opinions import Complexity, Opinion, Regret
 
-__all__ = ["Heard", "choose_rate", "hear", "in_short", "opinions_of", "show_verdict"]
-
-_USUAL = 1.0
+__all__ = [
+    "Heard",
+    "choose_rate",
+    "hear",
+    "how_sure",
+    "opinions_of",
+    "show_opinions",
+    "show_verdict",
+]
 
 
 class Heard(NamedTuple):
@@ -56,10 +68,10 @@ def choose_rate(calibration: Calibration) -> FalseAlarms:
             f"The link names a rate “{literal(asked[:20])}” of false alarms; 1 % is shown instead."
         )
     percent = st.slider(
-        "False alarms that you accept, % of normal images",
+        "Normal images that you accept to be flagged, %",
         min_value=0.1,
         max_value=20.0,
-        value=_USUAL,
+        value=100 * USUAL_RATE,
         step=0.1,
         format="%.1f %%",
         key="alarms",
@@ -72,29 +84,16 @@ def choose_rate(calibration: Calibration) -> FalseAlarms:
         f"Threshold **{nats(calibration.elbo[alarms.rank - 1], 2)} nats**, number {alarms.rank} "
         f"from below of {n}. It flags **{100 * alarms.rate:.1f} % of normal images: between "
         f"{100 * alarms.low:.1f} and {100 * alarms.high:.1f} %**, with 95 % confidence. "
-        f"The smallest rate that {n} images support is {smallest:.1f} %."
+        f"The smallest rate that {n} images support is {smallest:.1f} %. Each of the four second "
+        f"opinions raises a doubt at p ≤ {doubt_level(alarms.rate):.4f}, a quarter of the rate, "
+        f"so **at most {100 * union_rate(alarms.rate):.1f} % of normal images are flagged or "
+        "doubtful**."
     )
     if percent < smallest - 1e-9:
         sentence = f"So few images support no rate of {percent:.1f} %. {sentence}"
     # A per cent sign never stands alone on a line.
     st.markdown(sentence.replace(" %", "\u00a0%"))
     return alarms
-
-
-def in_short(row: ScoreRow, alarms: FalseAlarms, n: int) -> str:
-    """Whether an image is flagged, as a sentence of HTML."""
-    rate = f"{100 * alarms.rate:.1f}\u00a0% false alarms"
-    verdict = give_verdict(Opinions(row.p_value, _high(row, n)), alarms.rate)
-    if verdict.flagged:
-        return f"It is <b>flagged</b> at {rate}: unlike the images this model knows."
-    if verdict.doubtful:
-        return f"It <b>passes</b> at {rate}, but is suspiciously easy."
-    return f"It <b>passes</b> at {rate}."
-
-
-def _high(row: ScoreRow, n: int) -> float:
-    """The p-value of an ELBO as high or higher, from the count behind the percentile."""
-    return (1 + n - round(row.percentile * n / 100)) / (n + 1)
 
 
 def hear(model: Checkpoint, prepared: Prepared, settings: ScoreSettings) -> Heard:
@@ -136,82 +135,114 @@ def _place(model: Checkpoint, regret: Regret) -> Opinion | None:
     slot.empty()
     if not len(gains):
         return None
-    p = float(upper_p_value(gains, np.array(regret.gain)))
-    return Opinion(regret.gain, regret.error, p, len(gains))
+    return second_opinions.place_regret(regret, gains)
 
 
-def opinions_of(row: ScoreRow, n: int, heard: Heard, alarms: FalseAlarms) -> Opinions:
+def opinions_of(
+    model: Checkpoint, scored: ScoredImage, n: int, heard: Heard, alarms: FalseAlarms
+) -> Opinions:
     """The p-values of all opinions on one image.
 
     Args:
-        row: Its row.
-        n: The number of calibration images behind the row's p-value.
+        model: The model.
+        scored: The image's score.
+        n: The number of calibration images behind its p-values.
         heard: The second opinions.
         alarms: The threshold.
     """
     complexity = heard.complexity.excess if heard.complexity else None
+    exact = model.config.latent_dim <= 2
     return Opinions(
-        elbo=row.p_value,
-        elbo_high=_high(row, n),
+        elbo=scored.row.p_value,
+        elbo_high=scored.p_high,
         evidence=heard.evidence.p_value if heard.evidence else None,
         regret=heard.regret_place.p_value if heard.regret_place else None,
         complexity=complexity.p_value if complexity else None,
         best_passes=heard.regret.best_elbo > alarms.threshold if heard.regret else None,
+        bound_draws=0 if exact else int(model.manifest["metrics"]["importance_samples"]),
+        images=n,
+        regret_images=heard.regret_place.images if heard.regret_place else n,
     )
 
 
-def show_verdict(row: ScoreRow, n: int, heard: Heard, alarms: FalseAlarms, exact: bool) -> Verdict:
-    """The verdict in plain words, and the opinions behind it in a table."""
-    opinions = opinions_of(row, n, heard, alarms)
-    verdict = give_verdict(opinions, alarms.rate)
-    box, icon = st.info, "check"
+def show_verdict(verdict: Verdict) -> None:
+    """The verdict in one line."""
+    box, icon = st.success, "check"
     if verdict.flagged:
         box, icon = st.error, "flag"
     elif verdict.doubtful:
         box, icon = st.warning, "help"
-    lines = [f"**{verdict.headline}.** {verdict.reason}", *verdict.findings]
-    box("\n\n".join(lines), icon=f":material/{icon}:")
-    st.caption(CAVEAT)
+    box(f"**{verdict.headline}.** {verdict.reason}", icon=f":material/{icon}:")
+
+
+def how_sure(scored: ScoredImage, n: int, name: str | None = None) -> str:
+    """The score with its error, and its place among n images, as a sentence of HTML.
+
+    Args:
+        scored: The image's score.
+        n: The number of calibration images.
+        name: The name of their set; none for the model's own.
+    """
+    row = scored.row
+    images = "calibration images" if name is None else f"images of the set “{escape(name)}”"
+    share, of = {0: ("none", " of the"), 100: ("all", "")}.get(
+        row.percentile, (percent(row.percentile), " of the")
+    )
+    return (
+        f"{escape(row.name)} scores an ELBO of <b>{nats(row.elbo, 2)}</b>"
+        f"{plus_minus(row.elbo_se)} nats, higher than <b>{share}</b>{of} {n:,} {images} "
+        f"(p\u00a0=\u00a0{row.p_value:.3f})."
+    )
+
+
+def show_opinions(
+    scored: ScoredImage, opinions: Opinions, verdict: Verdict, heard: Heard, alarms: FalseAlarms
+) -> None:
+    """What the second opinions add, and the p-values behind it in a table."""
+    row, n = scored.row, opinions.images
+    for sentence in verdict.findings:
+        st.markdown(sentence)
+    level = verdict.level
     table = [
-        ("ELBO, low", f"{nats(row.elbo, 2)} nats", opinions.elbo, n),
-        ("ELBO, on either side", f"{nats(row.elbo, 2)} nats", opinions.elbo_two_sided, n),
+        ("ELBO, low", f"{nats(row.elbo, 2)} nats", opinions.elbo, n, alarms.rate),
+        ("ELBO, high", f"{nats(row.elbo, 2)} nats", opinions.elbo_high, n, level),
     ]
     if heard.evidence:
         one = heard.evidence
-        name = "log p(x), exact" if exact else "log p(x), from below (L, as calibrated)"
-        value = f"{nats(one.value, 2)} ± {one.error:.2f} nats" if math.isfinite(one.value) else "–"
-        table.append((name, value, one.p_value, one.images))
+        draws = opinions.bound_draws
+        name = f"L, {draws:,} draws: log p(x) from below" if draws else "log p(x), exact"
+        value = f"{nats(one.value, 2)}{plus_minus(one.error)} nats"
+        value = value if math.isfinite(one.value) else "–"
+        table.append((name, value, one.p_value, one.images, level))
     if heard.complexity:
         found = heard.complexity
         if found.excess:
-            value = f"{nats(found.excess.value, 0)} ± {found.noise:.0f} bits"
+            value = f"{nats(found.excess.value, 0)}{plus_minus(found.noise, 0)} bits"
             place = (found.excess.p_value, found.excess.images)
-            table.append(("cost beyond its PNG code", value, *place))
+            table.append(("cost beyond its PNG code", value, *place, level))
         else:
-            value = f"{nats(found.bits, 0)} ± {found.noise:.0f} bits long"
-            table.append(("PNG code", value, None, None))
+            value = f"{nats(found.bits, 0)}{plus_minus(found.noise, 0)} bits long"
+            table.append(("PNG code", value, None, None, level))
     if heard.regret:
-        gain = f"{nats(heard.regret.gain, 2)} ± {heard.regret.error:.2f} nats"
+        gain = f"{nats(heard.regret.gain, 2)}{plus_minus(heard.regret.error)} nats"
         place = heard.regret_place
-        table.append(
-            ("likelihood regret", gain, *((place.p_value, place.images) if place else (None,) * 2))
-        )
-        table.append(("ELBO of the best q", f"{nats(heard.regret.best_elbo, 2)} nats", None, None))
+        place = (place.p_value, place.images) if place else (None, None)
+        table.append(("likelihood regret", gain, *place, level))
+        best = f"{nats(heard.regret.best_elbo, 2)} nats"
+        table.append(("ELBO of the best q", best, None, None, level))
     widgets.table(
-        ("opinion", "value", "p-value", "among"),
+        ("opinion", "value", "p-value", "among images"),
         [
-            (name, value, _p_value(p, alarms.rate), "" if among is None else str(among))
-            for name, value, p, among in table
+            (name, value, _p_value(p, level), "" if among is None else f"{among:,}")
+            for name, value, p, among, level in table
         ],
         "What each statistic says of this image",
     )
-    if heard.absent:
-        st.caption(heard.absent)
-    return verdict
+    st.caption(" ".join(filter(None, (CAVEAT, heard.absent))))
 
 
-def _p_value(p: float | None, rate: float) -> str:
+def _p_value(p: float | None, level: float) -> str:
     if p is None:
         return ""
     # In bold and with a word, never by colour alone.
-    return f"<b>{p:.3f}, strange</b>" if p <= rate else f"{p:.3f}"
+    return f"<b>{p:.3f}, strange</b>" if p <= level else f"{p:.3f}"

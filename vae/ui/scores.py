@@ -12,15 +12,16 @@ from urllib.parse import urlencode, urlsplit
 import numpy as np
 import streamlit as st
 
-from vae.data.adaptation import Adaptation, looks_inverted
+from vae.data.adaptation import Adaptation, Prepared, looks_inverted
 from vae.elbo.calibration_sets import calibration_of, calibrations
 from vae.elbo.files import ScoredImage, ScoreSettings
 from vae.elbo.rows import ScoreRow, to_csv, to_json, to_parquet
 from vae.elbo.scoring import DRAWS, Receipt
-from vae.figures.pictures import data_url, to_bytes
+from vae.elbo.verdict import words
+from vae.figures.pictures import thumbnail_url
 from vae.model.checkpoint import Checkpoint
 from vae.model.stored import CheckpointError
-from vae.ui import second_opinions, widgets
+from vae.ui import links, score_detail, second_opinions, widgets
 from vae.ui.links import base_path
 from vae.ui.literal import literal
 
@@ -34,12 +35,17 @@ __all__ = [
     "downloads",
     "score_table",
     "show_score",
+    "show_sent",
     "show_steps",
 ]
 
 _CHOICES = ("auto", "yes", "no")
 _FITS, _BITS = ("auto", "pad", "squash", "cut"), ("auto", "8", "10", "12", "14", "16")
 _NAMED_IN_CALL = 4
+_THUMBNAIL = 96
+# A name of a set has no spaces, so none reads like this.
+_OWN = "the model's calibration images"
+_STAY = "session"  # choices stay while a visitor is on another screen
 
 
 def choose_settings(model: Checkpoint, adaptation: Adaptation, files: int) -> ScoreSettings:
@@ -54,13 +60,19 @@ def choose_settings(model: Checkpoint, adaptation: Adaptation, files: int) -> Sc
     evidence = exact and files == 1
     with st.expander("Settings"), st.container(horizontal=True):
         calibration = choose_calibration(model)
-        bound = st.selectbox("Bound L, k draws", [0, 100, 1_000, 5_000], key="k", width=190)
-        seed = st.number_input("Seed", 0, 999_999, key="score_seed", width=150)
+        bound = st.selectbox(
+            "Bound L, k draws", [0, 100, 1_000, 5_000], key="k", width=190, persist_state=_STAY
+        )
+        seed = st.number_input(
+            "Seed", 0, 999_999, key="score_seed", width=150, persist_state=_STAY
+        )
         if not exact:
-            draws = st.number_input("Draws", 1, 4_096, DRAWS, key="draws", width=150)
+            draws = st.number_input(
+                "Draws", 1, 4_096, DRAWS, key="draws", width=150, persist_state=_STAY
+            )
         elif files > 1:
             evidence = st.toggle(
-                "log p(x) of every file", key="every_evidence",
+                "log p(x) of every file", key="every_evidence", persist_state=_STAY,
                 help="For the downloads. It takes thousands of decodings for each file, seconds "
                 "where the model is large; the chosen one has it anyway.",
             )  # fmt: skip
@@ -77,16 +89,26 @@ def choose_settings(model: Checkpoint, adaptation: Adaptation, files: int) -> Sc
 def choose_calibration(model: Checkpoint) -> str | None:
     """Lets a visitor choose what scores are compared with; none is the model's own images."""
     names = calibrations(model)
+    # The set of a link, or the one chosen for another model, need not be among this model's.
+    asked = st.session_state.get("calibration", st.query_params.get("calibration"))
+    if asked not in (None, _OWN, *names):
+        links.notice(
+            f"{model.name} has no calibration set {links.shown(asked)}, so scores are compared "
+            f"with {_OWN}. There are: {', '.join(names) or 'none'}."
+        )
+        st.session_state["calibration"] = _OWN
     if not names:
         return None
     chosen = st.selectbox(
         "Compared with",
-        [None, *names],
-        format_func=lambda name: name or "the model's held-out images",
-        key=f"calibration-{model.name}",
+        [_OWN, *names],
+        key="calibration",
+        bind="query-params",
         width=240,
         help="A set that `python -m vae calibrate` made from images that somebody calls good.",
     )
+    if chosen == _OWN:
+        return None
     try:
         calibration_of(model, chosen)
     except CheckpointError as error:
@@ -100,48 +122,61 @@ def choose_calibration(model: Checkpoint) -> str | None:
 
 def choose_adaptation() -> Adaptation:
     """Draws the choices that overrule what is done to a file of another size."""
+
+    def choose(label: str, options: tuple[str, ...], key: str, about: str | None = None) -> str:
+        return st.selectbox(label, options, key=key, width=190, persist_state=_STAY, help=about)
+
     with st.container(horizontal=True):
-        crop = st.selectbox("Crop to the content", _CHOICES, key="crop", width=190)
-        invert = st.selectbox("Exchange black and white", _CHOICES, key="invert", width=190)
-        fit = st.selectbox("Other proportions", _FITS, key="fit", width=190)
-        bits = st.selectbox(
-            "Bits of a 16-bit grey", _BITS, key="bits", width=190,
-            help="Detectors may save 12-bit greys unscaled in a file of 16 bits, which is then "
-            "almost black: with 12, 4,095 is white.",
+        crop = choose("Crop to the content", _CHOICES, "crop")
+        invert = choose("Exchange black and white", _CHOICES, "invert")
+        fit = choose("Other proportions", _FITS, "fit")
+        bits = choose(
+            "Bits of a 16-bit grey", _BITS, "bits",
+            "Detectors may save 12-bit greys unscaled in a file of 16 bits, which is then almost "
+            "black: with 12, 4,095 is white.",
         )  # fmt: skip
     return Adaptation(invert, crop, fit, bits)
+
+
+def show_sent(prepared: Prepared, caption: str) -> None:
+    """An image as it was sent, small, beside what is said of it."""
+    sent = np.moveaxis(prepared.original, -1, 0) / 255
+    widgets.picture(sent, caption, "The image as it was sent", 150)
 
 
 def show_score(
     model: Checkpoint, scored: ScoredImage, parts: Receipt, settings: ScoreSettings
 ) -> None:
-    """One image before, during and after the model, and the sums of its score."""
-    row, prepared = scored
-    evidence = row.log_evidence
+    """One image for and after the model, and the sums of its score."""
+    row, evidence, evidence_error = (
+        scored.row,
+        scored.row.log_evidence,
+        scored.row.log_evidence_error,
+    )
     if not settings.evidence and model.config.latent_dim <= 2:
-        value = second_opinions.evidence(model, prepared.levels, settings.seed).value
-        evidence = value if math.isfinite(value) else None
+        found = second_opinions.evidence(model, scored.prepared.levels, settings.seed)
+        known = math.isfinite(found.value)
+        evidence, evidence_error = (found.value, found.error) if known else (None, None)
     first, second, third, fourth = st.columns([1, 1, 1, 1.6], gap="medium")
     with first:
-        sent = np.moveaxis(prepared.original, -1, 0) / 255
-        widgets.picture(sent, "Your image", "The image as it was sent", 260)
-    with second:
         widgets.picture(parts.x, "What the model sees", "The image as the model sees it", 260)
-    with third:
+    with second:
         widgets.picture(parts.reconstruction, "What its code decodes to", "Reconstruction", 260)
+    with third:
+        score_detail.show_costs(parts)
     with fourth:
         bound = f"log p(x) ≥ L, k = {row.importance_samples}"
         sums = [
             ("expected log-likelihood", row.expected_log_likelihood, None),
             ("KL of this image", row.kl, None),
-            ("ELBO", row.elbo, row.elbo_se),
+            ("ELBO", row.elbo, row.elbo_uncertainty),
             (bound, row.iwae_bound, row.iwae_bound_se),
-            ("log p(x), exact", evidence, None),
+            ("log p(x), exact", evidence, evidence_error),
         ]
         widgets.sums([one for one in sums if one[1] is not None])
         st.caption(
             f"Percentile {row.percentile:.1f} · p = {row.p_value:.3f}, one-sided"
-            + (f" · {row.bits_per_dim:.3f} bits per dimension" if row.bits_per_dim else "")
+            + (f" · {row.bits_per_dim:.3f} bits per pixel value" if row.bits_per_dim else "")
         )
 
 
@@ -181,11 +216,13 @@ def score_table(scored: Sequence[ScoredImage], model: Checkpoint, rate: float) -
     spec = model.config.image
     columns: dict[str, list] = {
         "image": [
-            _thumbnail(spec.from_levels(one.prepared.levels)) if one.prepared else None
+            thumbnail_url(spec.from_levels(one.prepared.levels), _THUMBNAIL)
+            if one.prepared
+            else None
             for one in scored
         ],
         "name": [one.row.name for one in scored],
-        "verdict": [_verdict_of(one.row, rate) for one in scored],
+        "verdict": [_verdict_of(one, rate) for one in scored],
         "ELBO, nats": [one.row.elbo for one in scored],
         "± se": [one.row.elbo_se for one in scored],
         "KL, nats": [one.row.kl for one in scored],
@@ -199,7 +236,7 @@ def score_table(scored: Sequence[ScoredImage], model: Checkpoint, rate: float) -
         del columns["refused because"]
     if not any(columns["± se"]):
         del columns["± se"]
-    st.caption("Most surprising first. Choose a line to see that image below.")
+    st.caption("Most surprising first. Choose a line to see that image above and below.")
     number = st.column_config.NumberColumn
     state = st.dataframe(
         columns,
@@ -226,15 +263,11 @@ def score_table(scored: Sequence[ScoredImage], model: Checkpoint, rate: float) -
     return rows[0] if rows and rows[0] < len(scored) else 0
 
 
-def _verdict_of(row: ScoreRow, rate: float) -> str:
-    if row.error is not None:
+def _verdict_of(one: ScoredImage, rate: float) -> str:
+    if one.row.error is not None:
         return "refused"
-    return "flagged" if row.p_value <= rate else "passes"
-
-
-def _thumbnail(image: np.ndarray) -> str:
-    # Enlarged by whole pixels, since a table smooths what it enlarges itself.
-    return data_url(to_bytes(image), enlarge=max(1, 96 // image.shape[-1]))
+    (word,) = words(np.array([one.row.p_value]), np.array([one.p_high]), rate)
+    return word.replace("_", " ")
 
 
 def calls(model: Checkpoint, settings: ScoreSettings, names: Sequence[str]) -> None:

@@ -6,18 +6,17 @@ where those images are on this machine and were not exchanged for a named set.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 import streamlit as st
 
-from vae.elbo.complexity import code_lengths, complexity_excess
+from vae.elbo.complexity import code_lengths, complexity_excess, excess_tie
 from vae.elbo.counterfactual import AcceptedMove, nearest_accepted
 from vae.elbo.gaps import best_gaussian
 from vae.elbo.scoring import sample_scores
-from vae.elbo.typicality import upper_p_value
+from vae.elbo.typicality import tie, typicality
 from vae.explore.selection import nearest_to
 from vae.model.checkpoint import Checkpoint
 from vae.model.vae import observe
@@ -32,6 +31,7 @@ __all__ = [
     "accepted_move",
     "complexity",
     "evidence",
+    "place_regret",
     "regret",
     "regret_reference",
 ]
@@ -104,12 +104,12 @@ def _evidence(_model: Checkpoint, key: str, levels: np.ndarray, seed: int) -> Op
     )  # fmt: skip
     reference, rows = _model.reference, _model.reference.of_split("calibration")
     known = reference.log_evidence[rows] if exact else reference.iwae_bound[rows]
-    known = known[np.isfinite(known)]
     value = float(found.log_evidence if exact else found.iwae_bound)
     error = float(found.log_evidence_error if exact else found.iwae_bound_se)
-    # Out of the quadrature's reach is stranger than anything within it.
-    p = float(upper_p_value(-known, -value)) if math.isfinite(value) else 1 / (len(known) + 1)
-    return Opinion(value, error, p, len(known))
+    # Out of the quadrature's reach, on either side, is stranger than anything within it.
+    known, place = (np.nan_to_num(one, nan=-np.inf) for one in (known, np.array(value)))
+    images = len(known) if np.isfinite(known).any() else 0
+    return Opinion(value, error, float(typicality(known, place).low), images)
 
 
 def complexity(model: Checkpoint, levels: np.ndarray, seed: int) -> Complexity:
@@ -125,9 +125,10 @@ def _complexity(_model: Checkpoint, key: str, levels: np.ndarray, seed: int) -> 
     if reference is None:
         return Complexity(None, bits, noise)
     found = sample_scores(_model, levels[None], draws=access.draws_of(_model), seed=seed)
-    value = float(complexity_excess(found.terms.elbo.numpy(), bits)[0])
-    p = float(upper_p_value(reference, np.array(value)))
-    return Complexity(Opinion(value, noise, p, len(reference)), bits, noise)
+    elbo = found.terms.elbo.numpy()
+    value = complexity_excess(elbo, np.array([bits]))
+    p = typicality(reference, value, excess_tie(elbo)).high
+    return Complexity(Opinion(float(value[0]), noise, float(p[0]), len(reference)), bits, noise)
 
 
 @st.cache_data(max_entries=8, show_spinner="Coding the calibration images")
@@ -183,6 +184,13 @@ def regret_reference(model: Checkpoint) -> Iterator[np.ndarray]:
         found = _reference_regrets(model, model.identity, levels)
         gains = np.concatenate((gains, found[0]))
         yield gains
+
+
+def place_regret(found: Regret, gains: np.ndarray) -> Opinion:
+    """A regret among those of calibration images; each is a difference of two ELBOs."""
+    ties = 2 * tie(np.array(found.best_elbo))
+    p = float(typicality(gains, np.array(found.gain), ties).high)
+    return Opinion(found.gain, found.error, p, len(gains))
 
 
 def accepted_move(

@@ -10,7 +10,7 @@ from vae.data.listing import SUFFIXES
 from vae.model.checkpoint import Checkpoint
 from vae.ui import access
 from vae.ui.drawing import drawing_pad
-from vae.ui.uploads import INVITATION, admitted
+from vae.ui.uploads import INVITATION, admitted, uploads
 
 __all__ = ["Sent", "choose_images"]
 
@@ -43,14 +43,14 @@ def choose_images(model: Checkpoint, sample: int) -> Sent:
         files = [] if png is None else [("drawing.png", png)]
         return Sent(files, False, "Draw something, and its score appears when you lift the pen.")
     if source == "Folder":
-        sent = st.file_uploader(
+        sent = uploads(
             INVITATION.replace("Drop images here", "Choose a folder of images"),
+            "upload_folder",
             accept_multiple_files="directory",
             type=_SUFFIXES,
-            key="upload_folder",
         )
     else:
-        sent = st.file_uploader(INVITATION, accept_multiple_files=True, key="upload")
+        sent = uploads(INVITATION, "upload", accept_multiple_files=True)
     files, left_out = admitted(sent)
     if left_out:
         st.warning(left_out)

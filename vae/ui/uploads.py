@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from itertools import chain, count
+from itertools import accumulate, chain, count
+from typing import Any
 
+import streamlit as st
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 
 from vae.data.decoding import Limits
@@ -19,6 +21,7 @@ __all__ = [
     "admitted",
     "display_name",
     "display_names",
+    "uploads",
 ]
 
 _LONGEST = 100
@@ -34,6 +37,36 @@ INVITATION_ONE = (
 )
 
 
+def uploads(label: str, key: str, **uploader: Any) -> list[UploadedFile]:  # noqa: ANN401
+    """A file uploader whose files stay while a visitor is on another screen.
+
+    Streamlit's own forgets them there; they are listed beside it until they are taken out.
+
+    Args:
+        label: The uploader's label.
+        key: The uploader's key.
+        uploader: What else ``st.file_uploader`` takes.
+    """
+    before, now = f"{key}_before", f"{key}_now"
+    if key not in st.session_state:  # the first run of a visit
+        st.session_state[before] = st.session_state.get(now, [])
+    sent = st.file_uploader(label, key=key, **uploader)
+    stay = earlier = st.session_state[before]
+    if earlier:
+        chosen = st.multiselect(
+            "Sent before, and still here",
+            range(len(earlier)),
+            default=range(len(earlier)),
+            format_func=lambda number: display_name(earlier[number].name),
+            key=f"{key}_stay",
+            placeholder="None of them",
+        )
+        stay = [earlier[number] for number in sorted(chosen)]
+    files = [*stay, *sent]
+    st.session_state[now] = files[: _fitting(files)]
+    return files
+
+
 def admitted(files: Sequence[UploadedFile]) -> tuple[list[tuple[str, bytes]], str]:
     """Takes the first files that fit the limits of one visit.
 
@@ -45,15 +78,8 @@ def admitted(files: Sequence[UploadedFile]) -> tuple[list[tuple[str, bytes]], st
     Returns:
         Names and bytes, and a sentence about those left out (empty when none were).
     """
-    taken: list[bytes] = []
-    room = MOST_BYTES
-    for file in files[:MOST_FILES]:
-        if file.size > room:
-            break
-        # One byte above the limit is enough for the reader to refuse the file by name.
-        data = file.getvalue()[: Limits().bytes + 1]
-        room -= file.size
-        taken.append(data)
+    # One byte above the limit is enough for the reader to refuse the file by name.
+    taken = [file.getvalue()[: Limits().bytes + 1] for file in files[: _fitting(files)]]
     left = len(files) - len(taken)
     sentence = (
         f"{left} of {len(files)} files were left out: at most {MOST_FILES} files and "
@@ -70,6 +96,12 @@ def display_names(names: Sequence[str]) -> list[str]:
         numbered = (f"{name} ({number})" for number in count(2))
         shown[next(one for one in chain([name], numbered) if one not in shown)] = None
     return list(shown)
+
+
+def _fitting(files: Sequence[UploadedFile]) -> int:
+    """How many of the files, from the first, the limits of one visit let in."""
+    sums = accumulate(file.size for file in files[:MOST_FILES])
+    return sum(1 for total in sums if total <= MOST_BYTES)
 
 
 def display_name(name: str) -> str:

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from vae.data.datasets import label_text
-from vae.figures.frame import nats
+from vae.figures.frame import nats, plus_minus
 from vae.figures.pictures import figure_html, gallery_html
 from vae.model.checkpoint import Checkpoint
 from vae.ui import access
@@ -64,8 +64,7 @@ def sums(parts: Sequence[tuple[str, float, float | None]]) -> None:
         parts: Names, values, and standard errors (none where the value isn't sampled).
     """
     rows = "".join(
-        f"<tr><td>{quantity(name)}</td><td>{nats(value, 4)}"
-        f"{f' ± {error:.4f}' if error else ''} nats</td></tr>"
+        f"<tr><td>{quantity(name)}</td><td>{nats(value, 4)}{plus_minus(error, 4)} nats</td></tr>"
         for name, value, error in parts
     )
     st.html(f'<table class="elb-sums">{rows}</table>')
