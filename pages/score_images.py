@@ -8,7 +8,7 @@ import streamlit as st
 from vae.elbo.calibration_sets import calibration_of
 from vae.figures.frame import nats
 from vae.figures.scores import calibration_histogram
-from vae.ui import access, score_detail, score_meaning, scores, widgets
+from vae.ui import access, score_detail, score_meaning, scores, widgets, words
 from vae.ui.batches import scored_with_progress
 from vae.ui.sources import choose_images
 
@@ -56,9 +56,10 @@ with heading:
             "Score images",
             f"{intro if example else ''}{escape(row.name)} scores an ELBO of "
             f"<b>{nats(row.elbo, 2)}</b>{error} nats, higher than "
-            f"<b>{row.percentile:.1f}\u00a0%</b> of images kept aside to compare. "
+            f"<b>{row.percentile:.1f}\u00a0%</b> of the calibration images. "
             f"{score_meaning.in_short(row, alarms, len(calibration.elbo))}",
         )
+        st.caption(words.RELATIVE)
 if row.error is not None:
     st.error(f"{row.error} ({row.error_code})")
     st.stop()

@@ -22,6 +22,7 @@ from vae.ui.links import remember
 from vae.ui.screens import SCREENS, page_path
 from vae.ui.style import STYLE
 from vae.ui.train_gate import training_allowed
+from vae.ui.words import ELSEWHERE, OWN_FOLDER, held_out
 
 _DEFAULT_MODEL = "digits-2d"
 
@@ -81,7 +82,7 @@ def _pick_model(names: list[str]) -> Checkpoint:
         key="model",
         bind="query-params",
         on_change=_forget_notices,
-        help="Every folder of checkpoints/ with a finished model.",
+        help=f"Every folder of checkpoints/ with a finished model. {OWN_FOLDER}. {ELSEWHERE}",
     )
     try:
         model = access.checkpoint(name)
@@ -125,7 +126,7 @@ def _pick_sample(model: Checkpoint) -> None:
         key="sample",
         bind=None if bad_link else "query-params",
         on_change=_forget_notices,
-        help="A held-out image of the model's reference set, by its number.",
+        help=f"One of the held-out images, by its number: {held_out(model)}",
     )
     with st.container(horizontal=True, gap="small"):
         st.button("Previous", on_click=_step, args=(-1, last), width="stretch")
@@ -134,7 +135,7 @@ def _pick_sample(model: Checkpoint) -> None:
     image = access.images(model, [sample])
     reference = model.reference
     label = label_text(int(reference.labels[sample]), model.label_names)
-    caption = f"Sample {sample}: {label}, {SPLITS[reference.split[sample]]}"
+    caption = f"Sample {sample}: {label}, a {SPLITS[reference.split[sample]]} image"
     if image is None:
         st.caption(f"{caption}. The image itself is not on this machine.")
     else:

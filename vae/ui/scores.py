@@ -62,7 +62,7 @@ def choose_calibration(model: Checkpoint) -> str | None:
     chosen = st.selectbox(
         "Compared with",
         [None, *names],
-        format_func=lambda name: name or "the model's held-out images",
+        format_func=lambda name: name or "the model's calibration images",
         key=f"calibration-{model.name}",
         width=240,
         help="A set that `python -m vae calibrate` made from images that somebody calls good.",
@@ -70,7 +70,7 @@ def choose_calibration(model: Checkpoint) -> str | None:
     try:
         calibration_of(model, chosen)
     except CheckpointError as error:
-        st.error(f"{error.message} The model's held-out images are used instead. ({error.code})")
+        st.error(f"{error.message} The model's own images are used instead. ({error.code})")
         return None
     return chosen
 
@@ -97,14 +97,12 @@ def show_score(scored: ScoredImage, parts: Receipt) -> None:
         widgets.picture(parts.reconstruction, "What its code decodes to", "Reconstruction", 260)
     with fourth:
         bound = f"log p(x) ≥ L, k = {row.importance_samples}"
-        sums = [
-            ("expected log-likelihood", row.expected_log_likelihood, None),
-            ("KL of this image", row.kl, None),
-            ("ELBO", row.elbo, row.elbo_se),
+        further = [
             (bound, row.iwae_bound, row.iwae_bound_se),
             ("log p(x), exact", row.log_evidence, None),
         ]
-        widgets.sums([one for one in sums if one[1] is not None])
+        known = [one for one in further if one[1] is not None]
+        widgets.sums(row.expected_log_likelihood, row.kl, row.elbo_se, known)
         st.caption(
             f"Percentile {row.percentile:.1f} · p = {row.p_value:.3f}, one-sided"
             + (f" · {row.bits_per_dim:.3f} bits per dimension" if row.bits_per_dim else "")
