@@ -28,8 +28,8 @@ with heading.container():
         encoder, shape = adding_up((found.amortization, found.approximation), 2, cost - truth)
         widgets.opening(
             "The bound",
-            f"By its ELBO {escape(name)} costs <b>{nats(cost, 2)}</b> nats; its exact cost, minus "
-            f"log p(x), is <b>{nats(truth, 2)}</b> nats. Of the <b>{nats(cost - truth, 2)}</b> "
+            f"By its ELBO {escape(name)} costs <b>{nats(cost, 2)}</b> nats, and exactly, by "
+            f"log p(x), <b>{nats(truth, 2)}</b> nats. Of the <b>{nats(cost - truth, 2)}</b> "
             f"between them a better encoder could save <b>{nats(encoder, 2)}</b>; the other "
             f"<b>{nats(shape, 2)}</b> remain with any code of this encoder's kind.",
         )

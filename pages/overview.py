@@ -18,9 +18,9 @@ table, metrics, card = access.table(model), model.manifest["metrics"], model.man
 rate, distortion = adding_up((metrics["rate"], metrics["distortion"]))
 widgets.opening(
     card["title"],
-    f"{card['description']} To describe an image costs it <b>{nats(-metrics['elbo'])}</b> nats: "
-    f"<b>{nats(rate)}</b> to say which code, and <b>{nats(distortion)}</b> to draw the image from "
-    f"that code. These are means over {metrics['images']:,} validation images.",
+    f"{card['description']} Describing an image costs <b>{nats(-metrics['elbo'])}</b> nats on "
+    f"average over {metrics['images']:,} validation images: <b>{nats(rate)}</b> to say which "
+    f"code, and <b>{nats(distortion)}</b> to draw the image from that code.",
 )
 
 numbers = {
@@ -93,7 +93,7 @@ st.caption(
 rows = np.argsort(table.elbo)[np.linspace(0, len(table.elbo) - 1, 10).round().astype(int)]
 originals, decoded = access.images(model, rows), access.reconstructions(model, rows)
 if originals is not None:
-    st.subheader("Held-out images, from the dearest to the cheapest", anchor=False)
+    st.subheader("Held-out images, from the costliest to the cheapest", anchor=False)
     captions = [f"{nats(-table.elbo[row])} nats" for row in rows]
     st.html(gallery_html(originals, captions, [f"Sample {row}" for row in rows], 10))
 st.subheader("What the decoder makes of their codes", anchor=False)

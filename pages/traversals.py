@@ -31,8 +31,8 @@ with heading:
         widgets.opening(
             "Traversals",
             "Move one latent dimension, leave the rest alone, and watch what it draws. "
-            f"<b>{table.active.sum()}</b> of {model.config.latent_dim} are active units; the "
-            f"strongest dimension, number {strongest + 1}, costs "
+            f"<b>{table.active.sum()}</b> of {model.config.latent_dim} dimensions are active "
+            f"units; the strongest, dimension {strongest + 1}, costs "
             f"<b>{nats(mean_kl[strongest], 2)}</b> nats an image, the mean over all "
             f"{model.reference.size:,} held-out images.",
         )

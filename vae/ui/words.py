@@ -25,7 +25,7 @@ __all__ = [
 
 NAT = (
     "A nat measures information with natural logarithms, as a bit does with base 2: 1 nat = 1.44 "
-    "bits. A difference of 1 nat is one of e ≈ 2.7 times in probability."
+    "bits. What costs 1 nat less is e ≈ 2.7 times as probable."
 )
 SIGNS = (
     "Of a cost, lower is better; an ELBO or log p(x) is minus a cost, so there higher is better."
