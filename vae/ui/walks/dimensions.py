@@ -140,6 +140,7 @@ def _choose_dims(model: Checkpoint) -> list[int]:
     picked = st.multiselect(
         "Dimensions", known, key="dims", bind="query-params", width=300,
         placeholder="the active units", max_selections=2 * _MOST_ROWS,
+        help=f"Those shown are the active units until you choose. {ACTIVE}",
     )  # fmt: skip
     order = access.table(model).by_kl.tolist()
     return sorted((int(one) - 1 for one in picked), key=order.index)
