@@ -61,10 +61,11 @@ if "log_evidence" in metrics:
     )
 with st.container(horizontal=True):
     for title, (key, value, better, explanation) in numbers.items():
+        error = metrics[f"{key}_se"]
         st.metric(
             title,
             f"{value} nats",
-            delta=f"± {metrics[f'{key}_se']:.1f}, {better} is better",
+            delta=f"± {f'{error:.1f}' if error >= 0.05 else 'under 0.1'}, {better} is better",
             delta_color="off",
             delta_arrow="off",
             help=f"{explanation} The mean over {metrics['images']:,} validation images ± its "

@@ -69,9 +69,9 @@ def held_out(model: Checkpoint) -> str:
     validation, calibration = (splits[name]["images"] for name in ("validation", "calibration"))
     return (
         f"{validation + calibration:,} images that training never learnt from: {validation:,} "
-        "validation images, on which the training was watched and which the means here are of, "
-        f"and {calibration:,} calibration images, which nothing was tuned on and which "
-        "percentiles and p-values compare with."
+        "validation images, on which training was watched (a model's figures are means over "
+        f"them), and {calibration:,} calibration images, which nothing was tuned on (percentiles "
+        "and p-values compare with them)."
     )
 
 
