@@ -5,7 +5,7 @@ from html import escape
 
 import streamlit as st
 
-from vae.figures.frame import nats
+from vae.figures.frame import adding_up, nats
 from vae.ui import access, explained, widgets
 from vae.ui import bound as sections
 from vae.ui.missing import offer_images
@@ -23,21 +23,23 @@ found = explained.gap(model, levels)
 exact = not math.isnan(found.log_evidence)
 with heading.container():
     if exact:
+        # The difference of the two numbers as they stand there, and parts that add up to it.
+        cost, truth = round(-found.elbo[0], 2), round(-found.log_evidence, 2)
+        encoder, shape = adding_up((found.amortization, found.approximation), 2, cost - truth)
         widgets.opening(
             "The bound",
-            f"The exact score of {escape(name)} is <b>{nats(found.log_evidence, 2)}</b> nats, and "
-            f"the ELBO says <b>{nats(found.elbo[0], 2)}</b>. Of the "
-            f"<b>{nats(found.log_evidence - found.elbo[0], 2)}</b> nats between, a better encoder "
-            f"could mend <b>{nats(found.amortization, 2)}</b>, and no Gaussian of its kind the "
-            "rest.",
+            f"By its ELBO {escape(name)} costs <b>{nats(cost, 2)}</b> nats, and exactly, by "
+            f"log p(x), <b>{nats(truth, 2)}</b> nats. Of the <b>{nats(cost - truth, 2)}</b> "
+            f"between them a better encoder could save <b>{nats(encoder, 2)}</b>; the other "
+            f"<b>{nats(shape, 2)}</b> remain with any code of this encoder's kind.",
         )
     else:
         widgets.opening(
             "The bound",
-            f"The ELBO of {escape(name)} is <b>{nats(found.elbo[0], 2)}</b> ± "
-            f"{found.elbo[1]:.2f} nats, a floor under the truth. The best code of the same kind "
-            f"would raise it to <b>{nats(found.best_elbo[0], 2)}</b>; 5,000 draws of the "
-            f"encoder's own reach <b>{nats(float(found.ladder.values[-1]), 2)}</b>.",
+            f"By its ELBO {escape(name)} costs <b>{nats(-found.elbo[0], 2)}</b> ± "
+            f"{found.elbo[1]:.2f} nats, and in truth at most that. The best code of the same kind "
+            f"would bring it down to <b>{nats(-found.best_elbo[0], 2)}</b>, and 5,000 draws of "
+            f"the encoder's own code to <b>{nats(-float(found.ladder.values[-1]), 2)}</b>.",
         )
 
 left, right = st.columns([1.15, 1], gap="large")
@@ -48,8 +50,8 @@ with right:
 
 sections.two_forms(found)
 st.markdown(
-    "**The gap in two parts** (Cremer et al. 2018). Amortization, ELBO(q*) − ELBO(q): "
-    f"**{nats(found.amortization, 3)} nats**, what this encoder leaves on the table for this image"
+    "**The gap in two parts** (Cremer et al. 2018). Amortisation, ELBO(q*) − ELBO(q): "
+    f"**{nats(found.amortization, 3)} nats**, what this encoder loses on this image"
     + (
         ". Approximation, log p(x) − ELBO(q*): "
         f"**{nats(found.approximation, 3)} nats**, what no diagonal Gaussian "

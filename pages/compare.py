@@ -4,7 +4,7 @@ from html import escape
 
 import streamlit as st
 
-from vae.figures.frame import nats
+from vae.figures.frame import adding_up, nats
 from vae.ui import access, widgets
 from vae.ui import compare as sections
 
@@ -13,14 +13,15 @@ manifests = sections.comparable(model)
 ladder = sections.ladder_of(model, manifests)
 best = max(manifests, key=lambda name: manifests[name]["metrics"]["elbo"])
 metrics = model.manifest["metrics"]
+code, drawing = adding_up((metrics["rate"], metrics["distortion"]), 2)
 
 widgets.opening(
     "Compare models",
     f"Of {len(manifests)} model{'s' if len(manifests) > 1 else ''} of the same images, "
-    f"{escape(best)} explains them best, with an ELBO of "
-    f"<b>{nats(manifests[best]['metrics']['elbo'], 2)}</b> nats. {escape(model.name)} reaches "
-    f"<b>{nats(metrics['elbo'], 2)}</b>: <b>{nats(metrics['rate'], 2)}</b> nats an image for the "
-    f"code, <b>{nats(metrics['distortion'], 2)}</b> for drawing it.",
+    f"{escape(best)} describes them most cheaply, for "
+    f"<b>{nats(-manifests[best]['metrics']['elbo'], 2)}</b> nats an image. {escape(model.name)} "
+    f"needs <b>{nats(-metrics['elbo'], 2)}</b>: <b>{nats(code, 2)}</b> for the code, "
+    f"<b>{nats(drawing, 2)}</b> for drawing it. Means over validation images; lower is better.",
 )
 
 st.subheader("What the code costs, and what it saves", anchor=False)

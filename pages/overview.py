@@ -5,77 +5,102 @@ from html import escape
 import numpy as np
 import streamlit as st
 
-from vae.figures.frame import nats
+from vae.figures.frame import adding_up, nats
 from vae.figures.pictures import gallery_html
 from vae.model.likelihoods import facts_of
 from vae.training.launch import without_paths
-from vae.ui import access, widgets
+from vae.ui import access, widgets, words
 from vae.ui.literal import literal
 from vae.ui.screens import link
+from vae.ui.train_gate import training_allowed
 from vae.ui.walks.dimensions import strongest_film
 from vae.ui.walks.start import of_sample
 
 model, sample = access.current()
 table, metrics, card = access.table(model), model.manifest["metrics"], model.manifest["card"]
 
+rate, distortion = adding_up((metrics["rate"], metrics["distortion"]))
 widgets.opening(
     literal(card["title"]),
-    f"{escape(card['description'])} On {metrics['images']} held-out images it needs "
-    f"<b>{nats(-metrics['elbo'])}</b> nats an image: <b>{nats(metrics['rate'])}</b> to say which "
-    f"code, and <b>{nats(metrics['distortion'])}</b> to draw the image from it.",
+    f"{escape(card['description'])} Describing an image costs "
+    f"<b>{nats(-metrics['elbo'])}</b> nats on average over {metrics['images']:,} validation images: <b>{nats(rate)}</b> to say which "
+    f"code, and <b>{nats(distortion)}</b> to draw the image from that code.",
 )
 
 numbers = {
-    "ELBO": ("elbo", "The bound on log p(x), higher is better; the mean over held-out images."),
+    "ELBO": (
+        "elbo",
+        f"{nats(metrics['elbo'])}",
+        "higher",
+        "The evidence lower bound: never above log p(x), the log-probability that the model "
+        "gives an image. It is minus the cost in the sentence above.",
+    ),
     "Rate (KL)": (
         "rate",
+        nats(rate),
+        "lower",
         "What naming the code costs: each image's own KL to the prior, averaged.",
     ),
-    "Distortion": ("distortion", "What drawing the image from its code costs."),
-    f"Bound L, k = {metrics['importance_samples']}": (
-        "iwae_bound",
-        "The importance-weighted bound: closer to log p(x) than the ELBO.",
+    "Distortion": (
+        "distortion",
+        nats(distortion),
+        "lower",
+        "What drawing the image from its code costs.",
     ),
 }
+# A run may leave out the bound, which takes longest to compute.
+if "iwae_bound" in metrics:
+    numbers[f"Bound L, k = {metrics['importance_samples']:,}"] = (
+        "iwae_bound",
+        nats(metrics["iwae_bound"]),
+        "higher",
+        "The importance-weighted bound: closer to log p(x) than the ELBO.",
+    )
 if "log_evidence" in metrics:
     known = metrics.get("log_evidence_images", metrics["images"])
     of = "" if known == metrics["images"] else f", of {known:,} images"
     numbers[f"log p(x), exact{of}"] = (
         "log_evidence",
-        f"By quadrature over the latent dimensions; the mean over {known:,} of the "
-        f"{metrics['images']:,} held-out images.",
+        nats(metrics["log_evidence"]),
+        "higher",
+        "By quadrature over the latent dimensions.",
     )
 with st.container(horizontal=True):
-    for title, (key, explanation) in numbers.items():
-        # A run may leave out the bound, which takes longest to compute.
-        if key not in metrics:
-            continue
+    for title, (key, value, better, explanation) in numbers.items():
+        error, images = metrics[f"{key}_se"], metrics.get(f"{key}_images", metrics["images"])
         st.metric(
             title,
-            f"{nats(metrics[key])} nats",
-            delta=f"± {metrics[f'{key}_se']:.1f} (standard error)",
+            f"{value} nats",
+            delta=f"± {f'{error:.1f}' if error >= 0.05 else 'under 0.1'}, {better} is better",
             delta_color="off",
             delta_arrow="off",
-            help=explanation,
+            help=f"{explanation} The mean over {images:,} validation images ± its standard error.",
         )
     st.metric(
-        "Active dimensions",
+        "Active units",
         f"{metrics['active_units']} of {model.config.latent_dim}",
         delta="mean moves with the image",
         delta_color="off",
         delta_arrow="off",
-        help="Latent dimensions whose mean varies by more than 0.01 over images.",
+        help=words.ACTIVE,
     )
+with st.expander("What nat, variational, ELBO and held-out mean"):
+    columns = st.columns(2, gap="large")
+    for place, (term, meaning) in enumerate(words.terms(model).items()):
+        columns[place // 2].markdown(f"**{term}**: {meaning}")
 
 st.subheader("What its strongest dimensions draw", anchor=False)
 strongest_film(model, of_sample(model, sample), 3, play=True)
+st.caption(
+    f"The KL beside each dimension is its mean over all {model.reference.size:,} held-out images."
+)
 
 # Evenly spread from the worst to the best explained, so that the strip is no advertisement.
 rows = np.argsort(table.elbo)[np.linspace(0, len(table.elbo) - 1, 10).round().astype(int)]
 originals, decoded = access.images(model, rows), access.reconstructions(model, rows)
 if originals is not None:
-    st.subheader("Held-out images, from the worst explained to the best", anchor=False)
-    captions = [f"{nats(table.elbo[row])} nats" for row in rows]
+    st.subheader("Held-out images, from the costliest to the cheapest", anchor=False)
+    captions = [f"{nats(-table.elbo[row])} nats" for row in rows]
     st.html(gallery_html(originals, captions, [f"Sample {row}" for row in rows], 10))
 st.subheader("What the decoder makes of their codes", anchor=False)
 st.html(gallery_html(decoded, [f"sample {row}" for row in rows], ["A reconstruction"] * 10, 10))
@@ -89,6 +114,13 @@ with st.container(horizontal=True):
     link("traversals", "Walk through what it learned", "slow_motion_video")
     link("sample_elbo", "Take one image's ELBO apart", "receipt_long")
     link("score_images", "Score your own image", "upload")
+own_folder = words.OWN_FOLDER
+if training_allowed():
+    own_folder += ", or on the screen Train if the app was started with `--folders PATH`"
+st.markdown(
+    f"**A model of your own images.** {own_folder}. {words.ELSEWHERE}"
+    f"\n\n**A score of your own image.** {words.RELATIVE}"
+)
 
 with st.expander("About this model"):
     training, likelihood = model.manifest["training"], facts_of(model.config.likelihood)

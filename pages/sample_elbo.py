@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from vae.figures.frame import nats
+from vae.figures.frame import adding_up, nats
 from vae.figures.palette import ELBO, EXPECTED_LOG_LIKELIHOOD, KL, tex
 from vae.figures.sample_elbo import pixel_map
 from vae.ui import access, widgets
@@ -15,13 +15,12 @@ if parts is None:
     st.stop()
 
 error = f" ± {parts.elbo_se:.2f}" if parts.elbo_se else ""
+code, drawing = adding_up((parts.kl, -parts.expected_log_likelihood))
 widgets.opening(
     "One sample's ELBO",
     f"Sample {sample} costs <b>{nats(-parts.elbo, 1)}</b>{error} nats to describe: "
-    f"<b>{nats(parts.kl, 1)}</b> to say which code, "
-    f"<b>{nats(-parts.expected_log_likelihood, 1)}</b> to draw it from the code. "
-    f"It is cheaper than <b>{table.percentile[sample]:.0f}\u00a0%</b> of images kept aside to "
-    "compare.",
+    f"<b>{nats(code)}</b> to say which code, <b>{nats(drawing)}</b> to draw it from the code. "
+    f"It is cheaper than <b>{table.percentile[sample]:.0f}\u00a0%</b> of the calibration images.",
 )
 
 first, second, third, fourth = st.columns([1, 1, 1, 1.6], gap="medium")
@@ -36,13 +35,7 @@ with third:
     )
     st.caption("Where the cost is: nats for each pixel.")
 with fourth:
-    widgets.sums(
-        [
-            ("expected log-likelihood", parts.expected_log_likelihood, None),
-            ("KL of this sample", parts.kl, None),
-            ("ELBO", parts.elbo, parts.elbo_se),
-        ]
-    )
+    widgets.sums(parts.expected_log_likelihood, parts.kl, parts.elbo_se)
     st.caption(
         "ELBO = expected log-likelihood − KL, in nats; higher is better. "
         + (

@@ -8,7 +8,7 @@ import streamlit as st
 from vae.elbo.calibration_sets import calibration_of
 from vae.elbo.verdict import give_verdict
 from vae.figures.scores import calibration_histogram
-from vae.ui import access, score_detail, score_meaning, scores, widgets
+from vae.ui import access, score_detail, score_meaning, scores, widgets, words
 from vae.ui.batches import scored_with_progress
 from vae.ui.honesty import badges
 from vae.ui.sources import choose_images
@@ -69,6 +69,7 @@ with said:
     intro = "No file yet, so here is the chosen sample as if it had been sent. " if example else ""
     n, name = len(calibration.elbo), settings.calibration
     widgets.lead(intro + score_meaning.how_sure(scored[chosen], n, name))
+    st.caption(words.RELATIVE)
 with right:
     score_meaning.show_opinions(scored[chosen], opinions, verdict, heard, alarms)
 with chart:

@@ -3,13 +3,15 @@
 import streamlit as st
 
 from vae.ui import train as sections
-from vae.ui import widgets
+from vae.ui import widgets, words
 
 widgets.opening(
     "Train",
     "Choose images and a recipe, and a new model learns in a process of its own, which goes on "
     "when this page is closed. A finished one appears in the model picker.",
+    of_model=False,
 )
+st.caption(f"For your own images choose a folder below. {words.ELSEWHERE}")
 st.subheader("Runs", anchor=False)
 sections.watch()
 st.subheader("A new run", anchor=False)

@@ -6,7 +6,7 @@ from vae.figures.frame import nats
 from vae.ui import access, links, widgets
 from vae.ui.walks.arithmetic import show_arithmetic
 from vae.ui.walks.between import show_between
-from vae.ui.walks.dimensions import show_dimensions, speaking_dimensions
+from vae.ui.walks.dimensions import show_dimensions
 from vae.ui.walks.prior import show_manifold, show_prior
 from vae.ui.walks.sliders import show_sliders
 
@@ -31,9 +31,10 @@ with heading:
         widgets.opening(
             "Traversals",
             "Move one latent dimension, leave the rest alone, and watch what it draws. "
-            f"<b>{len(speaking_dimensions(model)[0])}</b> of {model.config.latent_dim} dimensions "
-            f"carry information; the strongest, dimension {strongest + 1}, costs "
-            f"<b>{nats(mean_kl[strongest], 2)}</b> nats an image.",
+            f"<b>{table.active.sum()}</b> of {model.config.latent_dim} dimensions are active "
+            f"units; the strongest, dimension {strongest + 1}, costs "
+            f"<b>{nats(mean_kl[strongest], 2)}</b> nats an image, the mean over all "
+            f"{model.reference.size:,} held-out images.",
         )
     else:
         st.title("Traversals", anchor=False)

@@ -1,4 +1,4 @@
-"""Writes the tables of checkpoints/README.md from the manifests: python tests/checkpoint_table.py
+"""Writes the tables of checkpoints/README.md from the manifests: python -m tests.checkpoint_table
 
 Everything between the two markers is generated; the text around it is written by hand.
 """
@@ -8,9 +8,11 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from vae.figures.frame import adding_up
 
 __all__ = ["BEGIN", "END", "README", "manifests", "tables", "without_times", "written"]
 
@@ -35,8 +37,7 @@ def tables(named: Mapping[str, Mapping[str, Any]]) -> str:
         (
             f"`{name}`",
             _nats(one["metrics"], "elbo"),
-            _nats(one["metrics"], "rate"),
-            _nats(one["metrics"], "distortion"),
+            *_terms(one["metrics"]),
             f"{_nats(one['metrics'], 'iwae_bound')}, k = {one['metrics']['importance_samples']:,}",
             _nats(one["metrics"], "log_evidence"),
             f"{one['metrics']['active_units']} of {one['model']['latent_dim']}",
@@ -58,7 +59,7 @@ def tables(named: Mapping[str, Mapping[str, Any]]) -> str:
     ]
     heads = (
         ("model", "ELBO", "rate (KL)", "distortion", "bound L_k", "log p(x), exact")
-        + ("active dimensions", "bits/dim"),
+        + ("active units", "bits/dim"),
         ("model", "command", "training + reference set", "device")
         + ("data: train / validation / calibration", "files"),
     )
@@ -108,6 +109,14 @@ def _nats(metrics: Mapping[str, Any], name: str) -> str:
     if name not in metrics:
         return _NONE
     return f"{_number(metrics[name], 2)} ± {metrics[f'{name}_se']:.2f}"
+
+
+def _terms(metrics: Mapping[str, Any]) -> Iterator[str]:
+    """Rate and distortion, which add up to minus the ELBO as they are shown."""
+    names = ("rate", "distortion")
+    shown = adding_up([metrics[name] for name in names], 2)
+    for name, value in zip(names, shown, strict=True):
+        yield _nats(metrics | {name: value}, name)
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -16,7 +16,7 @@ pytestmark = IN_BROWSER
 def test_main_flow(server, page, tmp_path):
     page.goto(server)
     lead(page).wait_for()
-    assert "held-out images" in lead(page).inner_text()
+    assert "200 validation images" in lead(page).inner_text()
 
     page.get_by_label("Sample", exact=True).fill("17")
     page.get_by_label("Sample", exact=True).press("Enter")
@@ -205,6 +205,20 @@ def test_no_screen_overflows_a_phone(server, chromium, screen):
     context.close()
 
 
+def test_the_keyboard_opens_what_a_nat_is(server, page):
+    page.goto(f"{server}/sample_elbo")
+    lead(page).wait_for()
+    settle(page)
+    chip = page.locator("summary", has_text="nats:")
+    meaning = page.get_by_text("1 nat = 1.44 bits")
+    assert not meaning.is_visible()
+    chip.focus()
+    page.keyboard.press("Enter")
+    meaning.wait_for()
+    page.keyboard.press("Enter")
+    meaning.wait_for(state="hidden")
+
+
 def test_the_keyboard_alone_reaches_a_sample(server, page):
     page.goto(f"{server}/sample_elbo")
     lead(page).wait_for()
@@ -230,12 +244,12 @@ def test_picking_a_sample_updates_receipt_and_ladder(server, page):
     assert page.locator(".elb-sums").first.inner_text() != first
 
     page.get_by_role("link", name="The bound", exact=True).click()
-    page.get_by_text("exact score of sample 12").wait_for()
+    page.get_by_text("By its ELBO sample 12 costs").wait_for()
     page.locator(".js-plotly-plot").first.wait_for()
     sentence, ladder = lead(page).inner_text(), page.locator(".elb-ladder").inner_text()
     assert "log p(x), exact" in ladder and "L, k = 5,000" in ladder
     page.get_by_role("button", name="Next", exact=True).click()
-    page.get_by_text("exact score of sample 13").wait_for()
+    page.get_by_text("By its ELBO sample 13 costs").wait_for()
     settle(page)
     assert lead(page).inner_text() != sentence
     assert page.locator(".elb-ladder").inner_text() != ladder

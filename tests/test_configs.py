@@ -55,7 +55,7 @@ def test_presets_describe_a_model(name: str) -> None:
         ({"sigma": 0.0}, r"sigma must lie in \[0\.001, 10\]"),
         ({"network": "conv", "channels": ()}, "needs at least one width in channels"),
         ({"network": "conv", "channels": (8,) * 4}, "4 halvings are too many for 8x8 pixels"),
-        ({"likelihood": "bernoulli"}, "set binarize to 'threshold' or 'dynamic'"),
+        ({"likelihood": "bernoulli"}, "binarise the grey ones"),
         ({"binarize": "threshold"}, "goes with likelihood 'bernoulli' only"),
     ],
 )

@@ -18,7 +18,7 @@ RUNGS = [
     Rung("L, k = 5", -91.0, 0.25, "#222"),
     Rung("ELBO", -94.0, 0.0, "#333"),
 ]
-GAPS = [("amortization gap", -94.0, -91.0), ("approximation gap", -91.0, -90.0)]
+GAPS = [("amortisation gap", -94.0, -91.0), ("approximation gap", -91.0, -90.0)]
 
 
 def lefts(html, kind):

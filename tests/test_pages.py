@@ -157,10 +157,11 @@ def check_bound(model):
     _, reference = raw(model)
     app = screen(page_named("bound"), model=model, sample=23)
     text = text_of(app)
-    assert f"<b>{reference['elbo'][23]:.2f}</b>" in text
+    # A sentence speaks of costs, which are minus an ELBO or log p(x).
+    assert f"<b>{-reference['elbo'][23]:.2f}</b>" in text
     evidence = reference["log_evidence"][23]
     if np.isfinite(evidence):
-        assert f"<b>{evidence:.2f}</b> nats" in text
+        assert f"<b>{-evidence:.2f}</b> nats" in text
         assert shows(text, evidence)
         assert "they **agree**" in text
     else:
@@ -176,10 +177,13 @@ def check_compare(model):
     validation = reference["split"] == 0
     app = screen(page_named("compare"), model=model, sample=23)
     expected = reference["elbo"][validation].mean()
-    assert f"{model} reaches <b>{expected:.2f}</b>" in text_of(app)
+    assert f"{model} needs <b>{-expected:.2f}</b>" in text_of(app)
     table = app.dataframe[0].value.set_index("model")
     kl = kl_of(reference)[validation].sum(-1).mean()
-    assert table["rate, nats"][model] == pytest.approx(kl, abs=1e-6)
+    # Three decimals are shown, and the terms add up as they stand there.
+    assert table["rate, nats"][model] == pytest.approx(kl, abs=1e-3)
+    terms = table["rate, nats"] + table["distortion, nats"]
+    np.testing.assert_allclose(terms, -table["ELBO, nats"].round(3), atol=1e-9)
 
 
 def train_screen(model, **status):
@@ -218,7 +222,7 @@ def check_train(model):
 def test_held_out_images_that_choose_nothing_are_said_to_choose_nothing():
     app = train_screen("digits-2d", best_elbo=-90.0, chooses=False)
     words = " ".join(one.value for one in [*app.markdown, *app.caption])
-    assert "Held-out ELBO: **\N{MINUS SIGN}90.00 nats**" in words
+    assert "Validation ELBO: **\N{MINUS SIGN}90.00 nats**" in words
     assert "which choose nothing" in words and "Best" not in words
 
 
@@ -612,7 +616,7 @@ def test_every_screen_says_what_its_numbers_are(monkeypatch, tmp_path, likelihoo
     monkeypatch.setenv("ELBOSCOPE_CHECKPOINTS", str(tmp_path))
     for name in ("overview", "sample_elbo", "bound"):
         text = text_of(screen(page_named(name), model="mine"))
-        assert "nats, higher is better" in text
+        assert "nats: low costs are good, high ELBOs are good" in text
         grey = "Not a density, so its “ELBO” bounds no log p(x). The model digits-2d has a"
         assert (grey in text) == (likelihood == "bernoulli_grey")
 

@@ -185,9 +185,14 @@ def test_the_evaluation_shown_is_that_of_the_checkpoint():
         f"importance-weighted bound, k = {metrics['importance_samples']}": "iwae_bound",
         "log p(x), exact": "log_evidence",
     }
-    assert rows == {
-        text: f"{metrics[name]:.3f} ± {metrics[f'{name}_se']:.3f}" for text, name in names.items()
-    }
+    shown_values = {text: float(row.split()[0]) for text, row in rows.items()}
+    errors = {text: row.split()[2] for text, row in rows.items()}
+    assert errors == {text: f"{metrics[f'{name}_se']:.3f}" for text, name in names.items()}
+    # Rounded, but for the two terms, which add up to minus the ELBO as they stand there.
+    terms = [shown_values.pop(text) for text in ("rate (KL)", "distortion (-E log p(x|z))")]
+    assert terms == pytest.approx([metrics["rate"], metrics["distortion"]], abs=1e-3)
+    assert sum(terms) == pytest.approx(-shown_values["ELBO"], abs=1e-9)
+    assert shown_values == {text: round(metrics[names[text]], 3) for text in shown_values}
     assert f"--importance-samples {metrics['importance_samples']}\n" in shown
     assert f"{metrics['bits_per_dim']:.4f}" in shown
 
@@ -203,7 +208,7 @@ def test_the_calibration_sizes_are_those_of_the_checkpoints():
 def test_the_tables_of_checkpoints_are_up_to_date():
     is_so, said = tables(manifests()), written(text_of(CHECKPOINTS_README))
     assert without_times(said) == without_times(is_so), (
-        "run `python tests/checkpoint_table.py`: a manifest has changed"
+        "run `python -m tests.checkpoint_table`: a manifest has changed"
     )
 
 

@@ -82,6 +82,15 @@ def evaluate(arguments: list[str]) -> int:
 
 def metrics_table(metrics: dict[str, Any]) -> str:
     """The metrics as lines for people, each number with its unit and error."""
+    from vae.figures.frame import adding_up
+
+    # As they are shown, rate and distortion add up to minus the ELBO, and the rate's parts to it.
+    rate, distortion = adding_up((metrics["rate"], metrics["distortion"]), 3)
+    shown = metrics | {"rate": rate, "distortion": distortion}
+    if "mutual_information" in metrics:
+        parts = ("mutual_information", "aggregate_kl")
+        values = adding_up([metrics[name] for name in parts], 3, rate)
+        shown |= dict(zip(parts, values, strict=True))
     names = {
         "elbo": "ELBO",
         "rate": "rate (KL)",
@@ -93,15 +102,15 @@ def metrics_table(metrics: dict[str, Any]) -> str:
         known = f"{metrics['log_evidence_images']:,} of {metrics['images']:,}"
         names["log_evidence"] += f", {known} images"
     lines = [
-        _line(text, f"{metrics[name]:.3f} ± {metrics[f'{name}_se']:.3f} nats")
+        _line(text, f"{shown[name]:.3f} ± {metrics[f'{name}_se']:.3f} nats")
         for name, text in names.items()
         if name in metrics
     ]
     if metrics["bits_per_dim"] is not None:
         lines.append(_line("bits per pixel value", f"{metrics['bits_per_dim']:.4f}"))
-    lines.append(_line("active latent dimensions", str(metrics["active_units"])))
+    lines.append(_line("active units", str(metrics["active_units"])))
     if "mutual_information" in metrics:
-        lines += _aggregate_lines(metrics)
+        lines += _aggregate_lines(shown)
     if "mutual_information_gap" in metrics:
         gaps = ", ".join(f"{name} {gap:.2f}" for name, gap in metrics["factor_gaps"].items())
         value = f"{metrics['mutual_information_gap']:.3f} of 1 ({gaps})"

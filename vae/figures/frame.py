@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from html import escape
 
 import plotly.graph_objects as go
@@ -10,14 +11,9 @@ import plotly.graph_objects as go
 from vae.figures import palette
 
 __all__ = [
-    "literal",
-    "nats",
-    "new_figure",
-    "percent",
-    "plus_minus",
-    "ring_selected",
+    "adding_up", "literal", "nats", "new_figure", "percent", "plus_minus", "ring_selected",
     "square_axes",
-]
+]  # fmt: skip
 
 MINUS = "\N{MINUS SIGN}"
 THIN_SPACE = "\N{THIN SPACE}"
@@ -110,3 +106,33 @@ def percent(share: float, digits: int = 1) -> str:
     else:
         text = f"{share:.{digits}f}"
     return f"{text}\u00a0%"
+
+
+def adding_up(
+    parts: Sequence[float], digits: int = 1, whole: float | None = None
+) -> tuple[float, ...]:
+    """Rounds the parts of a sum so that, as they are shown, they add up to the rounded whole.
+
+    By the largest remainder: every part is rounded down, and what is missing in the last digit
+    goes to those that lost most. Each stays within one unit of its last digit.
+
+    Args:
+        parts: The parts.
+        digits: Decimals to round to.
+        whole: What the parts are shown to add up to, if that is not their own sum: a difference
+            of two numbers that stand there rounded, say.
+
+    Returns:
+        The rounded parts; those of a sum that isn't finite are rounded one by one.
+    """
+    whole = math.fsum(parts) if whole is None else whole
+    if not all(map(math.isfinite, (*parts, whole))):
+        return tuple(round(part, digits) for part in parts)
+    unit = 10**digits
+    scaled = [part * unit for part in parts]
+    units = [math.floor(value) for value in scaled]
+    each, left = divmod(round(round(whole, digits) * unit) - sum(units), len(parts))
+    lost_most = sorted(range(len(parts)), key=lambda i: units[i] - scaled[i])
+    for i in lost_most[:left]:
+        units[i] += 1
+    return tuple((count + each) / unit for count in units)

@@ -70,7 +70,8 @@ def ladder_html(rungs: Sequence[Rung], gaps: Sequence[tuple[str, float, float]],
     for name, start, end in gaps:
         width = across(end) - across(start)
         part = f'<i class="part" style="left:{across(start)}%;width:{width:.3f}%"></i>'
-        rows.append(_row(name, line + part, nats(end - start, 2)))
+        # The difference of the two bounds as they stand above.
+        rows.append(_row(name, line + part, nats(round(end, 2) - round(start, 2), 2)))
     ticks = "".join(
         f'<i class="tick" style="left:{across(value)}%">{text}</i>'
         for value, text in _ticks(low, high)

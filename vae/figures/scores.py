@@ -135,7 +135,7 @@ def code_place(
     figure.add_scatter(
         x=means[near, across], y=means[near, up], mode="markers", customdata=near[:, None],
         marker={"size": 9, "symbol": "diamond", "color": palette.EVIDENCE},
-        hovertemplate="reference image %{customdata[0]}<extra></extra>",
+        hovertemplate="held-out image %{customdata[0]}<extra></extra>",
     )  # fmt: skip
     mu, sigma = code
     for radius in (1, 2):

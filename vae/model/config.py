@@ -122,8 +122,8 @@ class ModelConfig:
         binary = self.likelihood == "bernoulli"
         if binary and self.image.levels > 2 and self.binarize == "none":
             raise ValueError(
-                "likelihood 'bernoulli' needs binary pixels: set binarize to 'threshold' or "
-                "'dynamic', or choose 'discretized_logistic' for grey pixels."
+                "A Bernoulli likelihood needs pixels that are 0 or 1: binarise the grey ones "
+                "(binarize 'threshold' or 'dynamic'), or choose the discretised logistic."
             )
         if not binary and self.binarize != "none":
             raise ValueError(

@@ -17,6 +17,7 @@ import torch
 
 from vae.data.datasets import DataMissing
 from vae.data.images import encode_png, to_image
+from vae.elbo.aggregate import active_units
 from vae.elbo.calibration_sets import calibration_of
 from vae.elbo.evaluation import reference_kl_per_dim
 from vae.elbo.scoring import Receipt, sample_receipt
@@ -69,6 +70,7 @@ class Table(NamedTuple):
         labels: Class numbers, -1 where there are none, :math:`(N,)`.
         split: 0 for validation and 1 for calibration, :math:`(N,)`.
         by_kl: The dimensions by falling mean KL, with shape :math:`(D,)`.
+        active: Whether each dimension is an active unit, by the validation images, :math:`(D,)`.
     """
 
     mu: np.ndarray
@@ -81,6 +83,7 @@ class Table(NamedTuple):
     labels: np.ndarray
     split: np.ndarray
     by_kl: np.ndarray
+    active: np.ndarray
 
 
 @st.cache_data(ttl=2, show_spinner=False)
@@ -139,6 +142,7 @@ def table(model: Checkpoint) -> Table:
 def _table(_model: Checkpoint, key: str) -> Table:
     reference = _model.reference
     kl_per_dim = reference_kl_per_dim(reference)
+    validation = reference.of_split("validation")
     return Table(
         mu=reference.mu,
         sigma=np.exp(reference.log_variance / 2),
@@ -150,6 +154,7 @@ def _table(_model: Checkpoint, key: str) -> Table:
         labels=reference.labels,
         split=reference.split,
         by_kl=np.argsort(-kl_per_dim.mean(0), kind="stable"),
+        active=active_units(torch.from_numpy(reference.mu[validation])).numpy(),
     )
 
 

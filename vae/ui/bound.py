@@ -10,7 +10,7 @@ import streamlit as st
 from vae.elbo.files import ScoreSettings, score_bytes
 from vae.figures import palette
 from vae.figures.bound import three_densities, two_clouds
-from vae.figures.frame import nats
+from vae.figures.frame import adding_up, nats
 from vae.figures.ladder import Rung, ladder_html
 from vae.model.checkpoint import Checkpoint
 from vae.ui import access, explained, widgets
@@ -47,7 +47,7 @@ def rungs(found: explained.Gap) -> None:
     if exact:
         rungs.append(Rung("log p(x), exact", found.log_evidence, 0.0, palette.EVIDENCE, True))
         elbo, best = found.elbo[0], found.best_elbo[0]
-        gaps = [("amortization gap", elbo, best), ("approximation gap", best, found.log_evidence)]
+        gaps = [("amortisation gap", elbo, best), ("approximation gap", best, found.log_evidence)]
     elbos = [
         Rung("ELBO, best q*", *found.best_elbo, palette.ELBO),
         Rung("ELBO, the encoder's q", *found.elbo, palette.ELBO),
@@ -78,13 +78,14 @@ def rungs(found: explained.Gap) -> None:
 
 def tilted(model: Checkpoint, levels: np.ndarray, found: explained.Gap) -> None:
     """What a Gaussian of any covariance would win back, on request."""
-    if not st.toggle("What would a Gaussian win back that may tilt?", key="tilted"):
+    if not st.toggle("How much closer would a tilted Gaussian come?", key="tilted"):
         return
     elbo = explained.tilted_elbo(model, levels)
     st.markdown(
-        f"The best Gaussian of any covariance reaches **{nats(elbo, 3)} nats**: it wins back "
-        f"**{nats(elbo - found.best_elbo[0], 3)}** of the {nats(found.approximation, 3)} nats, "
-        f"and the rest is what no Gaussian can say of this posterior's shape."
+        f"The best Gaussian that may lie at any angle reaches **{nats(elbo, 3)} nats**: it wins "
+        f"back **{nats(elbo - found.best_elbo[0], 3)}** of the {nats(found.approximation, 3)} "
+        "nats of the approximation gap. The rest is lost to any Gaussian: this posterior has "
+        "another shape."
     )
 
 
@@ -105,9 +106,11 @@ def two_forms(found: explained.Gap) -> None:
             ("log p(x) − KL(q ‖ p(z|x))", found.log_evidence - away, found.log_evidence, away)
         )
     rows = "".join(
-        f"<tr><td>{name}</td><td>{nats(first, 4)} − {nats(second, 4)} = "
+        f"<tr><td>{name}</td><td>{nats(first, 4)} − {nats(-minus, 4)} = "
         f"<b>{nats(value, 4)}</b> nats</td></tr>"
-        for name, value, first, second in forms
+        for name, value, first, minus in (
+            (name, value, *adding_up((first, -second), 4)) for name, value, first, second in forms
+        )
     )
     st.html(f'<table class="elb-sums" style="max-width:44rem">{rows}</table>')
     if found.split is not None:

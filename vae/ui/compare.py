@@ -13,12 +13,12 @@ import streamlit as st
 from vae.data.datasets import same_images
 from vae.elbo.losses import refitted_gaussian
 from vae.figures.compare import ModelPoint, codes, model_difference, rate_distortion
-from vae.figures.frame import nats
+from vae.figures.frame import adding_up, nats
 from vae.figures.pictures import gallery_html
 from vae.model.checkpoint import Checkpoint, data_title
 from vae.model.likelihoods import facts_of
 from vae.training.config import TrainConfig
-from vae.ui import access, widgets
+from vae.ui import access, widgets, words
 from vae.ui.literal import frame_csv, literal
 from vae.ui.missing import where_images_are
 from vae.ui.walks.dimensions import strongest_film
@@ -105,7 +105,7 @@ def plane(
         key="compare_plane", on_select=pick, selection_mode="points",
     )  # fmt: skip
     st.caption(
-        "Each mark is a model's mean over held-out images, with standard errors: circle mlp, "
+        "Each mark is a model's mean over validation images, with standard errors: circle mlp, "
         "square conv, diamond resnet. Dotted: equal ELBO, higher towards the lower left. "
         + ("Grey line: models that differ in β alone. " if len(ladder) > 1 else "")
         + "Click a mark to choose its model."
@@ -121,11 +121,13 @@ def ladder_slider(model: Checkpoint, ladder: dict[float, str]) -> None:
     )  # fmt: skip
     other = access.checkpoint(ladder[beta])
     table, metrics = access.table(other), other.manifest["metrics"]
+    rate, distortion = adding_up((metrics["rate"], metrics["distortion"]), 2)
     st.markdown(
-        f"**{literal(other.name)}**: rate **{nats(metrics['rate'], 2)}**, distortion "
-        f"**{nats(metrics['distortion'], 2)}**, true ELBO (β = 1) **{nats(metrics['elbo'], 2)} ± "
-        f"{metrics['elbo_se']:.2f} nats**, {metrics['active_units']} of "
-        f"{other.config.latent_dim} dimensions active."
+        f"**{literal(other.name)}**: rate **{nats(rate, 2)}** + distortion "
+        f"**{nats(distortion, 2)}** = **{nats(-metrics['elbo'], 2)} ± {metrics['elbo_se']:.2f} nats** "
+        f"an image, which is minus its true ELBO (β = 1): lower is better. {metrics['active_units']} of "
+        f"{other.config.latent_dim} units are active.",
+        help=words.ACTIVE,
     )
     left, right = st.columns([1, 1.5], gap="large")
     first, second = int(table.by_kl[0]), int(table.by_kl[min(1, len(table.by_kl) - 1)])
@@ -171,9 +173,8 @@ def two_models(model: Checkpoint, sample: int, names: Sequence[str]) -> None:
     gap = here.elbo - there.elbo
     likelihood = here.expected_log_likelihood - there.expected_log_likelihood
     st.markdown(
-        f"**{literal(model.name)}** scores sample {sample} **{nats(abs(gap), 2)} nats "
-        f"{'above' if gap >= 0 else 'below'} {literal(other.name)}**: "
-        f"{nats(there.kl - here.kl, 2)} from the code, {nats(likelihood, 2)} from the pixels."
+        f"Under **{literal(model.name)}** sample {sample} "
+        + widgets.costs_beside(here, there, f"under **{literal(other.name)}**")
     )
     left, right = st.columns([1, 2.4], gap="large")
     with left:
@@ -202,11 +203,16 @@ def table_of_models() -> None:
         for name in frame.columns
         if frame[name].dtype == float and name != "images of log p(x)"
     }
+    # As they are shown they add up; the file has every digit.
+    terms = ["rate, nats", "distortion, nats"]
+    shown = frame.copy()
+    shown[terms] = [adding_up(pair, 3) for pair in frame[terms].to_numpy()]
     st.dataframe(
-        frame, hide_index=True, column_config=columns, alt=f"Figures of {len(frame)} models"
+        shown, hide_index=True, column_config=columns, alt=f"Figures of {len(frame)} models"
     )
     st.caption(
-        "Means over validation images ± standard error. Only ELBOs of the same data and the same "
+        "Means over validation images ± standard error. Rate and distortion: lower is better; "
+        "ELBO, bound and log p(x): higher. Only ELBOs of the same data and the same "
         "kind of likelihood can be compared."
     )
     st.download_button("Download CSV", lambda: frame_csv(frame), "models.csv", on_click="ignore")
@@ -234,7 +240,7 @@ def _row(name: str, manifest: dict[str, Any]) -> dict[str, Any]:
         # Left out where log p(x) is known of all of them.
         "images of log p(x)": metrics.get("log_evidence_images"),
         "bits per pixel value": metrics.get("bits_per_dim"),
-        "active dimensions": metrics["active_units"],
+        "active units": metrics["active_units"],
         "parameters": manifest["training"]["parameters"],
         "training, s": manifest["training"]["seconds"],
     }

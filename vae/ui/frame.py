@@ -24,6 +24,7 @@ from vae.ui.missing import where_images_are
 from vae.ui.screens import SCREENS, page_path
 from vae.ui.style import STYLE
 from vae.ui.train_gate import training_allowed
+from vae.ui.words import ELSEWHERE, OWN_FOLDER, held_out
 
 _DEFAULT_MODEL = "digits-2d"
 
@@ -86,7 +87,7 @@ def _pick_model(names: list[str]) -> Checkpoint:
         key="model",
         bind="query-params",
         on_change=_forget_notices,
-        help="Every folder of checkpoints/ with a finished model.",
+        help=f"Every folder of checkpoints/ with a finished model. {OWN_FOLDER}. {ELSEWHERE}",
     )
     try:
         model = access.checkpoint(name)
@@ -130,7 +131,7 @@ def _pick_sample(model: Checkpoint) -> None:
         key="sample",
         bind=None if bad_link else "query-params",
         on_change=_forget_notices,
-        help="A held-out image of the model's reference set, by its number.",
+        help=f"One of the held-out images, by its number: {held_out(model)}",
     )
     with st.container(horizontal=True, gap="small"):
         st.button("Previous", on_click=_step, args=(-1, last), width="stretch")
@@ -139,7 +140,7 @@ def _pick_sample(model: Checkpoint) -> None:
     image = access.images(model, [sample])
     reference = model.reference
     label = label_text(int(reference.labels[sample]), model.label_names)
-    caption = f"Sample {sample}: {label}, {SPLITS[reference.split[sample]]}"
+    caption = f"Sample {sample}: {label}, a {SPLITS[reference.split[sample]]} image"
     if files := access.files(model):
         caption += f", {files[sample]}"
     if image is None:

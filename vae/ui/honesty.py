@@ -11,19 +11,22 @@ from vae.model.checkpoint import Checkpoint
 from vae.model.likelihoods import facts_of
 from vae.model.stored import SPLITS
 from vae.ui import access
+from vae.ui.words import NAT, SIGNS, objective_note
 
 __all__ = ["badges"]
 
 
 def badges(model: Checkpoint) -> None:
-    """Unit, sign, likelihood, and whether that is a density for this model's data."""
+    """Unit and sign, likelihood, objective, and whether the ELBO is a bound for these data."""
     facts = facts_of(model.config.likelihood)
-    plain = ["nats, higher is better", f"{facts.title}: {facts.valid_for}"]
+    config = model.manifest["config"]
+    note, mistaken = objective_note(config), config["objective"] == "batch_moment_kl"
+    plain = [f"{facts.title}: {facts.valid_for}"]
     warnings = []
     if not facts.is_normalized:
         warnings.append(f"Not a density, so its “ELBO” bounds no log p(x). {_proper(model)}")
-    if model.manifest["config"]["objective"] == "batch_moment_kl":
-        warnings.append("Trained with the mistaken KL on purpose; the ELBO shown is the true one.")
+    if note:
+        (warnings if mistaken else plain).append(note)
     data = model.manifest["data"]
     if copies := sum(data.get("duplicates", {}).get(split, 0) for split in SPLITS):
         count = sum(data["splits"][split]["images"] for split in SPLITS)
@@ -31,10 +34,15 @@ def badges(model: Checkpoint) -> None:
             f"{copies:,} of {count:,} held-out images are copies of images that training saw, "
             "so held-out scores are too good, and percentiles and p-values are off."
         )
-    marked = "".join(f"<span>{escape(text)}</span>" for text in plain)
+    # A summary opens by mouse, touch and keyboard, and says so to a screen reader.
+    marked = (
+        '<details class="elb-tip"><summary>nats: low costs are good, high ELBOs are good'
+        f"</summary><p>{escape(NAT)} {escape(SIGNS)}</p></details>"
+    )
+    marked += "".join(f"<span>{escape(text)}</span>" for text in plain)
     # A word and a sign besides the border: colour alone says nothing to some.
     marked += "".join(f'<span class="elb-warning">⚠ {escape(text)}</span>' for text in warnings)
-    st.html(f'<p class="elb-badges">{marked}</p>')
+    st.html(f'<div class="elb-badges">{marked}</div>')
 
 
 def _proper(model: Checkpoint) -> str:
@@ -44,4 +52,5 @@ def _proper(model: Checkpoint) -> str:
             continue
         if facts_of(entry.manifest["model"]["likelihood"]).is_normalized:
             return f"The model {name} has a proper one for the same data."
-    return "For grey pixels train with discretized_logistic or continuous_bernoulli."
+    names = [facts_of(one).title for one in ("discretized_logistic", "continuous_bernoulli")]
+    return f"For grey pixels train with one of: {', '.join(names)}."

@@ -11,7 +11,7 @@ from vae.elbo.batch_mates import DRAWS
 from vae.elbo.losses import implied_variance
 from vae.elbo.reductions import REDUCTIONS, Reduction
 from vae.figures import palette
-from vae.figures.frame import nats
+from vae.figures.frame import adding_up, nats
 from vae.figures.kl_per_sample import surgery_bars
 from vae.figures.plane import Fact
 from vae.model.checkpoint import Checkpoint
@@ -56,7 +56,8 @@ def reduction_lens(model: Checkpoint, sample: int) -> None:
     size = len(table.kl)
     rows = [(sample + 7 * i) % size for i in range(min(_ROWS, size // 7 or 1))]
     kl = table.kl_per_dim[rows]
-    frame = pd.DataFrame(kl, columns=[f"z{d + 1}" for d in range(kl.shape[1])])
+    shown = [adding_up(charges, 3) for charges in kl]
+    frame = pd.DataFrame(shown, columns=[f"z{d + 1}" for d in range(kl.shape[1])])
     frame.insert(0, "image", [f"sample {row}" for row in rows])
     frame["Σ over D: its KL"] = kl.sum(1)
     left, right = st.columns([1.7, 1], gap="large")
@@ -87,15 +88,15 @@ def _reading(selection: dict, frame: pd.DataFrame, rows: list[int], kl: np.ndarr
         if column in frame.columns[1:-1]:
             return (
                 f"**One cell**: what dimension {column} charges for sample {rows[row]} alone, "
-                f"½(μ² + σ² − 1 − log σ²) = {nats(frame[column].iloc[row], 4)} nats."
+                f"½(μ² + σ² − 1 − log σ²) = {nats(kl[row, int(column[1:]) - 1], 4)} nats."
             )
         return _row_reading(row, rows, kl)
     if selection.get("rows"):
         return _row_reading(selection["rows"][0], rows, kl)
     if selection.get("columns"):
         column = selection["columns"][0]
-        values = frame[column]
         if column in frame.columns[1:-1]:
+            values = kl[:, int(column[1:]) - 1]
             return (
                 f"**A column** is one dimension over images. Its mean, {nats(values.mean(), 4)} "
                 "nats, says how much the dimension is used; no image pays it."
@@ -103,7 +104,7 @@ def _reading(selection: dict, frame: pd.DataFrame, rows: list[int], kl: np.ndarr
         if column == frame.columns[-1]:
             return (
                 f"**The last column** holds one KL for each image. Their mean, "
-                f"{nats(values.mean(), 4)} nats, is the only step over the batch, and the last."
+                f"{nats(kl.sum(1).mean(), 4)} nats, is the only step over the batch, and the last."
             )
     total = kl.sum(1)
     return (
@@ -113,7 +114,7 @@ def _reading(selection: dict, frame: pd.DataFrame, rows: list[int], kl: np.ndarr
 
 
 def _row_reading(row: int, rows: list[int], kl: np.ndarray) -> str:
-    parts = " + ".join(nats(value, 3) for value in kl[row])
+    parts = " + ".join(nats(value, 3) for value in adding_up(kl[row], 3))
     return f"**A row** is one image, and its sum is that image's KL: {parts} = " + (
         f"{nats(kl[row].sum(), 3)} nats for sample {rows[row]}."
     )
@@ -157,6 +158,11 @@ def surgery(model: Checkpoint, sample: int) -> None:
     shares = found.information.numpy(), found.misfit.numpy()
     information, misfit = (float(share.mean()) for share in shares)
     ceiling = found.log_size
+    # Rounded so that the parts of each sum add up as they stand there.
+    held, missed = adding_up((information, misfit), 3)
+    correlation, single = adding_up(
+        (float(found.total_correlation), float(found.dimension_kl.sum())), 3, missed
+    )
     left, right = st.columns([1.2, 1], gap="large")
     with left:
         widgets.chart(
@@ -174,17 +180,17 @@ def surgery(model: Checkpoint, sample: int) -> None:
         )
         st.markdown(
             f"Mean KL **{nats(information + misfit, 3)}** = information "
-            f"**{nats(information, 3)}** + misfit **{nats(misfit, 3)}** nats. Information says "
-            f"how well a code tells which of these {len(rows):,} images it came from; "
+            f"**{nats(held, 3)}** + misfit **{nats(missed, 3)}** nats. Information says "
+            f"how well a code tells which of these {len(rows):,} held-out images it came from; "
             f"misfit, KL(q̄ ‖ p), how far all codes together lie from the prior.{meaning} Of the "
-            f"misfit, total correlation is {nats(float(found.total_correlation), 3)} nats and the "
-            f"dimensions one by one are {nats(float(found.dimension_kl.sum()), 3)}."
+            f"misfit, total correlation is {nats(correlation, 3)} nats and the dimensions "
+            f"one by one are {nats(single, 3)}."
         )
         if found.pinned:
             st.warning(
                 f"The mean KL exceeds log N = {nats(ceiling, 2)} nats, so the information is "
                 f"**pinned** there: {len(rows):,} images cannot hold more of it, and the rest "
-                "counts as misfit. That is an artefact of the size of this reference set, and "
+                "counts as misfit. That is an artefact of the number of these images, and "
                 "says nothing about prior samples.",
                 icon=":material/push_pin:",
             )

@@ -9,7 +9,7 @@ import streamlit as st
 from vae.data.datasets import label_text
 from vae.explore.projection import TSNE_MOST
 from vae.explore.selection import nearest
-from vae.figures.frame import nats
+from vae.figures.frame import adding_up, nats
 from vae.figures.latent_map import all_pairs
 from vae.figures.pictures import gallery_html
 from vae.model.checkpoint import Checkpoint
@@ -120,11 +120,9 @@ def card(model: Checkpoint, table: Table, sample: int) -> None:
         widgets.picture(decoded, "What its code decodes to", "Its reconstruction", 260)
     with third:
         widgets.sums(
-            [
-                ("expected log-likelihood", table.expected_log_likelihood[sample], None),
-                ("KL of this image", table.kl[sample], None),
-                ("ELBO", table.elbo[sample], float(model.reference.elbo_se[sample])),
-            ]
+            float(table.expected_log_likelihood[sample]),
+            float(table.kl[sample]),
+            float(model.reference.elbo_se[sample]),
         )
         link("sample_elbo", "Its receipt, to the pixel", "receipt_long")
     with fourth:
@@ -140,17 +138,16 @@ def circled(model: Checkpoint, table: Table, rows: np.ndarray) -> None:
     st.subheader(f"The group: {nats(len(rows), 0)} samples", anchor=False)
     left, right = st.columns([1.1, 1], gap="large")
     with left:
-        quantities = {
-            "KL, nats": table.kl,
-            "expected log-likelihood, nats": table.expected_log_likelihood,
-            "ELBO, nats": table.elbo,
-            "percentile, %": table.percentile,
-        }
         st.dataframe(
             {
-                "mean ± standard error": list(quantities),
-                "of the group": [_mean(values[rows]) for values in quantities.values()],
-                "of the others": [_mean(values[others]) for values in quantities.values()],
+                "mean ± standard error": [
+                    "KL, nats",
+                    "expected log-likelihood, nats",
+                    "ELBO, nats",
+                    "percentile, %",
+                ],
+                "of the group": _means(table, rows),
+                "of the others": _means(table, others),
             },
             hide_index=True,
             alt="Means of the group and of the others",
@@ -172,11 +169,19 @@ def circled(model: Checkpoint, table: Table, rows: np.ndarray) -> None:
         thumbnails(model, shown, [str(row) for row in shown], 6, key=f"group-{model.name}")
 
 
-def _mean(values: np.ndarray) -> str:
-    if not len(values):
-        return "—"
-    error = f" ± {values.std(ddof=1) / len(values) ** 0.5:.2f}" if len(values) > 1 else ""
-    return f"{nats(float(values.mean()), 2)}{error}"
+def _means(table: Table, rows: np.ndarray) -> list[str]:
+    """A group's KL, expected log-likelihood, ELBO, which add up as shown, and percentile."""
+    if not len(rows):
+        return ["—"] * 4
+    columns = (table.kl, table.expected_log_likelihood, table.elbo, table.percentile)
+    kl, likelihood, *others = (float(values[rows].mean()) for values in columns)
+    likelihood, minus_kl = adding_up((likelihood, -kl), 2)
+    errors = (
+        f" ± {values[rows].std(ddof=1) / len(rows) ** 0.5:.2f}" if len(rows) > 1 else ""
+        for values in columns
+    )
+    means = (-minus_kl, likelihood, *others)
+    return [f"{nats(mean, 2)}{error}" for mean, error in zip(means, errors, strict=True)]
 
 
 def _labels(model: Checkpoint, labels: np.ndarray) -> str:

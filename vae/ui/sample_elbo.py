@@ -11,7 +11,7 @@ import streamlit as st
 from vae.data.datasets import label_text
 from vae.elbo.scoring import Receipt
 from vae.figures import palette
-from vae.figures.frame import nats
+from vae.figures.frame import adding_up, nats
 from vae.figures.pictures import gallery_html, thumbnail_url
 from vae.figures.plane import Fact
 from vae.figures.sample_elbo import (
@@ -48,12 +48,12 @@ _MOST_THUMBNAILS, _THUMBNAIL = 800, 32
 def without_its_image(model: Checkpoint, table: access.Table, sample: int) -> None:
     """What the stored numbers tell of a sample whose image isn't on this machine."""
     error = float(model.reference.elbo_se[sample])
+    code, drawing = adding_up((table.kl[sample], -table.expected_log_likelihood[sample]))
     widgets.opening(
         "One sample's ELBO",
         f"Sample {sample} costs <b>{nats(-table.elbo[sample], 1)}</b>"
         f"{f' ± {error:.2f}' if error else ''} nats to describe: "
-        f"<b>{nats(table.kl[sample], 1)}</b> to say which code, "
-        f"<b>{nats(-table.expected_log_likelihood[sample], 1)}</b> to draw it from the code.",
+        f"<b>{nats(code)}</b> to say which code, <b>{nats(drawing)}</b> to draw it from the code.",
     )
     offer_images(model)
     st.subheader("Among all images", anchor=False)
@@ -201,12 +201,7 @@ def compare_with(model: Checkpoint, sample: int, parts: Receipt) -> None:
         widgets.picture(there.x, f"Sample {other}", f"Sample {other}", 220)
     with right:
         gap = parts.elbo - there.elbo
-        st.markdown(
-            f"Sample {sample} scores **{nats(abs(gap), 2)} nats {'above' if gap >= 0 else 'below'}"
-            f"** sample {other}: {nats(there.kl - parts.kl, 2)} from the codes, "
-            f"{nats(parts.expected_log_likelihood - there.expected_log_likelihood, 2)} from the "
-            "pixels."
-        )
+        st.markdown(f"Sample {sample} {widgets.costs_beside(parts, there, f'sample {other}')}")
         widgets.chart(
             difference((parts.pixels, parts.kl_per_dim), (there.pixels, there.kl_per_dim)),
             f"Differences of the parts of two ELBOs, which sum to {gap:.2f} nats",
@@ -242,7 +237,7 @@ def all_samples(model: Checkpoint, table: access.Table) -> None:
         columns.setdefault(name, st.column_config.NumberColumn(format="%.4f"))
     st.dataframe(
         shown, hide_index=True, height=420, column_config=columns,
-        alt=f"Scores of all {len(frame)} reference samples",
+        alt=f"Scores of all {len(frame)} held-out images",
     )  # fmt: skip
     with st.container(horizontal=True):
         st.download_button(

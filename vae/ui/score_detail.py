@@ -51,16 +51,16 @@ def show_place(model: Checkpoint, parts: Receipt, moved: np.ndarray | None) -> N
         if len(table.by_kl) > 1:
             widgets.chart(
                 code_place(table.mu, (parts.mu, parts.sigma), axes, near, moved, 340),
-                "The code of this image, ringed, among those of the reference images; the six "
+                "The code of this image, ringed, among those of the held-out images; the six "
                 "nearest are marked with diamonds",
             )
             st.caption(
-                "Grey: the codes of reference images. Orange: q of this image, 1 and 2 standard "
+                "Grey: the codes of held-out images. Orange: q of this image, 1 and 2 standard "
                 "deviations. Diamonds: the nearest."
                 + (" Star: the nearest that passes." if moved is not None else "")
             )
     with right:
-        st.markdown("**Nearest reference images**, by the distance of their codes")
+        st.markdown("**Nearest held-out images**, by the distance of their codes")
         captions = [f"{row}: {away:.2f} away" for row, away in zip(near, distance, strict=True)]
         thumbnails(model, near, captions, 3, key=f"near-score-{model.name}")
 

@@ -148,11 +148,8 @@ def show_score(
     model: Checkpoint, scored: ScoredImage, parts: Receipt, settings: ScoreSettings
 ) -> None:
     """One image for and after the model, and the sums of its score."""
-    row, evidence, evidence_error = (
-        scored.row,
-        scored.row.log_evidence,
-        scored.row.log_evidence_error,
-    )
+    row = scored.row
+    evidence, evidence_error = row.log_evidence, row.log_evidence_error
     if not settings.evidence and model.config.latent_dim <= 2:
         found = second_opinions.evidence(model, scored.prepared.levels, settings.seed)
         known = math.isfinite(found.value)
@@ -166,14 +163,12 @@ def show_score(
         score_detail.show_costs(parts)
     with fourth:
         bound = f"log p(x) ≥ L, k = {row.importance_samples}"
-        sums = [
-            ("expected log-likelihood", row.expected_log_likelihood, None),
-            ("KL of this image", row.kl, None),
-            ("ELBO", row.elbo, row.elbo_uncertainty),
+        further = [
             (bound, row.iwae_bound, row.iwae_bound_se),
             ("log p(x), exact", evidence, evidence_error),
         ]
-        widgets.sums([one for one in sums if one[1] is not None])
+        known = [one for one in further if one[1] is not None]
+        widgets.sums(row.expected_log_likelihood, row.kl, row.elbo_uncertainty, known)
         st.caption(
             f"Percentile {row.percentile:.1f} · p = {row.p_value:.3f}, one-sided"
             + (f" · {row.bits_per_dim:.3f} bits per pixel value" if row.bits_per_dim else "")

@@ -13,9 +13,19 @@ STYLE = f"""<style>
   text-wrap: pretty; }}
 .elb-lead b {{ font-variant-numeric: tabular-nums; font-weight: 650; }}
 .elb-badges {{ margin: 0 0 .35rem; display: flex; flex-wrap: wrap; gap: .35rem .5rem; }}
-.elb-badges span {{ font-size: .8125rem; line-height: 1.35; padding: .1rem .6rem; opacity: .85;
+.elb-badges span, .elb-badges summary {{ font-size: .8125rem; line-height: 1.35;
+  padding: .1rem .6rem; opacity: .85;
   border: 1px solid {palette.HAIRLINE}; border-radius: .8rem; }}
 .elb-badges .elb-warning {{ opacity: 1; border-color: {palette.KL}; font-weight: 600; }}
+.elb-badges details {{ position: relative; }}
+.elb-badges summary {{ cursor: help; list-style: none; text-decoration: underline dotted;
+  text-underline-offset: .2em; }}
+.elb-badges summary::-webkit-details-marker {{ display: none; }}
+.elb-badges summary:focus-visible {{ outline: 2px solid {palette.ELBO}; outline-offset: 2px; }}
+.elb-badges details p {{ position: absolute; z-index: 9; top: calc(100% + .3rem); left: 0;
+  width: min(22rem, 80vw); margin: 0; padding: .6rem .8rem; font-size: .875rem; line-height: 1.4;
+  background: var(--st-background-color, Canvas); color: inherit;
+  border: 1px solid {palette.HAIRLINE}; border-radius: .4rem; }}
 .elb-picture {{ margin: 0; width: 100%; }}
 .elb-picture img {{ width: 100%; display: block; image-rendering: pixelated;
   border: 1px solid {palette.HAIRLINE}; }}

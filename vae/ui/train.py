@@ -27,6 +27,7 @@ from vae.training.presets import DEFAULT_PRESET, PRESETS
 from vae.training.run_folder import RunFolder
 from vae.ui import access, widgets
 from vae.ui.literal import literal
+from vae.ui.words import choice_name
 
 __all__ = ["form", "registered_folders", "watch"]
 
@@ -49,11 +50,20 @@ _OF_OBJECTIVE = {
     "beta_tc": ("beta", "tc_estimator"),
     "batch_moment_kl": ("moment_weight",),
 }
-_OF_FOLDER = ("image_size", "image_width", "image_channels", "fit", "bits", "allow_tiff")
+_OF_FOLDER = (
+    "image_size",
+    "image_width",
+    "image_channels",
+    "fit",
+    "bits",
+    "allow_tiff",
+    "keep_copies_together",
+)
 _LABELS = {
     "fit": "Other proportions",
     "bits": "Bits of a 16-bit grey",
     "allow_tiff": "Read TIFF files",
+    "binarize": "Binarise grey pixels",
     "hidden": "Widths of hidden layers",
     "channels": "Widths of convolutions",
     "latent_dim": "Latent dimensions D",
@@ -73,6 +83,11 @@ _PHASES = {
     "reference": "has learned",
 }
 _FEWEST_FREE = 2**30
+_FOLDER = "a folder of your own images"
+_NO_FOLDER = (
+    "No folder of images is registered. Start the app with `python -m vae app --folders PATH` "
+    "and choose it here."
+)
 
 
 def registered_folders() -> dict[str, str]:
@@ -148,7 +163,14 @@ def _config(preset: str) -> tuple[TrainConfig | None, str]:
         )
     ]
     values: dict[str, Any] = {"data": data}
-    if data.startswith("folder:"):
+    if data == _FOLDER:
+        folders = registered_folders()
+        chosen = st.selectbox(
+            "Folder", list(folders), key=f"folder-{preset}", disabled=not folders,
+            placeholder="none is registered",
+            help="One that the app was started with: `python -m vae app --folders PATH`.",
+        )  # fmt: skip
+        values["data"] = folders.get(chosen, "")
         values |= _fields(base, preset, _OF_FOLDER)
     first, second, third = st.columns(3, gap="medium")
     with first:
@@ -169,6 +191,8 @@ def _config(preset: str) -> tuple[TrainConfig | None, str]:
         values[name] = getattr(plain, name)
     if values.get("beta_schedule") == "constant":
         values["beta_steps"] = plain.beta_steps
+    if not values["data"]:
+        return None, _NO_FOLDER
     try:
         config = replace(base, **values)
         if data in ("digits", "sprites"):
@@ -184,7 +208,7 @@ def _data_names() -> dict[str, str]:
     for name, published in SETS.items():
         if not published.missing:
             names |= {name: name, f"{name}, all of its training images": f"{name}:full"}
-    return names | registered_folders()
+    return names | {_FOLDER: _FOLDER}
 
 
 def _fields(base: TrainConfig, preset: str, names: Sequence[str]) -> dict[str, Any]:
@@ -200,7 +224,9 @@ def _fields(base: TrainConfig, preset: str, names: Sequence[str]) -> dict[str, A
             said = st.text_input(label, text, placeholder="to suit the image", **common)
             values[name] = tuple(int(n) for n in re.findall(r"\d{1,6}", said)) or None
         elif isinstance(default, str) and choices:
-            values[name] = st.selectbox(label, choices, choices.index(default), **common)
+            values[name] = st.selectbox(
+                label, choices, choices.index(default), format_func=choice_name, **common
+            )
         elif name == "image_channels":
             values[name] = st.selectbox(label, (1, 3), (1, 3).index(default), **common)
         elif isinstance(default, bool):
@@ -278,7 +304,7 @@ def _show(root: Path, run: launch.Run) -> None:
             )
         best, chooses = status.get("best_elbo"), status.get("chooses", True)
         if best is not None:
-            what = "Best validation ELBO so far" if chooses else "Held-out ELBO"
+            what = "Best validation ELBO so far" if chooses else "Validation ELBO"
             st.markdown(
                 f"{what}: **{nats(best, 2)} nats**, at step {int(status.get('best_step') or 0):,}."
             )
@@ -301,7 +327,7 @@ def _show(root: Path, run: launch.Run) -> None:
             solid = (
                 "validation images, by which the best weights are chosen"
                 if chooses
-                else "held-out images, which choose nothing: the last weights are kept"
+                else "validation images, which choose nothing: the last weights are kept"
             )
             st.caption(
                 f"Solid: {solid}. Dotted: the mean over training steps since the evaluation "

@@ -11,26 +11,29 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from vae.data.datasets import label_text
-from vae.figures.frame import nats, plus_minus
+from vae.elbo.scoring import Receipt
+from vae.figures.frame import adding_up, nats, plus_minus
 from vae.figures.pictures import figure_html, gallery_html
 from vae.model.checkpoint import Checkpoint
 from vae.ui import access
 from vae.ui.honesty import badges
 from vae.ui.style import quantity
 
-__all__ = ["chart", "gallery", "lead", "opening", "picture", "sums", "table"]
+__all__ = ["chart", "costs_beside", "gallery", "lead", "opening", "picture", "sums", "table"]
 
 
-def opening(title: str, sentence: str) -> None:
+def opening(title: str, sentence: str, of_model: bool = True) -> None:
     """A screen's title, its first sentence, and what kind of numbers it shows.
 
     Args:
         title: The title.
         sentence: May hold ``<b>`` around live numbers.
+        of_model: Whether the screen is about the chosen model, whose numbers badges explain.
     """
     st.title(title, anchor=False)
     lead(sentence)
-    badges(access.current()[0])
+    if of_model:
+        badges(access.current()[0])
 
 
 def lead(sentence: str) -> None:
@@ -57,17 +60,52 @@ def gallery(model: Checkpoint, rows: Sequence[int], captions: Sequence[str], col
     st.html(gallery_html(shown, captions, alts, columns))
 
 
-def sums(parts: Sequence[tuple[str, float, float | None]]) -> None:
-    """A small table of quantities in nats, each with its colour and standard error.
+def sums(
+    expected_log_likelihood: float,
+    kl: float,
+    elbo_error: float | None,
+    further: Sequence[tuple[str, float, float | None]] = (),
+) -> None:
+    """A small table of the two terms of an ELBO, which add up as they stand there, and of it.
 
     Args:
-        parts: Names, values, and standard errors (none where the value isn't sampled).
+        expected_log_likelihood: In nats.
+        kl: In nats.
+        elbo_error: What the ELBO may be off, in nats; none or NaN where that is unknown.
+        further: Names, values in nats and errors of what stands below.
     """
+    likelihood, minus_kl = adding_up((expected_log_likelihood, -kl), 4)
+    parts = (
+        ("expected log-likelihood", likelihood, None),
+        ("KL of this image", -minus_kl, None),
+        ("ELBO", expected_log_likelihood - kl, elbo_error),
+        *further,
+    )
     rows = "".join(
         f"<tr><td>{quantity(name)}</td><td>{nats(value, 4)}{plus_minus(error, 4)} nats</td></tr>"
         for name, value, error in parts
     )
     st.html(f'<table class="elb-sums">{rows}</table>')
+
+
+def costs_beside(here: Receipt, there: Receipt, other: str) -> str:
+    """How the cost of one ELBO compares with another's, and in which term, as Markdown.
+
+    Args:
+        here: The one that the sentence began with.
+        there: The other.
+        other: What to call it.
+    """
+
+    def compared(difference: float, unit: str = "") -> str:
+        return f"{nats(abs(difference), 2)}{unit} {'less' if difference < 0 else 'more'}"
+
+    likelihood = there.expected_log_likelihood - here.expected_log_likelihood
+    code, drawing = adding_up((here.kl - there.kl, likelihood), 2)
+    return (
+        f"costs **{compared(code + drawing, ' nats')}** than {other}: {compared(code)} to say "
+        f"the code, {compared(drawing)} to draw the pixels."
+    )
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], alt: str) -> None:

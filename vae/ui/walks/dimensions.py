@@ -19,11 +19,10 @@ from vae.ui.walks import decoded
 from vae.ui.walks.export import codes_csv, export_film
 from vae.ui.walks.place import show_place
 from vae.ui.walks.start import Start, choose_start
+from vae.ui.words import ACTIVE
 
-__all__ = ["strongest_film", "show_dimensions", "speaking_dimensions"]
+__all__ = ["strongest_film", "show_dimensions"]
 
-# Below this mean KL a dimension says next to nothing about the image.
-QUIET = 0.05
 # More rows than these are asked for by number.
 _MOST_ROWS = 16
 _QUANTILES, _SPREAD = "prior quantiles", "± k posterior sd"
@@ -33,18 +32,12 @@ _HINT = (
 )
 
 
-def speaking_dimensions(model: Checkpoint) -> tuple[list[int], list[int]]:
-    """The dimensions that carry information, strongest first, and those that hardly do."""
-    table = access.table(model)
-    mean_kl = table.kl_per_dim.mean(0)
-    speaking = [int(d) for d in table.by_kl if mean_kl[d] >= QUIET]
-    return speaking, [int(d) for d in table.by_kl if mean_kl[d] < QUIET]
-
-
 def show_dimensions(model: Checkpoint, sample: int) -> None:
     """The screen's first walk."""
     start = choose_start(model, sample)
-    speaking, silent = speaking_dimensions(model)
+    table = access.table(model)
+    active = [int(d) for d in table.by_kl if table.active[d]]
+    others = [int(d) for d in table.by_kl if not table.active[d]]
     with st.container(horizontal=True, vertical_alignment="bottom"):
         reach = links.choice("Range", [_QUANTILES, _SPREAD], "reach")
         width = 3.0
@@ -52,14 +45,14 @@ def show_dimensions(model: Checkpoint, sample: int) -> None:
             width = float(links.number("k", 0.5, 10.0, 3.0, "k_sd", step=0.5, width=120))
         asked = _choose_dims(model)
         folded = False
-        if silent and not asked:
+        if others and not asked:
             folded = st.toggle(
-                f"Show {len(silent)} that say next to nothing", key="silent", bind="query-params",
-                help=f"Their mean KL is below {QUIET} nats.",
+                f"Show {len(others)} that are no active units", key="silent",
+                bind="query-params", help=ACTIVE,
             )  # fmt: skip
-    dims = asked or (speaking or [int(access.table(model).by_kl[0])])[:_MOST_ROWS]
+    dims = asked or (active or [int(table.by_kl[0])])[:_MOST_ROWS]
     if folded:
-        dims = [*dims, *silent[: 2 * _MOST_ROWS]]
+        dims = [*dims, *(d for d in others[: 2 * _MOST_ROWS] if d not in dims)]
 
     count = decoded.frames_in(model, len(dims))
     if reach == _QUANTILES:
@@ -70,7 +63,7 @@ def show_dimensions(model: Checkpoint, sample: int) -> None:
     codes = traversal_codes(start.code, dims, values)
     data, rows = _film(model, start, dims, codes, hint=_HINT)
     place = film(data, f"dimensions-{model.name}")
-    st.caption(_footnote(start, reach, len(dims), len(speaking), model))
+    st.caption(_footnote(start, reach, len(dims), len(active), model))
     export_film(
         model, codes, [row.name for row in rows], "traversals",
         lambda: codes_csv(
@@ -133,7 +126,7 @@ def _row(model: Checkpoint, start: Start, dim: int, values: np.ndarray) -> Row:
 
 
 def _choose_dims(model: Checkpoint) -> list[int]:
-    """The dimensions asked for, as positions; none means those that carry information."""
+    """The dimensions asked for, as positions; none means the active units."""
     known = [str(d + 1) for d in range(model.config.latent_dim)]
     asked = st.query_params.get_all("dims")
     wrong = [one for one in asked if one not in known]
@@ -147,21 +140,22 @@ def _choose_dims(model: Checkpoint) -> list[int]:
         st.session_state["dims"] = [one for one in chosen if one in known]
     picked = st.multiselect(
         "Dimensions", known, key="dims", bind="query-params", width=300,
-        placeholder="those that carry information", max_selections=2 * _MOST_ROWS,
+        placeholder="the active units", max_selections=2 * _MOST_ROWS,
+        help=f"Those shown are the active units until you choose. {ACTIVE}",
     )  # fmt: skip
     order = access.table(model).by_kl.tolist()
     return sorted((int(one) - 1 for one in picked), key=order.index)
 
 
-def _footnote(start: Start, reach: str, shown: int, speaking: int, model: Checkpoint) -> str:
+def _footnote(start: Start, reach: str, shown: int, active: int, model: Checkpoint) -> str:
     ends = (
         "Each strip runs from the prior's 1 % quantile to its 99 %."
         if reach == _QUANTILES
         else "Each strip is centred on the start; sd is its own q(z|x)'s, or else the prior's."
     )
     fewer = (
-        f" The strongest {shown} of {speaking} are shown; choose others by number."
-        if shown < speaking
+        f" The strongest {shown} of {active} are shown; choose others by number."
+        if shown < active
         else ""
     )
     return (
