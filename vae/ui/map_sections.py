@@ -7,7 +7,7 @@ import pandas as pd
 import streamlit as st
 
 from vae.data.datasets import label_text
-from vae.explore.projection import TSNE_MOST
+from vae.explore.projection import TSNE_MOST, perplexity
 from vae.explore.selection import nearest
 from vae.figures.frame import nats
 from vae.figures.latent_map import all_pairs
@@ -16,7 +16,7 @@ from vae.model.checkpoint import Checkpoint
 from vae.model.stored import SPLITS
 from vae.ui import access, all_codes, maps, widgets
 from vae.ui.access import Table
-from vae.ui.latent_map import DENSITY, KEY, ROUND_TRIP, VIEWS, Settings
+from vae.ui.latent_map import DENSITY, KEY, LINE, ROUND_TRIP, VIEWS, Settings
 from vae.ui.maps import Scene
 from vae.ui.screens import link
 from vae.ui.thumbnails import thumbnails
@@ -39,11 +39,20 @@ def words(model: Checkpoint, sample: int, found: Scene, chosen: Settings) -> Non
         )
     elif found.kind == VIEWS[2]:
         count = int(np.isfinite(found.places[:, 0]).sum())
-        some = "" if count == len(found.places) else f" {count} codes were drawn at random for it."
+        some = (
+            "" if count == len(found.places) else f" {count:,} codes were drawn at random for it."
+        )
         said.append(
             "t-SNE keeps near codes near; distances between groups, their sizes and the axes mean "
-            "nothing, and no place of this picture can be decoded (perplexity 30, 1\u2009000 "
-            f"steps, at most {TSNE_MOST} codes).{some}"
+            "nothing, and no place of this picture can be decoded (perplexity "
+            f"{perplexity(count):.0f}, 1,000 steps, at most {TSNE_MOST:,} codes).{some}"
+        )
+    elif found.kind == LINE:
+        said.append(
+            "The one latent dimension lies across. The line q̄(z) is the density of all images' "
+            "Gaussians together; a dot stands at a random height below it, so that dots don't "
+            "hide each other. Where the prior is higher than q̄(z), it draws codes that few "
+            "images have."
         )
     elif dims > 2:
         said.append(
