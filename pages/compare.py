@@ -11,14 +11,11 @@ from vae.ui import compare as sections
 model, sample = access.current()
 manifests = sections.comparable(model)
 ladder = sections.ladder_of(model, manifests)
-best = max(manifests, key=lambda name: manifests[name]["metrics"]["elbo"])
 metrics = model.manifest["metrics"]
 
 widgets.opening(
     "Compare models",
-    f"Of {len(manifests)} model{'s' if len(manifests) > 1 else ''} of the same images, "
-    f"{escape(best)} explains them best, with an ELBO of "
-    f"<b>{nats(manifests[best]['metrics']['elbo'], 2)}</b> nats. {escape(model.name)} reaches "
+    f"{sections.standing(model, manifests)} {escape(model.name)} reaches "
     f"<b>{nats(metrics['elbo'], 2)}</b>: <b>{nats(metrics['rate'], 2)}</b> nats an image for the "
     f"code, <b>{nats(metrics['distortion'], 2)}</b> for drawing it.",
 )

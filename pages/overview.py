@@ -34,7 +34,7 @@ numbers = {
     ),
 }
 if "log_evidence" in metrics:
-    numbers["log p(x), exact"] = ("log_evidence", "By quadrature over the two latent dimensions.")
+    numbers["log p(x), exact"] = ("log_evidence", "By quadrature over the latent space.")
 with st.container(horizontal=True):
     for title, (key, explanation) in numbers.items():
         # A run may leave out the bound, which takes longest to compute.

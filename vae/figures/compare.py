@@ -69,7 +69,12 @@ def rate_distortion(
     rates, distortions = (
         np.array([getattr(p, key) for p in points]) for key in ("rate", "distortion")
     )
-    room = max(0.12 * float(np.ptp(rates)), 0.5), max(0.15 * float(np.ptp(distortions)), 0.5)
+    # A lone mark leaves room for its own error bars.
+    errors = max(p.rate_se for p in points), max(p.distortion_se for p in points)
+    room = [
+        max(share * float(np.ptp(values)), 0.5, 1.2 * error)
+        for share, values, error in zip((0.12, 0.15), (rates, distortions), errors, strict=True)
+    ]
     ends = np.array([max(0.0, rates.min() - room[0]), rates.max() + 2 * room[0]])
     low, high = distortions.min() - room[1], distortions.max() + room[1]
     costs = rates + distortions

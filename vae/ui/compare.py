@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,15 @@ from vae.ui import access, widgets
 from vae.ui.walks.dimensions import strongest_film
 from vae.ui.walks.start import prior_mean
 
-__all__ = ["comparable", "ladder_of", "ladder_slider", "plane", "table_of_models", "two_models"]
+__all__ = [
+    "comparable",
+    "ladder_of",
+    "ladder_slider",
+    "plane",
+    "standing",
+    "table_of_models",
+    "two_models",
+]
 
 _SHOWN = 2_000
 
@@ -43,15 +52,29 @@ def _subject(manifest: dict[str, Any]) -> tuple:
     return manifest["data"]["name"], image, *kind
 
 
+def standing(model: Checkpoint, manifests: dict[str, dict[str, Any]]) -> str:
+    """Which of the comparable models explains their images best, as HTML."""
+    if len(manifests) == 1:
+        return "There is no other model of the same images to compare this one with yet."
+    best = max(manifests, key=lambda name: manifests[name]["metrics"]["elbo"])
+    count = f"Of {len(manifests):,} models of the same images"
+    if best == model.name:
+        return f"{count} this one explains them best."
+    elbo = nats(manifests[best]["metrics"]["elbo"], 2)
+    return f"{count}, {escape(best)} explains them best, with an ELBO of <b>{elbo}</b> nats."
+
+
 def ladder_of(model: Checkpoint, manifests: dict[str, dict[str, Any]]) -> dict[float, str]:
-    """The models that differ from this one in the weight of the KL alone, by rising beta."""
+    """The models that differ from this one in the weight of the KL alone, by rising beta.
+
+    Of several with one weight this one is taken, or else the one with the highest ELBO.
+    """
     mine = _run_without_beta(model.manifest)
-    found = {
-        float(manifest["config"]["beta"]): name
-        for name, manifest in manifests.items()
-        if mine is not None and _run_without_beta(manifest) == mine
-    }
-    return dict(sorted(found.items()))
+    if mine is None:
+        return {}
+    alike = [name for name, one in manifests.items() if _run_without_beta(one) == mine]
+    alike.sort(key=lambda name: (name == model.name, manifests[name]["metrics"]["elbo"]))
+    return dict(sorted({float(manifests[name]["config"]["beta"]): name for name in alike}.items()))
 
 
 def _run_without_beta(manifest: dict[str, Any]) -> TrainConfig | None:
@@ -197,6 +220,7 @@ def table_of_models() -> None:
         for name in frame.columns
         if frame[name].dtype == float
     }
+    columns["model"] = st.column_config.Column(pinned=True)
     st.dataframe(
         frame, hide_index=True, column_config=columns, alt=f"Figures of {len(frame)} models"
     )
@@ -216,10 +240,8 @@ def _row(name: str, manifest: dict[str, Any]) -> dict[str, Any]:
     row = {
         "model": name,
         "data": manifest["data"]["name"].rsplit("/", 1)[-1],
-        "likelihood": facts_of(shape["likelihood"]).title,
-        "network": shape["network"],
         "D": shape["latent_dim"],
-        "objective": config["objective"],
+        "active dimensions": metrics["active_units"],
         "β": config["beta"],
         "ELBO, nats": metrics["elbo"],
         "± ELBO": metrics["elbo_se"],
@@ -229,7 +251,9 @@ def _row(name: str, manifest: dict[str, Any]) -> dict[str, Any]:
         "k of L": metrics["importance_samples"],
         "log p(x) exact, nats": metrics.get("log_evidence"),
         "bits per dimension": metrics["bits_per_dim"],
-        "active dimensions": metrics["active_units"],
+        "likelihood": facts_of(shape["likelihood"]).title,
+        "network": shape["network"],
+        "objective": config["objective"],
         "parameters": manifest["training"]["parameters"],
         "training, s": manifest["training"]["seconds"],
     }

@@ -110,7 +110,7 @@ def questions(model: Checkpoint, sample: int) -> None:
     names = [f"sample {row}" for row in rows]
     st.markdown("**1. Which of these pays the most nats for its code?**")
     labels = [label_text(int(table.labels[row]), model.label_names) for row in rows]
-    captions = [f"{row}: {text}" for row, text in zip(rows, labels, strict=True)]
+    captions = [f"sample {row}: {text}" for row, text in zip(rows, labels, strict=True)]
     widgets.gallery(model, rows, captions, 8)
     guess = st.radio("Largest KL", names, index=None, horizontal=True, key=f"guess-{sample}")
     if guess:

@@ -19,7 +19,7 @@ from vae.ui.access import Table
 from vae.ui.latent_map import DENSITY, KEY, LINE, ROUND_TRIP, VIEWS, Settings
 from vae.ui.maps import Scene
 from vae.ui.screens import link
-from vae.ui.thumbnails import thumbnails
+from vae.ui.thumbnails import captions_of, thumbnails
 
 __all__ = ["card", "circled", "holes", "pairs", "words"]
 
@@ -136,8 +136,8 @@ def card(model: Checkpoint, table: Table, sample: int) -> None:
         )
         link("sample_elbo", "Its receipt, to the pixel", "receipt_long")
     with fourth:
-        st.markdown("**Nearest codes** and how far they are")
-        captions = [f"{row}: {away:.2f}" for row, away in zip(near, distance, strict=True)]
+        st.markdown("**Nearest codes**")
+        captions = captions_of(near, "distance", distance)
         thumbnails(model, near, captions, 3, key=f"near-{model.name}")
 
 
@@ -177,7 +177,7 @@ def circled(model: Checkpoint, table: Table, rows: np.ndarray) -> None:
         order = np.argsort(np.linalg.norm(table.mu[rows] - middle, axis=1), kind="stable")
         # From the middle of the group to its edge.
         shown = rows[order[np.linspace(0, len(rows) - 1, min(18, len(rows))).astype(int)]]
-        thumbnails(model, shown, [str(row) for row in shown], 6, key=f"group-{model.name}")
+        thumbnails(model, shown, [f"sample {row}" for row in shown], 6, key=f"group-{model.name}")
 
 
 def _mean(values: np.ndarray) -> str:

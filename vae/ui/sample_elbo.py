@@ -27,7 +27,7 @@ from vae.model.stored import SPLITS
 from vae.ui import access, widgets
 from vae.ui.missing import offer_images
 from vae.ui.plane import scatter
-from vae.ui.thumbnails import thumbnails
+from vae.ui.thumbnails import captions_of, thumbnails
 
 __all__ = [
     "all_samples",
@@ -162,7 +162,7 @@ def extremes(model: Checkpoint, table: access.Table) -> None:
     order = np.argsort(table.elbo, kind="stable")
     middle = len(order) // 2
     st.caption(
-        "Click a picture to choose it. Beside its number: its ELBO in nats."
+        "Click a picture to choose it."
         + (
             " The pictures are what the decoder makes of the codes."
             if access.images(model, [0]) is None
@@ -176,7 +176,7 @@ def extremes(model: Checkpoint, table: access.Table) -> None:
     }
     for title, rows in groups.items():
         st.markdown(f"**{title}**")
-        captions = [f"{row}: {nats(table.elbo[row])}" for row in rows]
+        captions = captions_of(rows, "ELBO", table.elbo[rows], 1, " nats")
         thumbnails(model, rows, captions, 5, key=f"{title}-{model.name}")
 
 

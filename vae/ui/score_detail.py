@@ -18,7 +18,7 @@ from vae.figures.sample_elbo import pixel_map, receipt
 from vae.figures.scores import code_place, difference_map
 from vae.model.checkpoint import Checkpoint
 from vae.ui import access, second_opinions, widgets
-from vae.ui.thumbnails import thumbnails
+from vae.ui.thumbnails import captions_of, thumbnails
 
 __all__ = ["show_costs", "show_move", "show_place", "show_receipt", "show_refined"]
 
@@ -61,7 +61,7 @@ def show_place(model: Checkpoint, parts: Receipt, moved: np.ndarray | None) -> N
             )
     with right:
         st.markdown("**Nearest reference images**, by the distance of their codes")
-        captions = [f"{row}: {away:.2f} away" for row, away in zip(near, distance, strict=True)]
+        captions = captions_of(near, "distance", distance)
         thumbnails(model, near, captions, 3, key=f"near-score-{model.name}")
 
 

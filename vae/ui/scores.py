@@ -17,6 +17,7 @@ from vae.elbo.scoring import DRAWS, Receipt
 from vae.figures.pictures import data_url, to_bytes
 from vae.model.checkpoint import Checkpoint
 from vae.model.stored import CheckpointError
+from vae.model.vae import observe
 from vae.ui import widgets
 
 __all__ = [
@@ -144,10 +145,11 @@ def score_table(scored: Sequence[ScoredImage], model: Checkpoint, rate: float) -
         model: The model.
         rate: The share of normal images that may be flagged.
     """
-    spec = model.config.image
     columns: dict[str, list] = {
         "image": [
-            _thumbnail(spec.from_levels(one.prepared.levels)) if one.prepared else None
+            _thumbnail(observe(model.config, one.prepared.levels[None])[0].numpy())
+            if one.prepared
+            else None
             for one in scored
         ],
         "name": [one.row.name for one in scored],
