@@ -16,7 +16,7 @@ table, metrics, card = access.table(model), model.manifest["metrics"], model.man
 
 widgets.opening(
     card["title"],
-    f"{card['description']} On {metrics['images']} held-out images it needs "
+    f"{card['description']} On {metrics['images']:,} held-out images it needs "
     f"<b>{nats(-metrics['elbo'])}</b> nats an image: <b>{nats(metrics['rate'])}</b> to say which "
     f"code, and <b>{nats(metrics['distortion'])}</b> to draw the image from it.",
 )
@@ -28,7 +28,7 @@ numbers = {
         "What naming the code costs: each image's own KL to the prior, averaged.",
     ),
     "Distortion": ("distortion", "What drawing the image from its code costs."),
-    f"Bound L, k = {metrics['importance_samples']}": (
+    f"Bound L, k = {metrics['importance_samples']:,}": (
         "iwae_bound",
         "The importance-weighted bound: closer to log p(x) than the ELBO.",
     ),

@@ -9,7 +9,6 @@ from vae.figures import palette
 __all__ = ["nats", "new_figure", "ring_selected", "square_axes"]
 
 MINUS = "\N{MINUS SIGN}"
-THIN_SPACE = "\N{THIN SPACE}"
 
 
 def new_figure(
@@ -31,6 +30,7 @@ def new_figure(
         "automargin": False,
         "gridcolor": palette.HAIRLINE,
         "zeroline": False,
+        "separatethousands": True,
         "linecolor": palette.HAIRLINE,
         "ticks": "",
         "title": {"font": {"size": 13}, "standoff": 16},
@@ -46,7 +46,7 @@ def new_figure(
             "plot_bgcolor": "rgba(0,0,0,0)",
             "showlegend": False,
             "hoverlabel": {"align": "left"},
-            "separators": f".{THIN_SPACE}",
+            "separators": ".,",
             "dragmode": False,
         }
     )
@@ -69,6 +69,6 @@ def ring_selected(figure: go.Figure, x: float, y: float, hover: str = "") -> Non
 
 
 def nats(value: float, digits: int = 1) -> str:
-    """A number for people: a real minus sign and thin spaces between thousands."""
+    """A number for people: a real minus sign, and commas between thousands."""
     # Adding zero after rounding turns a negative zero, which reads like a mistake, into zero.
-    return f"{round(value, digits) + 0.0:,.{digits}f}".replace("-", MINUS).replace(",", THIN_SPACE)
+    return f"{round(value, digits) + 0.0:,.{digits}f}".replace("-", MINUS)

@@ -153,8 +153,8 @@ def ladder_slider(model: Checkpoint, ladder: dict[float, str]) -> None:
         widgets.chart(
             codes(table.mu[keep][:, axes], table.sigma[keep][:, axes], table.labels[keep],
                   other.label_names),
-            f"Posterior means of {len(keep)} images under {other.name}, with the median width of "
-            "a code",
+            f"Posterior means of {len(keep):,} images under {other.name}, with the median width "
+            "of a code",
         )  # fmt: skip
         st.caption(
             f"Codes over dimensions {first + 1} and {second + 1}. Dotted: the prior's 1, 2 and 3 "
@@ -215,14 +215,11 @@ def table_of_models() -> None:
     manifests = {n: e.manifest for n, e in access.entries().items() if not e.damage}
     rows = [_row(name, manifest) for name, manifest in manifests.items()]
     frame = pd.DataFrame(rows).dropna(axis="columns", how="all")
-    columns = {
-        name: st.column_config.NumberColumn(format="%.3f")
-        for name in frame.columns
-        if frame[name].dtype == float
-    }
-    columns["model"] = st.column_config.Column(pinned=True)
     st.dataframe(
-        frame, hide_index=True, column_config=columns, alt=f"Figures of {len(frame)} models"
+        frame.style.format(precision=3, thousands=",", na_rep="—"),
+        hide_index=True,
+        column_config={"model": st.column_config.Column(pinned=True)},
+        alt=f"Figures of {len(frame)} models",
     )
     st.caption(
         "Means over validation images ± standard error. Only ELBOs of the same data and the same "

@@ -143,7 +143,7 @@ def questions(model: Checkpoint, sample: int) -> None:
         _reveal(
             guess == choices[2],
             f"It stays: {nats(alone.kl, 6)} nats alone, {nats(together.kl, 6)} among "
-            f"{together.size}. The batch's mean KL is {nats(together.batch_mean_kl, 2)}, and no "
+            f"{together.size:,}. The batch's mean KL is {nats(together.batch_mean_kl, 2)}, and no "
             "image pays that.",
         )
 

@@ -12,6 +12,7 @@ from vae.explore.selection import nearest
 from vae.figures.frame import nats
 from vae.figures.latent_map import all_pairs
 from vae.figures.pictures import gallery_html
+from vae.figures.plane import MOST_NAMED
 from vae.model.checkpoint import Checkpoint
 from vae.model.stored import SPLITS
 from vae.ui import access, all_codes, maps, widgets
@@ -61,6 +62,11 @@ def words(model: Checkpoint, sample: int, found: Scene, chosen: Settings) -> Non
         )
     if found.plane is not None:
         said.append("Orange: an image's own q(z|x), at 1 and 2 standard deviations.")
+    classes = len(model.label_names)
+    if chosen.colour == "label" and classes > MOST_NAMED:
+        said.append(
+            f"The {MOST_NAMED} commonest of {classes:,} classes have a colour, the others are grey."
+        )
     if DENSITY in chosen.layers and found.dims is not None:
         said.append("Shade: how densely the images' Gaussians lie along the two axes.")
     if ROUND_TRIP in chosen.layers and found.plane is not None:
@@ -107,7 +113,7 @@ def holes(model: Checkpoint, found: Scene) -> None:
     st.caption(
         f"A hole is where the aggregate posterior q̄(z) is thinner than at "
         f"{100 - 100 * share.level:.0f} % of the images' own codes, each judged by the other "
-        f"images. q̄ is of {share.components} images{subset}, the share of {share.draws} prior "
+        f"images. q̄ is of {share.components:,} images{subset}, the share of {share.draws:,} prior "
         "draws; ± is one standard error, of the draws and of the level together. On the plane "
         "the hatching is as dark as the prior is dense."
     )
@@ -193,7 +199,7 @@ def _labels(model: Checkpoint, labels: np.ndarray) -> str:
     found, counts = np.unique(labels, return_counts=True)
     order = np.argsort(-counts, kind="stable")[:10]
     return "Labels: " + ", ".join(
-        f"{label_text(int(found[k]), model.label_names)} ({counts[k]})" for k in order
+        f"{label_text(int(found[k]), model.label_names)} ({counts[k]:,})" for k in order
     )
 
 

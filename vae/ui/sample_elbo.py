@@ -109,8 +109,8 @@ def receipt_to_the_pixel(parts: Receipt) -> None:
             f"Expected log-likelihood of each pixel of block {name}, {part.sum():.2f} nats in all",
         )
         st.caption(
-            f"{part.size} pixels sum to **{nats(part.sum(), 4)} nats**, the bar “pixels {name}”; "
-            f"the dearest costs {nats(-part.min(), 4)} nats."
+            f"{part.size:,} pixels sum to **{nats(part.sum(), 4)} nats**, the bar “pixels {name}”"
+            f"; the dearest costs {nats(-part.min(), 4)} nats."
         )
 
 
@@ -152,8 +152,8 @@ def plane(model: Checkpoint, table: access.Table, sample: int) -> None:
     best, worst = int(gain.argmax()), int(gain.argmin())
     st.caption(
         f"Dotted: equal cost at β = {beta:g}. This weight favours sample {best} most, up "
-        f"{gain[best]} places of {len(gain)} (KL {nats(table.kl[best], 2)} nats), and sample "
-        f"{worst} least, down {-gain[worst]} (KL {nats(table.kl[worst], 2)} nats)."
+        f"{gain[best]:,} places of {len(gain):,} (KL {nats(table.kl[best], 2)} nats), and sample "
+        f"{worst} least, down {-gain[worst]:,} (KL {nats(table.kl[worst], 2)} nats)."
     )
 
 
@@ -238,7 +238,7 @@ def all_samples(model: Checkpoint, table: access.Table) -> None:
         columns.setdefault(name, st.column_config.NumberColumn(format="%.4f"))
     st.dataframe(
         shown, hide_index=True, height=420, column_config=columns,
-        alt=f"Scores of all {len(frame)} reference samples",
+        alt=f"Scores of all {len(frame):,} reference samples",
     )  # fmt: skip
     with st.container(horizontal=True):
         st.download_button(

@@ -46,9 +46,10 @@ def show_place(model: Checkpoint, parts: Receipt, moved: np.ndarray | None) -> N
     table = access.table(model)
     near, distance = nearest_to(table.mu, parts.mu, 6)
     axes = (0, 1) if len(table.by_kl) == 2 else tuple(int(d) for d in table.by_kl[:2])
-    left, right = st.columns([1, 1.2], gap="large")
-    with left:
-        if len(table.by_kl) > 1:
+    right = st.container()
+    if len(table.by_kl) > 1:
+        left, right = right.columns([1, 1.2], gap="large")
+        with left:
             widgets.chart(
                 code_place(table.mu, (parts.mu, parts.sigma), axes, near, moved, 340),
                 "The code of this image, ringed, among those of the reference images; the six "

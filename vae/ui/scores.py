@@ -42,7 +42,13 @@ def choose_settings(model: Checkpoint, adaptation: Adaptation) -> ScoreSettings:
     draws = DRAWS
     with st.expander("Settings"), st.container(horizontal=True):
         calibration = choose_calibration(model)
-        bound = st.selectbox("Bound L, k draws", [0, 100, 1_000, 5_000], key="k", width=190)
+        bound = st.selectbox(
+            "Bound L, k draws",
+            [0, 100, 1_000, 5_000],
+            key="k",
+            width=190,
+            format_func="{:,}".format,
+        )
         seed = st.number_input("Seed", 0, 999_999, key="score_seed", width=150)
         if model.config.latent_dim > 2:
             draws = st.number_input("Draws", 1, 4_096, DRAWS, key="draws", width=150)
@@ -97,7 +103,7 @@ def show_score(scored: ScoredImage, parts: Receipt) -> None:
     with third:
         widgets.picture(parts.reconstruction, "What its code decodes to", "Reconstruction", 260)
     with fourth:
-        bound = f"log p(x) ≥ L, k = {row.importance_samples}"
+        bound = f"log p(x) ≥ L, k = {row.importance_samples:,}"
         sums = [
             ("expected log-likelihood", row.expected_log_likelihood, None),
             ("KL of this image", row.kl, None),

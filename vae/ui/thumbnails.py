@@ -40,7 +40,7 @@ def thumbnails(
         model: The model.
         rows: Positions in its reference set.
         captions: One for each, shown below it.
-        columns: Pictures in a row; a phone shows five.
+        columns: Pictures in a row; a phone shows three.
         key: The widget's key.
     """
     found = access.images(model, rows)

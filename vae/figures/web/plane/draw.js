@@ -1,8 +1,10 @@
 // The two canvases: below what stays while the pointer moves, above what follows it.
 
 const MINUS = "\u2212";
+// Commas between thousands, as everywhere.
+const grouped = (text) => text.replace(/\d+/, (whole) => whole.replace(/\B(?=(\d{3})+$)/g, ","));
 const fmt = (value, digits) =>
-  Number.isFinite(value) ? (Math.round(value * 10 ** digits) / 10 ** digits + 0).toFixed(digits).replace("-", MINUS) : "—";
+  Number.isFinite(value) ? grouped((Math.round(value * 10 ** digits) / 10 ** digits + 0).toFixed(digits)).replace("-", MINUS) : "—";
 const MOST_ELLIPSES = 3_000;
 
 function ticks(low, high, most) {
@@ -74,12 +76,11 @@ function drawClassNames({ below: ctx, view, theme, data }, taken) {
 function drawNote(plane) {
   const { below: ctx, view: { area }, theme, data, drawnAs, ellipsesDrawn, points } = plane;
   const words = [], far = plane.beyond();
-  const many = (count) => count.toString().replace(/\B(?=(\d{3})+$)/g, ",");
   if (far.count) {
-    words.push(`${many(far.count)} ${data.noun}${far.count > 1 ? "s lie" : " lies"} farther out; zoom out or press 0`);
+    words.push(`${grouped(String(far.count))} ${data.noun}${far.count > 1 ? "s lie" : " lies"} farther out; zoom out or press \u2922`);
   }
   if (drawnAs === "density") {
-    words.push(`${many(points.x.length)} ${data.noun}s, shown by how many lie where; zoom in for single ones`);
+    words.push(`${grouped(String(points.x.length))} ${data.noun}s, shown by how many lie where; zoom in for single ones`);
   }
   if (data.layers.ellipses && ellipsesDrawn === false)
     words.push(`Gaussians are drawn where at most ${MOST_ELLIPSES} are in view; zoom in`);

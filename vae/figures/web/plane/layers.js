@@ -114,7 +114,7 @@ function drawLineNames({ below: ctx, view, data, theme }, taken) {
     };
     if (!place(at)) continue;
     const step = Math.max(1, Math.round(points.length / 48));
-    const along = Array.from({ length: 24 }, (_, k) => place(at - k * step)).filter(Boolean);
+    const along = Array.from({ length: Math.ceil(points.length / 2 / step) }, (_, k) => place(at - k * step)).filter(Boolean);
     halo(ctx, theme, label, ...freePlace(taken, along, half, 8), "11px ");
   }
 }
