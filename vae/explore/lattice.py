@@ -15,21 +15,11 @@ from vae.elbo.tiles import decode_means
 from vae.model.config import ModelConfig
 from vae.model.vae import LatentModel
 
-__all__ = [
-    "Plane",
-    "Window",
-    "decode_lattice",
-    "dimension_plane",
-    "framed_span",
-    "lattice_side",
-    "places",
-]
+__all__ = ["Plane", "Window", "decode_lattice", "dimension_plane", "lattice_side", "places"]
 
 # Values of a decoded lattice, pixels times channels: bounds its time and its weight on the wire.
 _MOST_VALUES = 2_400_000
 _MOST_SIDE = 97
-# What is framed first: this share of the codes, unless all of them need little more room.
-_FRAMED, _LITTLE_MORE, _MARGIN = 0.99, 1.25, 1.06
 
 
 class Window(NamedTuple):
@@ -78,27 +68,6 @@ class Plane(NamedTuple):
     def project(self, codes: np.ndarray) -> np.ndarray:
         r"""The places at which codes are seen from above the plane, :math:`(*, D)` to (*, 2)."""
         return (codes - self.origin) @ np.stack((self.across, self.up), -1)
-
-
-def framed_span(places: np.ndarray, least: float) -> tuple[float, float]:
-    r"""How far a view that is centred on 0 reaches: for nearly all places, and for all of them.
-
-    A few far codes would leave the crowd a blot, so at first 99 % of the codes are framed.
-
-    Args:
-        places: Coordinates, with shape :math:`(N, 2)` or :math:`(N, 1)`; NaN for those left out.
-        least: What is framed at least, in the unit of the places.
-
-    Returns:
-        The half-width of the first view, and that of a view of everything. They are one where
-        everything needs at most a quarter more room.
-    """
-    distance = np.abs(places).max(1)
-    nearly_all = max(least, _MARGIN * float(np.nanquantile(distance, _FRAMED)))
-    everything = max(least, _MARGIN * float(np.nanmax(distance)))
-    if everything <= _LITTLE_MORE * nearly_all:
-        return everything, everything
-    return nearly_all, everything
 
 
 def dimension_plane(dims: tuple[int, int], hold: np.ndarray) -> Plane:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import plotly.graph_objects as go
 
 from vae.figures import palette
 
-__all__ = ["nats", "new_figure", "ring_selected", "square_axes"]
+__all__ = ["framed_span", "nats", "new_figure", "ring_selected", "square_axes"]
 
 MINUS = "\N{MINUS SIGN}"
+# What is framed first: this share of the codes, unless all of them need little more room.
+_FRAMED, _LITTLE_MORE, _MARGIN = 0.99, 1.25, 1.06
 
 
 def new_figure(
@@ -57,6 +60,27 @@ def square_axes(figure: go.Figure, span: float) -> go.Figure:
     figure.update_xaxes(range=[-span, span], constrain="domain")
     figure.update_yaxes(range=[-span, span], scaleanchor="x", scaleratio=1, constrain="domain")
     return figure
+
+
+def framed_span(places: np.ndarray, least: float) -> tuple[float, float]:
+    r"""How far a view that is centred on 0 reaches: for nearly all places, and for all of them.
+
+    A few far codes would leave the crowd a blot, so at first 99 % of the codes are framed.
+
+    Args:
+        places: Coordinates, with shape :math:`(N, 2)` or :math:`(N, 1)`; NaN for those left out.
+        least: What is framed at least, in the unit of the places.
+
+    Returns:
+        The half-width of the first view, and that of a view of everything. They are one where
+        everything needs at most a quarter more room.
+    """
+    distance = np.abs(places).max(1)
+    nearly_all = max(least, _MARGIN * float(np.nanquantile(distance, _FRAMED)))
+    everything = max(least, _MARGIN * float(np.nanmax(distance)))
+    if everything <= _LITTLE_MORE * nearly_all:
+        return everything, everything
+    return nearly_all, everything
 
 
 def ring_selected(figure: go.Figure, x: float, y: float, hover: str = "") -> None:

@@ -9,10 +9,10 @@ import numpy as np
 import streamlit as st
 
 from vae.data.datasets import label_text
-from vae.explore.lattice import Plane, Window, dimension_plane, framed_span
+from vae.explore.lattice import Plane, Window, dimension_plane
 from vae.explore.projection import TSNE_LEAST
 from vae.explore.selection import inside
-from vae.figures.frame import nats
+from vae.figures.frame import framed_span, nats
 from vae.figures.plane import (
     MOST_NAMED,
     Fact,

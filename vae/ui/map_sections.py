@@ -65,7 +65,8 @@ def words(model: Checkpoint, sample: int, found: Scene, chosen: Settings) -> Non
     classes = len(model.label_names)
     if chosen.colour == "label" and classes > MOST_NAMED:
         said.append(
-            f"The {MOST_NAMED} commonest of {classes:,} classes have a colour, the others are grey."
+            f"The {MOST_NAMED} commonest of {classes:,} classes have a colour, the others are "
+            "grey; “Find a class” finds any."
         )
     if DENSITY in chosen.layers and found.dims is not None:
         said.append("Shade: how densely the images' Gaussians lie along the two axes.")

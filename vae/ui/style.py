@@ -29,8 +29,8 @@ STYLE = f"""<style>
 .elb-thumbs button[aria-pressed="true"] {{ outline-color: currentColor; }}
 .elb-thumbs img {{ width: 100%; display: block; image-rendering: pixelated;
   border: 1px solid {palette.HAIRLINE}; }}
-.elb-thumbs span {{ font-size: .875rem; opacity: .8; line-height: 1.3; white-space: pre-line; display: block;
-  font-variant-numeric: tabular-nums; }}
+.elb-thumbs span {{ font-size: .875rem; opacity: .8; line-height: 1.3; white-space: pre-line;
+  display: block; font-variant-numeric: tabular-nums; }}
 .elb-line {{ margin: 0; font-variant-numeric: tabular-nums; }}
 .elb-line small {{ opacity: .75; }}
 .elb-sums {{ border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100%;
