@@ -11,17 +11,15 @@ from vae.ui import compare as sections
 model, sample = access.current()
 manifests = sections.comparable(model)
 ladder = sections.ladder_of(model, manifests)
-best = max(manifests, key=lambda name: manifests[name]["metrics"]["elbo"])
 metrics = model.manifest["metrics"]
 code, drawing = adding_up((metrics["rate"], metrics["distortion"]), 2)
 
 widgets.opening(
     "Compare models",
-    f"Of {len(manifests)} model{'s' if len(manifests) > 1 else ''} of the same images, "
-    f"{escape(best)} describes them most cheaply, for "
-    f"<b>{nats(-manifests[best]['metrics']['elbo'], 2)}</b> nats an image. {escape(model.name)} "
-    f"needs <b>{nats(-metrics['elbo'], 2)}</b>: <b>{nats(code, 2)}</b> for the code, "
-    f"<b>{nats(drawing, 2)}</b> for drawing it. Means over validation images; lower is better.",
+    f"{sections.standing(model, manifests)} {escape(model.name)} needs "
+    f"<b>{nats(-metrics['elbo'], 2)}</b> nats: <b>{nats(code, 2)}</b> for the code, "
+    f"<b>{nats(drawing, 2)}</b> for drawing the image. Means over validation images; lower is "
+    "better.",
 )
 
 st.subheader("What the code costs, and what it saves", anchor=False)

@@ -23,8 +23,9 @@ rate, distortion = adding_up((metrics["rate"], metrics["distortion"]))
 widgets.opening(
     literal(card["title"]),
     f"{escape(card['description'])} Describing an image costs "
-    f"<b>{nats(-metrics['elbo'])}</b> nats on average over {metrics['images']:,} validation images: <b>{nats(rate)}</b> to say which "
-    f"code, and <b>{nats(distortion)}</b> to draw the image from that code.",
+    f"<b>{nats(-metrics['elbo'])}</b> nats on average over {metrics['images']:,} validation "
+    f"images: <b>{nats(rate)}</b> to say which code, and "
+    f"<b>{nats(distortion)}</b> to draw the image from that code.",
 )
 
 numbers = {

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from browser import CHROMIUM, FLAGS, running_app
@@ -65,6 +66,40 @@ def few_digits() -> ImageData:
     data = open_data("digits")
     train, validation, calibration = data.splits
     return replace(data, splits=Splits(train[:256], validation[:20], calibration[:19]))
+
+
+@pytest.fixture(scope="session")
+def odd_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of models that no shipped one is like, each trained for a few steps.
+
+    ``one``: one latent dimension. ``colour``: colour images without labels, three dimensions.
+    ``equal``: images that are all one, three dimensions. ``classes``: 300 classes.
+    """
+    root, plain = tmp_path_factory.mktemp("odd"), few_digits()
+    every = plain.read(np.arange(2))[:1]
+    nobody = {"labels_of": lambda rows: np.full(len(rows), -1), "label_names": ()}
+    colour = replace(
+        plain, name="colours", spec=replace(plain.spec, channels=3),
+        read=lambda rows: plain.read(rows) * np.array([1, 0, 1], np.uint8)[:, None, None],
+        **nobody,
+    )  # fmt: skip
+    equal = replace(
+        plain, name="equal", read=lambda rows: np.repeat(every, len(rows), 0), **nobody
+    )
+    classes = replace(
+        plain, name="classes", labels_of=lambda rows: 7 * rows % 300,
+        label_names=tuple(f"class {k}" for k in range(300)),
+    )  # fmt: skip
+    for name, dims, data in (
+        ("one", 1, plain), ("colour", 3, colour), ("equal", 3, equal), ("classes", 2, classes),
+    ):  # fmt: skip
+        config = TrainConfig(
+            hidden=(16,), latent_dim=dims, steps=20, batch_size=32, evaluate_every=10, draws=4,
+            importance_samples=0, device="cpu",
+        )  # fmt: skip
+        fitted = fit(config, data, progress=False)
+        commit(root / name, config, data, fitted, "python -m vae train", progress=False)
+    return root
 
 
 class LinearGaussian:

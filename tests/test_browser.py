@@ -327,7 +327,7 @@ def test_annealing_counts_and_can_be_cancelled(server, page):
 
 
 def plain(text):
-    return text.replace("\N{MINUS SIGN}", "").replace("\N{THIN SPACE}", "").replace("-", "")
+    return text.replace("\N{MINUS SIGN}", "").replace(",", "").replace("-", "")
 
 
 _SCREEN = """<div data-testid="stApp" data-test-script-state="notRunning">

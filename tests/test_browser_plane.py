@@ -244,6 +244,57 @@ def test_a_phone_probes_with_one_finger_and_zooms_with_two(server, chromium):
     context.close()
 
 
+def test_what_lies_beyond_the_first_view_is_counted_and_reached(server, page, checkpoint):
+    open_map(page, server, "sample=3")
+    mu = checkpoint("digits-2d").reference.mu
+    # The same codes, of which the first view frames but the middle.
+    ask(
+        page,
+        "plane.update({...plane.data, home: [-1, -1, 1, 1], whole: plane.data.home, "
+        "geometry: 'framed'}, plane.send)",
+    )
+    page.wait_for_function(f"() => !{PLANE}.frame")
+    left, bottom, right, top = ask(page, "Object.values(plane.view.copy())")
+    inside = (mu > (left, bottom)).all(1) & (mu < (right, top)).all(1)
+    assert 0 < ask(page, "plane.beyond().count") == np.count_nonzero(~inside)
+    whole = ask(page, "plane.view.whole")
+    page.get_by_label("Show everything").click()
+    assert ask(page, "plane.view.left") == pytest.approx(whole["left"])
+    assert ask(page, "plane.beyond().count") == 0
+    page.get_by_label("Show everything").click()
+    assert ask(page, "plane.view.isHome")
+    page.mouse.move(*pixel(page, 0, 0))
+    for _ in range(30):
+        page.mouse.wheel(0, 300)
+    assert ask(page, "plane.view.left") < whole["left"]
+
+
+def test_names_on_the_plane_keep_out_of_each_others_way(server, page):
+    open_map(page, server, "sample=3")
+    # A class's name where a ring's would stand.
+    ask(
+        page,
+        "plane.update({...plane.data, labels: [{text: 'nine', at: "
+        "plane.data.lines[0].points.at(-1)}]}, plane.send)",
+    )
+    found = page.evaluate(
+        f"""() => {{ const plane = {PLANE}, words = [], write = plane.below.fillText;
+        plane.below.fillText = function (text, x, y) {{
+          words.push([text, x, y, this.measureText(text).width]);
+          return write.call(this, text, x, y);
+        }};
+        plane.belowIsOld = true;
+        plane.draw();
+        plane.below.fillText = write;
+        return words; }}"""
+    )
+    names = [word for word in found if word[0] == "nine" or word[0].startswith("prior")]
+    assert len(names) == 4
+    for k, (_, x, y, width) in enumerate(names):
+        for _, other_x, other_y, other_width in names[:k]:
+            assert abs(y - other_y) > 11 or abs(x - other_x) > (width + other_width) / 2
+
+
 def test_all_pairs_open_a_pair(server, page, checkpoint):
     open_map(page, server, "model=digits-10d&sample=5")
     page.get_by_text("All pairs of dimensions").click()

@@ -7,9 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
-from vae.figures.compare import ModelPoint, rate_distortion
+from vae.figures.compare import ModelPoint, codes, rate_distortion
 from vae.model.registry import Entry
 from vae.training.presets import PRESETS
 from vae.ui import compare, honesty
@@ -19,7 +20,18 @@ def manifest_of(preset: str, **changes: object) -> dict:
     config = asdict(PRESETS[preset]) | changes
     image = {"channels": 1, "height": 8, "width": 8, "levels": 17, "background": 0.0}
     model = {"image": image, "likelihood": config["likelihood"], "binarize": config["binarize"]}
-    return copy.deepcopy({"config": config, "model": model, "data": {"name": config["data"]}})
+    return copy.deepcopy(
+        {
+            "config": config,
+            "model": model,
+            "data": {"name": config["data"]},
+            "metrics": {"elbo": -90.0},
+        }
+    )
+
+
+def opened(models: dict[str, dict], name: str) -> SimpleNamespace:
+    return SimpleNamespace(name=name, manifest=models[name])
 
 
 @pytest.fixture
@@ -76,12 +88,61 @@ def test_a_proper_likelihood_is_named_of_the_same_images_only(
 
 
 def test_a_ladder_differs_in_beta_alone(models: dict[str, dict]) -> None:
-    model = SimpleNamespace(manifest=models["digits-2d"])
+    model = opened(models, "digits-2d")
     ladder = compare.ladder_of(model, compare.comparable(model))
     assert ladder == {0.1: "beta-0.1", 1.0: "digits-2d", 3.0: "beta-3"}
     assert list(ladder) == sorted(ladder)
-    lonely = SimpleNamespace(manifest=models["from-the-future"])
+    lonely = opened(models, "from-the-future")
     assert compare.ladder_of(lonely, compare.comparable(lonely)) == {}
+
+
+def test_of_models_trained_alike_the_chosen_one_stands_on_the_ladder(
+    models: dict[str, dict],
+) -> None:
+    for name, elbo in (("again", -80.0), ("worse-3", -99.0)):
+        beta = "digits-2d" if name == "again" else "digits-2d-beta-3"
+        models[name] = manifest_of(beta) | {"metrics": {"elbo": elbo}}
+    names = {}
+    for name in ("digits-2d", "again"):
+        names[name] = compare.ladder_of(opened(models, name), models)
+        assert names[name][1.0] == name
+    # Of two others with one weight the better one.
+    assert names["again"][3.0] == "beta-3"
+
+
+def test_standing_says_it_plainly(models: dict[str, dict]) -> None:
+    best = models["beta-3"] | {"metrics": {"elbo": -12.5}}
+    three = {"digits-2d": models["digits-2d"], "beta-3": best, "a<b": models["digits-2d"]}
+    model = opened(models, "digits-2d")
+    alone = compare.standing(model, {"digits-2d": models["digits-2d"]})
+    assert "no other model of the same images" in alone
+    assert "1 model" not in alone
+    assert "3 models" in compare.standing(model, three)
+    assert "beta-3" in compare.standing(model, three)
+    assert "this one" in compare.standing(opened(models, "beta-3"), three)
+    best["metrics"]["elbo"] = -99.0
+    three["a<b"] = models["digits-2d"] | {"metrics": {"elbo": -1.0}}
+    assert "a&lt;b" in compare.standing(model, three)
+
+
+def test_class_names_on_the_map_of_codes_do_not_overlap() -> None:
+    generator = np.random.default_rng(0)
+    middles = np.array([[0, 0], [0.1, 0.05], [0.05, 0.1], [2, 2]])
+    labels = np.repeat(np.arange(4), 50)
+    mu = middles[labels] + generator.normal(0, 0.01, (200, 2))
+    found = codes(mu, np.full((200, 2), 0.1), labels, ["one", "two", "three", "<four>"])
+    shown = {one.text: np.array([one.x, one.y]) for one in found.layout.annotations}
+    assert {"<b>one</b>", "<b>&lt;four&gt;</b>"} <= set(shown)
+    # Two lines of text on a figure of 380 pixels for 7.2 units lie 0.48 units apart.
+    places = list(shown.values())
+    for k, place in enumerate(places):
+        assert all((np.abs(place - other) > (0.5, 0.45)).any() for other in places[:k])
+
+
+def test_a_lone_model_has_room_for_its_error_bars() -> None:
+    point = ModelPoint("one", "one", "mlp", 1.2, 0.1, 2_500.0, 240.0)
+    low, high = rate_distortion([point], "one", []).layout.yaxis.range
+    assert low < 2_260 < 2_740 < high
 
 
 def test_names_on_the_plane_keep_out_of_each_others_way() -> None:

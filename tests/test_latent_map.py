@@ -11,8 +11,10 @@ from test_plane import unpack
 
 from vae.elbo.aggregate import aggregate_log_density
 from vae.elbo.holes import holes
+from vae.explore.projection import perplexity, principal_axes, tsne
 from vae.figures.plane import Slot
-from vae.ui import all_codes, latent_map
+from vae.model.checkpoint import load
+from vae.ui import access, all_codes, latent_map
 
 ROOT = Path(__file__).parents[1]
 
@@ -158,6 +160,80 @@ def test_a_group_shows_its_means_and_belongs_to_its_model(checkpoint):
     app.selectbox(key="model").set_value("digits-binary-2d").run()
     assert not app.exception
     assert not any("The group" in one.value for one in app.subheader)
+
+
+@pytest.fixture
+def among_odd_models(odd_models, monkeypatch):
+    monkeypatch.setenv("ELBOSCOPE_CHECKPOINTS", str(odd_models))
+    access.entries.clear()
+    yield odd_models
+    access.entries.clear()
+
+
+def test_one_dimension_is_a_line_under_its_density(among_odd_models):
+    """Dots lie at their codes, below the mixture of all Gaussians, which is drawn above them."""
+    reference = load(among_odd_models / "one").reference
+    data, parts = sent(open_map(model="one", sample=3, layers=[latent_map.PRIOR]))
+    mu, sigma = reference.mu[:, 0], np.exp(reference.log_variance[:, 0] / 2)
+
+    def mixture(z):
+        away = (z[:, None] - mu) / sigma
+        return (np.exp(-0.5 * away**2) / (sigma * np.sqrt(2 * np.pi))).mean(1)
+
+    assert np.allclose(parts["points"]["x"], mu)
+    assert (parts["points"]["y"] >= 0).all()
+    assert (parts["points"]["y"] <= mixture(mu) * (1 + 1e-5)).all()
+    assert np.allclose(parts["points"]["sd_x"], sigma)
+    assert not parts["points"]["sd_y"].any()
+    aggregate, prior = (np.array(line["points"]) for line in data["lines"])
+    assert np.allclose(aggregate[:, 1], mixture(aggregate[:, 0]))
+    assert np.allclose(prior[:, 1], np.exp(-0.5 * prior[:, 0] ** 2) / np.sqrt(2 * np.pi))
+    assert not data["equal"]
+    assert data["names"] == ["z1", "density"]
+    # Every column of the lattice is one code's picture.
+    side = parts["coarse"]["side"]
+    sheet = parts["coarse"]["pixels"].reshape(side, side, -1)
+    assert (sheet == sheet[:1]).all()
+    assert not (sheet == sheet[:, :1]).all()
+
+
+@pytest.mark.parametrize("view", ["PCA", "t-SNE"])
+def test_codes_that_are_all_equal_are_said_to_be(view, among_odd_models):
+    app = open_map(model="equal", view=view)
+    assert f"{view} has nothing to spread out" in app.info[0].value
+    data, _ = sent(app)
+    assert all(name.startswith("z") for name in data["names"])
+    assert np.isfinite(data["home"]).all()
+
+
+def test_any_of_many_classes_is_found_and_becomes_the_group(among_odd_models):
+    labels = load(among_odd_models / "classes").reference.labels
+    app = open_map(model="classes")
+    wanted = int(labels.max())
+    app.selectbox(key="find").set_value(wanted).run()
+    assert not app.exception
+    _, parts = sent(app)
+    found = np.flatnonzero(parts["group"]["members"])
+    assert np.array_equal(found, np.flatnonzero(labels == wanted))
+    words = " ".join(one.value for one in app.caption)
+    assert f"class {wanted}" in words
+    assert "commonest of 300 classes" in words
+    {one.label: one for one in app.button}["Forget the group"].click().run()
+    assert app.selectbox(key="find").value is None
+
+
+def test_equal_codes_have_no_directions_and_few_have_no_neighbours():
+    with pytest.raises(ValueError, match="all equal"):
+        principal_axes(np.ones((60, 4)) + 1e-9)
+    with pytest.raises(ValueError, match="all equal"):
+        tsne(np.ones((60, 4)))
+    with pytest.raises(ValueError, match="4 to"):
+        tsne(np.eye(3))
+    assert perplexity(60) == pytest.approx(59 / 3)
+    assert perplexity(1_000) == 30
+    # Along one direction only: the second carries nothing.
+    line = np.outer(np.arange(10.0), [1, 0, 0])
+    assert principal_axes(line).shares == pytest.approx([1, 0])
 
 
 def _many_dots():

@@ -64,10 +64,10 @@ def screen(page, **state):
 
 
 def text_of(app):
-    """All HTML and captions of a screen, with typographic minus signs and thin spaces undone."""
+    """All HTML and captions of a screen, with typographic minus signs undone."""
     parts = [element.proto.body for element in app.get("html")]
     parts += [element.value for element in app.caption]
-    return " ".join(parts).replace("\N{MINUS SIGN}", "-").replace("\N{THIN SPACE}", "")
+    return " ".join(parts).replace("\N{MINUS SIGN}", "-")
 
 
 def shows(text, value):
@@ -266,6 +266,99 @@ def test_every_shipped_model_opens_on_every_page(page):
             app = screen(page, model=folder.name)
             assert len(app.title) == 1
             assert "elb-lead" in text_of(app)
+
+
+@pytest.mark.parametrize("model", ["one", "colour", "equal", "classes"])
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_page_opens_for_models_unlike_the_shipped_ones(page, model, odd_models, monkeypatch):
+    monkeypatch.setenv("ELBOSCOPE_CHECKPOINTS", str(odd_models))
+    app = screen(page, model=model, sample=3)
+    assert len(app.title) == 1
+    assert "elb-lead" in text_of(app)
+    if model == "one":
+        words = text_of(app) + " ".join(one.help or "" for one in app.metric)
+        assert "two latent dimensions" not in words.replace("more than two latent", "")
+
+
+def pictures(app):
+    """The pictures of a screen as arrays of grey levels, with what is said of each."""
+    import base64
+    import io
+
+    html = " ".join(element.proto.body for element in app.get("html"))
+    found = re.findall(r'<img src="data:image/png;base64,([^"]+)" alt="([^"]*)"', html)
+    return [
+        (np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))), alt) for data, alt in found
+    ]
+
+
+@pytest.mark.parametrize("page", ["overview", "latent_map", "sample_elbo"])
+def test_originals_beside_a_binary_models_numbers_are_black_and_white(page):
+    app = screen(page_named(page), model="digits-binary-2d", sample=12)
+    originals = [
+        (pixels, alt)
+        for pixels, alt in pictures(app)
+        if re.match(r"Sample \d+$|The chosen image", alt)
+    ]
+    for pixels, _ in originals:
+        assert set(np.unique(pixels)) <= {0, 255}
+    levels = raw("digits-binary-2d")[1]["levels"][12, 0]
+    seen = next(pixels for pixels, alt in originals if alt.startswith("The chosen image"))
+    assert np.array_equal(seen, 255 * (levels >= 8))
+
+
+def test_a_sample_that_is_taken_away_keeps_its_greys():
+    import io
+
+    from vae.ui import access
+
+    data = access.sample_png(access.checkpoint("digits-binary-2d"), 12)
+    grey = np.asarray(Image.open(io.BytesIO(data)))
+    levels = raw("digits-binary-2d")[1]["levels"][12, 0]
+    assert np.array_equal(np.rint(grey / 255 * 16), levels)
+
+
+def test_tables_keep_in_sight_what_matters():
+    columns = list(screen(page_named("compare"), model="digits-2d").dataframe[0].value.columns)
+    assert columns[0] == "model"
+    assert next(k for k, name in enumerate(columns) if name.startswith("active")) < 5
+    lens = screen(page_named("kl_per_sample"), model="digits-10d").dataframe[0]
+    assert json.loads(lens.proto.columns)["Σ over D: its KL"]["pinned"]
+
+
+def test_a_model_whose_images_no_other_has_is_not_called_the_best(odd_models, monkeypatch):
+    monkeypatch.setenv("ELBOSCOPE_CHECKPOINTS", str(odd_models))
+    text = text_of(screen(page_named("compare"), model="one"))
+    assert "There is no other model of the same images" in text
+    assert "explains them best" not in text
+
+
+@pytest.mark.parametrize(
+    ("address", "base", "missed"),
+    [
+        ("http://localhost:8501/", "", None),
+        ("http://localhost:8501/latent_map?model=x", "", None),
+        ("http://localhost:8501/no_such/", "", "no_such"),
+        ("http://host/elbo/no%20such", "elbo", "no such"),
+        ("http://host/elbo/latent_map", "/elbo/", None),
+        ("http://host/elbo", "elbo", None),
+        (None, "", None),
+    ],
+)
+def test_an_address_of_no_screen_is_known_as_such(address, base, missed):
+    from vae.ui.screens import unknown_screen
+
+    assert unknown_screen(address, base, {"overview", "latent_map"}) == missed
+
+
+def test_an_unknown_address_is_named_with_the_screens_that_there_are(monkeypatch):
+    from streamlit.runtime.context import ContextProxy
+
+    monkeypatch.setattr(ContextProxy, "url", "http://localhost:8501/latent-map")
+    app = frame()
+    assert not app.exception
+    assert "There is no screen “latent-map”" in app.warning[0].value
+    assert "Latent map" in app.warning[0].value
 
 
 def test_switching_the_model_changes_the_score():

@@ -7,8 +7,10 @@ import pytest
 
 from vae.explore.synthetic import write_crowd
 from vae.figures import palette
+from vae.figures.frame import framed_span
 from vae.figures.latent_map import all_pairs
 from vae.figures.plane import (
+    MOST_NAMED,
     Fact,
     cluster_labels,
     colour_slot,
@@ -16,6 +18,7 @@ from vae.figures.plane import (
     group_slot,
     points_slot,
     prior_rings,
+    scattered,
     sheet_slot,
     single_colour_slot,
     thumbnails_slot,
@@ -130,6 +133,61 @@ def test_a_cluster_is_named_and_a_mixture_is_not():
     assert found[0]["at"] == pytest.approx([5, 5], abs=0.1)
 
 
+def test_of_many_classes_the_commonest_have_a_colour_and_every_dot_its_name():
+    generator = np.random.default_rng(0)
+    labels = np.concatenate((np.repeat(np.arange(250, 300), 20), np.arange(250), [-1, 300]))
+    labels = generator.permutation(labels)
+    names = [f"class {k}" for k in range(300)]
+    found = unpack(colour_slot("a", labels, "label", class_names=names))
+    assert len(found["names"]) == MOST_NAMED + 2
+    said = np.array(found["names"])[found["codes"]]
+    assert set(said[labels < 250]) == {"270 other classes", "unlabelled"}
+    assert (said[(labels < 0) | (labels >= 300)] == "unlabelled").all()
+    own = np.char.startswith(said, "class")
+    assert (said[own] == [names[label] for label in labels[own]]).all()
+    assert len(set(said[own])) == MOST_NAMED
+    grey = [found["palette"][-2], found["palette"][-1]]
+    assert all(colour not in found["palette"][:MOST_NAMED] for colour in grey)
+    points = unpack(points_slot("a", np.zeros((len(labels), 2)), None, labels, names))
+    assert points["labels"][labels == 299].tolist() == [299] * np.count_nonzero(labels == 299)
+    # A number that no class has is read as "unlabelled".
+    assert points["labels"][labels == -1][0] >= len(points["names"])
+
+
+def test_clusters_of_the_commonest_classes_are_named_and_places_may_be_missing():
+    places = np.repeat(np.arange(300.0)[:, None], 3, 0) * (1, 0)
+    labels = np.repeat(np.arange(300), 3)
+    places, labels = np.concatenate((places, places[-60:])), np.concatenate((labels, labels[-60:]))
+    places[1] = np.nan
+    found = cluster_labels(places, labels, [f"c{k}" for k in range(300)])
+    assert len(found) == MOST_NAMED
+    assert {f"c{k}" for k in range(280, 300)} <= {one["text"] for one in found}
+    assert np.isfinite([one["at"] for one in found]).all()
+
+
+def test_dots_below_a_density_fill_it_evenly():
+    """Of z from a density and heights below it, any part of the area holds its share."""
+    z = np.random.default_rng(0).standard_normal(20_000)
+    density = np.exp(-0.5 * z**2)
+    height = scattered(density)
+    assert ((height >= 0) & (height <= density)).all()
+    assert np.mean(height / density < 0.25) == pytest.approx(0.25, abs=0.01)
+    box = (np.abs(z) < 0.5) & (height < np.exp(-0.125))
+    assert box.mean() == pytest.approx(np.exp(-0.125) / np.sqrt(2 * np.pi), abs=0.01)
+
+
+def test_the_first_view_frames_nearly_all_codes_and_the_other_all():
+    crowd = np.random.default_rng(0).uniform(-4, 4, (990, 2))
+    near, far = framed_span(np.concatenate((crowd, np.full((7, 2), -9.0))), 3.4)
+    assert 4 < near < 4.5
+    assert far == pytest.approx(9.54)
+    # Where all need little more room than nearly all, all are shown at once.
+    assert len({*framed_span(crowd, 3.4)}) == 1
+    assert framed_span(0.1 * crowd, 3.4) == (3.4, 3.4)
+    crowd[5] = np.nan
+    assert np.isfinite(framed_span(crowd, 0.0)).all()
+
+
 def test_rings_of_the_prior_are_circles():
     radii = [np.linalg.norm(ring["points"], axis=1) for ring in prior_rings()]
     for radius, found in zip((1, 2, 3), radii, strict=True):
@@ -143,6 +201,16 @@ def test_every_pair_stands_below_the_diagonal_once():
     pairs = [tuple(one) for one in figure.data[0].customdata]
     assert sorted(pairs) == [("z1", "z5"), ("z4", "z1"), ("z4", "z5")]
     assert len(figure.data[1].x) == 3
+
+
+def test_a_far_code_leaves_the_small_maps_as_they_are():
+    mu = 0.5 * np.random.default_rng(0).standard_normal((500, 3))
+    far = mu.copy()
+    far[3] = 50
+    first, second = (
+        all_pairs(one, [0, 1, 2], np.ones(3), np.zeros(500, int), 7) for one in (mu, far)
+    )
+    assert second.data[1].x == pytest.approx(first.data[1].x)
 
 
 def test_a_crowd_opens_with_its_count_and_the_sources_images(tmp_path, checkpoint):

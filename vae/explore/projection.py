@@ -14,9 +14,9 @@ import numpy as np
 
 from vae.explore.lattice import Plane
 
-__all__ = ["TSNE_MOST", "Principal", "principal_axes", "tsne"]
+__all__ = ["TSNE_LEAST", "TSNE_MOST", "Principal", "perplexity", "principal_axes", "tsne", "vary"]
 
-TSNE_MOST = 3_000
+TSNE_LEAST, TSNE_MOST = 4, 3_000
 _ROUNDS, _STEPS = 4, 250
 
 
@@ -43,6 +43,11 @@ class Principal(NamedTuple):
         return Plane(self.mean + beside, *self.directions)
 
 
+def vary(mu: np.ndarray) -> bool:
+    """Whether codes (N, D) differ by more than the rounding of an encoder in 32 bits."""
+    return bool(np.ptp(mu, axis=0).max() > 1e-6 * max(1.0, float(np.abs(mu).max())))
+
+
 def principal_axes(mu: np.ndarray) -> Principal:
     r"""Principal component analysis of posterior means.
 
@@ -51,13 +56,23 @@ def principal_axes(mu: np.ndarray) -> Principal:
 
     Returns:
         The first two directions; each points to where its largest entry is positive.
+
+    Raises:
+        ValueError: If the codes are equal, so that they vary in no direction.
     """
+    if not vary(mu):
+        raise ValueError("codes that are all equal vary in no direction.")
     mean = mu.mean(0)
     values, vectors = np.linalg.eigh(np.cov(mu, rowvar=False, bias=True))
     directions = vectors[:, :-3:-1].T
     largest = np.abs(directions).argmax(1)
     directions = directions * np.sign(directions[[0, 1], largest])[:, None]
     return Principal(mean, directions, values[:-3:-1] / values.sum())
+
+
+def perplexity(count: int) -> float:
+    """About how many neighbours t-SNE weighs for each of so many codes: 30 where it can."""
+    return min(30.0, (count - 1) / 3)
 
 
 def tsne(
@@ -77,12 +92,12 @@ def tsne(
         Places, centred and scaled to a standard deviation of 1, with shape :math:`(N, 2)`.
 
     Raises:
-        ValueError: If there are too many codes, or too few.
+        ValueError: If there are too many codes, too few, or only equal ones.
     """
     from sklearn.manifold import TSNE
 
-    if not 4 <= len(mu) <= TSNE_MOST:
-        raise ValueError(f"t-SNE takes 4 to {TSNE_MOST} codes, not {len(mu)}.")
+    if not TSNE_LEAST <= len(mu) <= TSNE_MOST:
+        raise ValueError(f"t-SNE takes {TSNE_LEAST} to {TSNE_MOST} codes, not {len(mu)}.")
     axes = principal_axes(mu)
     start = (mu - axes.mean) @ axes.directions.T
     # As small as scikit-learn's own start, so that the exaggeration can move the groups.
@@ -91,7 +106,7 @@ def tsne(
         report(0, _ROUNDS * _STEPS)
     for done in range(1, _ROUNDS + 1):
         start = TSNE(
-            perplexity=min(30.0, (len(mu) - 1) / 3),
+            perplexity=perplexity(len(mu)),
             early_exaggeration=12.0 if done == 1 else 1.0,
             max_iter=_STEPS,
             init=start,

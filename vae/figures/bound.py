@@ -10,9 +10,46 @@ import plotly.graph_objects as go
 from vae.figures import palette
 from vae.figures.frame import new_figure, square_axes
 
-__all__ = ["three_densities", "two_clouds"]
+__all__ = ["densities_on_a_line", "three_densities", "two_clouds"]
 
 _TURN = np.linspace(0, 2 * np.pi, 73)
+
+
+def densities_on_a_line(
+    z: np.ndarray,
+    posterior: np.ndarray,
+    q: tuple[np.ndarray, np.ndarray],
+    best: tuple[np.ndarray, np.ndarray] | None,
+    height: int = 520,
+) -> go.Figure:
+    r"""The prior, the true posterior and q over one latent dimension, and the best q.
+
+    Args:
+        z: Evenly spaced places, with shape :math:`(G,)`.
+        posterior: The density of :math:`p(z \mid x)`, likewise.
+        q: Mean and standard deviation of :math:`q(z \mid x)`, each :math:`(1,)`.
+        best: The same of q*, if it was computed.
+        height: In pixels.
+    """
+    figure = new_figure(height, "latent dimension 1", "density", room=(72, 110))
+    figure.add_scatter(
+        x=z, y=posterior, mode="lines", name="true posterior p(z|x)", fill="tozeroy",
+        line={"color": palette.EVIDENCE, "width": 2},
+        hovertemplate="p(z|x) at %{x:.2f}: %{y:.3g}<extra></extra>",
+    )  # fmt: skip
+    curves = [
+        ("prior p(z)", (np.zeros(1), np.ones(1)), palette.PRIOR, "dot"),
+        ("q(z|x), the encoder's", q, palette.KL, "solid"),
+    ]
+    if best is not None:
+        curves.append(("q*, the best of its kind", best, palette.ELBO, "dash"))
+    for name, (mu, sigma), colour, dash in curves:
+        density = np.exp(-0.5 * ((z - mu) / sigma) ** 2) / (sigma * np.sqrt(2 * np.pi))
+        figure.add_scatter(
+            x=z, y=density, mode="lines", hoverinfo="skip", name=name,
+            line={"color": colour, "width": 2, "dash": dash},
+        )  # fmt: skip
+    return figure.update_layout(showlegend=True, legend={"orientation": "h", "y": -0.16})
 
 
 def three_densities(

@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 
 from vae.figures import palette
 from vae.figures.frame import literal, nats, new_figure, square_axes
+from vae.figures.plane import cluster_labels
 from vae.figures.sample_elbo import block_sums
 
 __all__ = ["ModelPoint", "codes", "model_difference", "rate_distortion"]
@@ -69,7 +70,12 @@ def rate_distortion(
     rates, distortions = (
         np.array([getattr(p, key) for p in points]) for key in ("rate", "distortion")
     )
-    room = max(0.12 * float(np.ptp(rates)), 0.5), max(0.15 * float(np.ptp(distortions)), 0.5)
+    # A lone mark leaves room for its own error bars.
+    errors = max(p.rate_se for p in points), max(p.distortion_se for p in points)
+    room = [
+        max(share * float(np.ptp(values)), 0.5, 1.2 * error)
+        for share, values, error in zip((0.12, 0.15), (rates, distortions), errors, strict=True)
+    ]
     ends = np.array([max(0.0, rates.min() - room[0]), rates.max() + 2 * room[0]])
     low, high = distortions.min() - room[1], distortions.max() + room[1]
     costs = rates + distortions
@@ -177,12 +183,21 @@ def codes(
             x=mu[shown, 0], y=mu[shown, 1], mode="markers", hoverinfo="skip",
             marker={"size": 5, "color": palette.CLASSES[int(label) % len(palette.CLASSES)]},
         )  # fmt: skip
-        if label >= 0 and len(names) <= 12:
-            x, y = np.median(mu[rows], axis=0)
-            figure.add_annotation(
-                x=x, y=y, text=f"<b>{literal(names[label])}</b>", showarrow=False, borderpad=1,
-                bgcolor="rgba(255,255,255,0.82)", font={"size": 12, "color": "#1B222D"},
-            )  # fmt: skip
+    taken: list[np.ndarray] = []
+    for one in cluster_labels(mu, labels, names):
+        half = np.array([0.13 * len(one["text"]) + 0.1, 0.24])
+        # On the class's middle, or else just above or below it, or not at all.
+        for step in (0, 2, -2):
+            at = np.array(one["at"]) + step * half * (0, 1)
+            if all((np.abs(at - place[:2]) >= half + place[2:]).any() for place in taken):
+                break
+        else:
+            continue
+        taken.append(np.concatenate((at, half)))
+        figure.add_annotation(
+            x=at[0], y=at[1], text=f"<b>{literal(one['text'])}</b>", showarrow=False, borderpad=1,
+            bgcolor="rgba(255,255,255,0.82)", font={"size": 12, "color": "#1B222D"},
+        )  # fmt: skip
     middle = np.median(sigma, axis=0)
     figure.add_scatter(
         x=-2.6 + middle[0] * np.cos(_TURN), y=-2.6 + middle[1] * np.sin(_TURN), mode="lines",

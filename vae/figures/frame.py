@@ -6,17 +6,19 @@ import math
 from collections.abc import Sequence
 from html import escape
 
+import numpy as np
 import plotly.graph_objects as go
 
 from vae.figures import palette
 
 __all__ = [
-    "adding_up", "literal", "nats", "new_figure", "percent", "plus_minus", "ring_selected",
-    "square_axes",
+    "adding_up", "framed_span", "literal", "nats", "new_figure", "percent", "plus_minus",
+    "ring_selected", "square_axes",
 ]  # fmt: skip
 
 MINUS = "\N{MINUS SIGN}"
-THIN_SPACE = "\N{THIN SPACE}"
+# What is framed first: this share of the codes, unless all of them need little more room.
+_FRAMED, _LITTLE_MORE, _MARGIN = 0.99, 1.25, 1.06
 
 
 def new_figure(
@@ -38,6 +40,7 @@ def new_figure(
         "automargin": False,
         "gridcolor": palette.HAIRLINE,
         "zeroline": False,
+        "separatethousands": True,
         "linecolor": palette.HAIRLINE,
         "ticks": "",
         "exponentformat": "power",  # else Plotly writes a millionth of a nat as 1μ
@@ -54,7 +57,7 @@ def new_figure(
             "plot_bgcolor": "rgba(0,0,0,0)",
             "showlegend": False,
             "hoverlabel": {"align": "left"},
-            "separators": f".{THIN_SPACE}",
+            "separators": ".,",
             "dragmode": False,
         }
     )
@@ -72,6 +75,27 @@ def square_axes(figure: go.Figure, span: float) -> go.Figure:
     return figure
 
 
+def framed_span(places: np.ndarray, least: float) -> tuple[float, float]:
+    r"""How far a view that is centred on 0 reaches: for nearly all places, and for all of them.
+
+    A few far codes would leave the crowd a blot, so at first 99 % of the codes are framed.
+
+    Args:
+        places: Coordinates, with shape :math:`(N, 2)` or :math:`(N, 1)`; NaN for those left out.
+        least: What is framed at least, in the unit of the places.
+
+    Returns:
+        The half-width of the first view, and that of a view of everything. They are one where
+        everything needs at most a quarter more room.
+    """
+    distance = np.abs(places).max(1)
+    nearly_all = max(least, _MARGIN * float(np.nanquantile(distance, _FRAMED)))
+    everything = max(least, _MARGIN * float(np.nanmax(distance)))
+    if everything <= _LITTLE_MORE * nearly_all:
+        return everything, everything
+    return nearly_all, everything
+
+
 def ring_selected(figure: go.Figure, x: float, y: float, hover: str = "") -> None:
     """Rings the chosen sample, the same way on every chart."""
     figure.add_scatter(
@@ -82,9 +106,9 @@ def ring_selected(figure: go.Figure, x: float, y: float, hover: str = "") -> Non
 
 
 def nats(value: float, digits: int = 1) -> str:
-    """A number for people: a real minus sign and thin spaces between thousands."""
+    """A number for people: a real minus sign, and commas between thousands."""
     # Adding zero after rounding turns a negative zero, which reads like a mistake, into zero.
-    return f"{round(value, digits) + 0.0:,.{digits}f}".replace("-", MINUS).replace(",", THIN_SPACE)
+    return f"{round(value, digits) + 0.0:,.{digits}f}".replace("-", MINUS)
 
 
 def plus_minus(error: float | None, digits: int = 2) -> str:

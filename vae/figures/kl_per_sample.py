@@ -94,7 +94,7 @@ def cost_of_narrowing(
         hovertemplate="σ %{x:.3f}: KL per sample %{y:.2f} nats<extra></extra>",
     )  # fmt: skip
     figure.add_scatter(
-        x=finite[0], y=finite[1], mode="lines", name=f"information in {size} images",
+        x=finite[0], y=finite[1], mode="lines", name=f"information in {size:,} images",
         line={"color": palette.PRIOR, "width": 2, "dash": "dash"},
         hovertemplate="σ %{x:.3f}: %{y:.2f} nats<extra></extra>",
     )  # fmt: skip
@@ -105,7 +105,7 @@ def cost_of_narrowing(
     )  # fmt: skip
     figure.add_hline(y=np.log(size), line={"color": palette.PRIOR, "width": 1, "dash": "dot"})
     figure.add_annotation(
-        x=1, xref="paper", y=np.log(size), text=f"log {size}", showarrow=False,
+        x=1, xref="paper", y=np.log(size), text=f"log {size:,}", showarrow=False,
         xanchor="right", yanchor="bottom", font={"size": 11},
     )  # fmt: skip
     figure.add_scatter(

@@ -8,7 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from vae.figures import palette
-from vae.figures.frame import nats, new_figure, ring_selected
+from vae.figures.frame import framed_span, nats, new_figure, ring_selected
 from vae.figures.pictures import data_url
 
 __all__ = ["all_pairs"]
@@ -41,7 +41,9 @@ def all_pairs(
     count, step = len(dims), _PANEL + _GAP
     size = count * step - _GAP
     image = np.zeros((size, size, 4), np.uint8)
-    span = max(3.4, 1.06 * float(np.abs(mu[:, dims]).max()))
+    # The maps' scale is for nearly all codes; what lies beyond stands at the edge.
+    span, _ = framed_span(mu[:, dims], 3.4)
+    mu = np.clip(mu, -span, span)
     colours = np.array([[int(c[k : k + 2], 16) for k in (1, 3, 5)] for c in palette.CLASSES])
     shade = colours[labels % len(colours)]
     shade[labels < 0] = colours[0]

@@ -22,19 +22,26 @@ __all__ = [
     "Fact",
     "Slot",
     "arrows_slot",
+    "MOST_NAMED",
     "cluster_labels",
     "colour_slot",
+    "commonest",
+    "density_lines",
     "field_slot",
     "group_slot",
     "points_slot",
     "prior_rings",
+    "scattered",
     "sheet_slot",
     "single_colour_slot",
     "thumbnails_slot",
 ]
 
 _KINDS = {"f4": np.dtype("<f4"), "u4": np.dtype("<u4"), "u1": np.dtype("u1")}
-_NONE = (124, 135, 152)
+_NONE, _FOLDED = (124, 135, 152), (146, 146, 146)
+# Classes that have a colour and a name of their own; of more the commonest do.
+MOST_NAMED = 30
+_NO_LABEL = {"u1": 255, "u4": 2**32 - 1}
 
 
 class Slot(NamedTuple):
@@ -83,22 +90,22 @@ def points_slot(
         spread: Each one's standard deviations across and up, and where its axes are not the
             plane's their correlation: shape :math:`(N, 2)` or :math:`(N, 3)`.
         labels: Class numbers, -1 where there are none, with shape :math:`(N,)`.
-        label_names: The classes' names, at most 254.
+        label_names: The classes' names.
         facts: Numbers of each point.
     """
     places = np.asarray(places)
     empty = np.zeros((0, 3))
     spread = empty if spread is None else np.asarray(spread)
-    named = labels is not None and 0 < len(label_names) < 255
+    named = labels is not None and len(label_names) > 0
+    kind = "u1" if len(label_names) < 255 else "u4"
+    labels = np.where(labels < 0, _NO_LABEL[kind], labels) if named else empty[:, 0]
     arrays = {
         "x": places[:, 0],
         "y": places[:, 1],
         "sd_x": spread[:, 0],
         "sd_y": spread[:, 1],
         "rho": spread[:, 2] if spread.shape[1] == 3 else empty[:, 0],
-        "labels": np.where(labels < 0, 255, labels).astype(np.uint8)
-        if named
-        else np.zeros(0, np.uint8),
+        "labels": labels.astype(_KINDS[kind]),
         **{f"fact_{k}": fact.values for k, fact in enumerate(facts)},
     }
     said = [{"name": fact.name, "unit": fact.unit, "digits": fact.digits} for fact in facts]
@@ -121,17 +128,28 @@ def colour_slot(
             Numbers may be NaN, which shows as grey.
         title: What the colour shows.
         unit: Its unit.
-        class_names: Names of the classes; empty where ``values`` is a quantity.
+        class_names: Names of the classes; empty where ``values`` is a quantity. Of more than
+            ``MOST_NAMED`` the commonest have a colour, and the others are grey together.
         digits: Decimals of the scale.
     """
     if class_names:
-        # Beyond ten classes colours and shapes repeat; the labels on the plane still tell.
-        names = [*class_names[:254], "unlabelled"]
-        codes = np.where((values < 0) | (values >= 254), len(names) - 1, values)
-        colours = [_rgb(palette.CLASSES[k % len(palette.CLASSES)]) for k in range(len(names))]
-        colours[-1] = _NONE
-        if (codes != len(names) - 1).all():
+        # Beyond ten classes colours repeat, in other shapes; the labels on the plane still tell.
+        values = np.where(values < len(class_names), values, -1)
+        shown = commonest(values, len(class_names))
+        entries = np.full(len(class_names) + 1, len(shown))
+        entries[shown] = np.arange(len(shown))
+        entries[-1] = len(shown) + 1
+        codes = entries[values]
+        names = [class_names[k] for k in shown]
+        colours = [_rgb(palette.CLASSES[k % len(palette.CLASSES)]) for k in range(len(shown))]
+        rest = len(class_names) - len(shown)
+        names += [f"{rest:,} other classes", "unlabelled"]
+        colours += [_FOLDED, _NONE]
+        if not (values < 0).any():
             names.pop()
+        if not rest:
+            del names[len(shown)], colours[len(shown)]
+            codes = np.minimum(codes, len(shown))
         return _pack(
             plane, "colour", {"codes": codes.astype(np.uint8), "values": np.zeros(0)},
             title=title, unit=unit, names=names, palette=colours,
@@ -231,15 +249,22 @@ def group_slot(plane: str, members: np.ndarray) -> Slot:
     return _pack(plane, "group", {"members": members.astype(np.uint8)})
 
 
-def cluster_labels(
-    places: np.ndarray, labels: np.ndarray, names: Sequence[str], most: int = 30
-) -> list[dict]:
+def commonest(labels: np.ndarray, classes: int) -> np.ndarray:
+    """The classes that are named one by one, in their order: the commonest ``MOST_NAMED``."""
+    counts = np.bincount(labels[labels >= 0], minlength=classes)[:classes]
+    return np.sort(np.argsort(-counts, kind="stable")[:MOST_NAMED])
+
+
+def cluster_labels(places: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> list[dict]:
     """Each class's name at its middle, so that colour is never the only sign.
 
     A class that is not by far the commonest around its own middle has no cluster to name there.
+    Places may be NaN; of many classes the commonest are named.
     """
     found = []
-    for label in range(min(len(names), most)):
+    placed = np.isfinite(places).all(1)
+    places, labels = places[placed], labels[placed]
+    for label in commonest(labels, len(names)):
         rows = labels == label
         if not rows.any():
             continue
@@ -265,6 +290,35 @@ def prior_rings() -> list[dict]:
         }
         for radius in (1, 2, 3)
     ]
+
+
+def density_lines(z: np.ndarray, aggregate: np.ndarray, prior: np.ndarray) -> list[dict]:
+    r"""The aggregate posterior of one latent dimension and the prior, as lines.
+
+    Args:
+        z: Places along the dimension, with shape :math:`(G,)`.
+        aggregate: The density :math:`\bar q(z)`, likewise.
+        prior: The density :math:`p(z)`, likewise.
+
+    Returns:
+        The aggregate's line and the prior's.
+    """
+    lines = (
+        (aggregate, aggregate, palette.EVIDENCE, False, "q\u0304(z), all codes"),
+        # Its name stands where the fewest codes are for what the prior draws.
+        (prior, prior - aggregate, palette.PRIOR, True, "prior p(z)"),
+    )
+    return [
+        {"points": np.column_stack((z, density)).tolist(), "colour": colour, "dash": dash,
+         "width": 1.6, "label": label, "at": int(at.argmax())}
+        for density, at, colour, dash, label in lines
+    ]  # fmt: skip
+
+
+def scattered(density: np.ndarray) -> np.ndarray:
+    r"""Heights below a density, (N,), so that dots fill the area under its curve evenly."""
+    turn = (np.sqrt(5) - 1) / 2
+    return density * ((np.arange(len(density)) + 0.5) * turn % 1)
 
 
 def _pack(plane: str, name: str, arrays: Mapping[str, np.ndarray], **facts: object) -> Slot:

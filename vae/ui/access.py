@@ -27,6 +27,7 @@ from vae.model.checkpoint import Checkpoint, load
 from vae.model.originals import files_of, originals
 from vae.model.registry import Entry, default_root, scan
 from vae.model.stored import CheckpointError
+from vae.model.vae import observe
 
 __all__ = [
     "Table",
@@ -159,14 +160,17 @@ def _table(_model: Checkpoint, key: str) -> Table:
 
 
 def images(model: Checkpoint, rows: Sequence[int]) -> np.ndarray | None:
-    """Reference images in [0, 1], (N, C, H, W); none where the data aren't on this machine."""
+    """Reference images as the model sees them, binarised where it asks for that.
+
+    In [0, 1], (N, C, H, W); none where the data aren't on this machine.
+    """
     return _images(model, model.identity, tuple(int(row) for row in rows))
 
 
 @st.cache_data(max_entries=256, show_spinner=False)
 def _images(_model: Checkpoint, key: str, rows: tuple[int, ...]) -> np.ndarray | None:
     levels = levels_at(_model, rows)
-    return None if levels is None else _model.config.image.from_levels(levels)
+    return None if levels is None else observe(_model.config, levels).numpy()
 
 
 def files(model: Checkpoint) -> list[str] | None:
@@ -205,12 +209,9 @@ def _receipt_of(
 
 
 def sample_png(model: Checkpoint, sample: int) -> bytes | None:
-    """A reference sample as a PNG file; none where its image isn't on this machine."""
-    found = images(model, [sample])
-    if found is None:
-        return None
-    spec = model.config.image
-    return encode_png(to_image(spec.to_levels(found[0]), spec))
+    """A reference sample as a PNG file, as it was before the model saw it; none where it isn't."""
+    levels = levels_of(model, sample)
+    return None if levels is None else encode_png(to_image(levels, model.config.image))
 
 
 def draws_of(model: Checkpoint) -> int:

@@ -14,13 +14,15 @@ import torch
 
 from vae.elbo.aggregate import aggregate_log_density
 from vae.elbo.holes import Holes, holes
-from vae.explore.projection import TSNE_MOST, Principal, principal_axes, tsne
+from vae.explore.projection import TSNE_MOST, Principal, principal_axes, tsne, vary
 from vae.model.checkpoint import Checkpoint
 from vae.ui import access
 
 __all__ = [
     "COMPONENTS",
+    "all_equal",
     "components",
+    "densities",
     "hole_examples",
     "hole_share",
     "log_ratio",
@@ -82,6 +84,24 @@ def _log_ratio(_model: Checkpoint, identity: str) -> np.ndarray:
     zero = torch.zeros(1, z.shape[1])
     prior = aggregate_log_density(zero, torch.ones_like(zero), z)
     return (aggregate_log_density(mu, sigma, z) - prior).numpy()
+
+
+def densities(model: Checkpoint, z: np.ndarray) -> np.ndarray:
+    r"""Of one latent dimension: :math:`\bar q(z)` and :math:`p(z)`, (G) to (2, G)."""
+    mu, sigma, _ = components(model)
+    at, zero = torch.from_numpy(z)[:, None], torch.zeros(1, 1)
+    logs = aggregate_log_density(mu, sigma, at), aggregate_log_density(zero, zero + 1, at)
+    return torch.stack(logs).exp().numpy()
+
+
+def all_equal(model: Checkpoint) -> bool:
+    """Whether all codes are one, so that there is no direction in which they vary."""
+    return _all_equal(model, model.identity)
+
+
+@st.cache_data(max_entries=32, show_spinner=False)
+def _all_equal(_model: Checkpoint, identity: str) -> bool:
+    return not vary(_model.reference.mu)
 
 
 def principal(model: Checkpoint) -> Principal:

@@ -9,7 +9,7 @@ import streamlit as st
 
 from vae.elbo.files import ScoreSettings, score_bytes
 from vae.figures import palette
-from vae.figures.bound import three_densities, two_clouds
+from vae.figures.bound import densities_on_a_line, three_densities, two_clouds
 from vae.figures.frame import adding_up, nats
 from vae.figures.ladder import Rung, ladder_html
 from vae.model.checkpoint import Checkpoint
@@ -125,9 +125,9 @@ def two_forms(found: explained.Gap) -> None:
 
 
 def densities(model: Checkpoint, levels: np.ndarray, found: explained.Gap) -> None:
-    """Prior, true posterior, q and q* on one plane; clouds of draws where D > 2."""
-    if model.config.latent_dim == 2:
-        _plane(model, levels, found)
+    """Prior, true posterior, q and q* on one line or plane; clouds of draws where D > 2."""
+    if model.config.latent_dim <= 2:
+        _exact(model, levels, found)
         return
     keep = np.random.default_rng(0).choice(len(found.ladder.z), 400, p=found.ladder.weights)
     by_kl = access.table(model).by_kl
@@ -143,22 +143,27 @@ def densities(model: Checkpoint, levels: np.ndarray, found: explained.Gap) -> No
     )
 
 
-def _plane(model: Checkpoint, levels: np.ndarray, found: explained.Gap) -> None:
+def _exact(model: Checkpoint, levels: np.ndarray, found: explained.Gap) -> None:
     lows = np.minimum(found.mu - 3.5 * found.sigma, found.best[0] - 3.5 * found.best[1])
     highs = np.maximum(found.mu + 3.5 * found.sigma, found.best[0] + 3.5 * found.best[1])
     middle, half = (lows + highs) / 2, max(float((highs - lows).max()) / 2, 0.4)
     window = np.stack((middle - half, middle + half), 1)
     axes, density = explained.posterior(model, levels, window)
-    widgets.chart(
-        three_densities(
-            axes, density, (found.mu, found.sigma), found.best, (middle, np.full(2, half))
-        ),
-        "The true posterior as a heat map with ellipses of q, of the best q* and of the prior",
-    )
+    q = (found.mu, found.sigma)
+    if len(middle) == 1:
+        widgets.chart(
+            densities_on_a_line(axes[0], density, q, found.best),
+            "The true posterior as a curve with those of q, of the best q* and of the prior",
+        )
+    else:
+        widgets.chart(
+            three_densities(axes, density, q, found.best, (middle, np.full(2, half))),
+            "The true posterior as a heat map with ellipses of q, of the best q* and of the prior",
+        )
     cell = np.prod(axes[:, 1] - axes[:, 0])
-    inside = (((axes[0][None] - found.mu[0]) / found.sigma[0]) ** 2) + (
-        ((axes[1][:, None] - found.mu[1]) / found.sigma[1]) ** 2
-    ) <= 9
+    # The density has a row for each value of the second dimension.
+    away = ((axes - found.mu[:, None]) / found.sigma[:, None]) ** 2
+    inside = (away[0] if len(away) == 1 else away[0] + away[1][:, None]) <= 9
     shown = float(density.sum() * cell)
     st.caption(
         f"q holds **{100 * float(density[inside].sum() * cell):.0f} %** of the posterior within "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,15 @@ from vae.ui.missing import where_images_are
 from vae.ui.walks.dimensions import strongest_film
 from vae.ui.walks.start import prior_mean
 
-__all__ = ["comparable", "ladder_of", "ladder_slider", "plane", "table_of_models", "two_models"]
+__all__ = [
+    "comparable",
+    "ladder_of",
+    "ladder_slider",
+    "plane",
+    "standing",
+    "table_of_models",
+    "two_models",
+]
 
 _SHOWN = 2_000
 
@@ -48,15 +57,29 @@ def _subject(manifest: dict[str, Any]) -> tuple:
     return image, *kind
 
 
+def standing(model: Checkpoint, manifests: dict[str, dict[str, Any]]) -> str:
+    """Which of the comparable models describes their images most cheaply, as HTML."""
+    if len(manifests) == 1:
+        return "There is no other model of the same images to compare this one with yet."
+    best = max(manifests, key=lambda name: manifests[name]["metrics"]["elbo"])
+    count = f"Of {len(manifests):,} models of the same images"
+    if best == model.name:
+        return f"{count} this one describes them most cheaply."
+    cost = nats(-manifests[best]["metrics"]["elbo"], 2)
+    return f"{count}, {escape(best)} describes them most cheaply, for <b>{cost}</b> nats an image."
+
+
 def ladder_of(model: Checkpoint, manifests: dict[str, dict[str, Any]]) -> dict[float, str]:
-    """The models that differ from this one in the weight of the KL alone, by rising beta."""
+    """The models that differ from this one in the weight of the KL alone, by rising beta.
+
+    Of several with one weight this one is taken, or else the one with the highest ELBO.
+    """
     mine = _run_without_beta(model.manifest)
-    found = {
-        float(manifest["config"]["beta"]): name
-        for name, manifest in manifests.items()
-        if mine is not None and _run_without_beta(manifest) == mine
-    }
-    return dict(sorted(found.items()))
+    if mine is None:
+        return {}
+    alike = [name for name, one in manifests.items() if _run_without_beta(one) == mine]
+    alike.sort(key=lambda name: (name == model.name, manifests[name]["metrics"]["elbo"]))
+    return dict(sorted({float(manifests[name]["config"]["beta"]): name for name in alike}.items()))
 
 
 def _run_without_beta(manifest: dict[str, Any]) -> TrainConfig | None:
@@ -124,9 +147,9 @@ def ladder_slider(model: Checkpoint, ladder: dict[float, str]) -> None:
     rate, distortion = adding_up((metrics["rate"], metrics["distortion"]), 2)
     st.markdown(
         f"**{literal(other.name)}**: rate **{nats(rate, 2)}** + distortion "
-        f"**{nats(distortion, 2)}** = **{nats(-metrics['elbo'], 2)} ± {metrics['elbo_se']:.2f} nats** "
-        f"an image, which is minus its true ELBO (β = 1): lower is better. {metrics['active_units']} of "
-        f"{other.config.latent_dim} units are active.",
+        f"**{nats(distortion, 2)}** = **{nats(-metrics['elbo'], 2)} ± "
+        f"{metrics['elbo_se']:.2f} nats** an image, which is minus its true ELBO (β = 1): lower "
+        f"is better. {metrics['active_units']} of {other.config.latent_dim} units are active.",
         help=words.ACTIVE,
     )
     left, right = st.columns([1, 1.5], gap="large")
@@ -137,8 +160,8 @@ def ladder_slider(model: Checkpoint, ladder: dict[float, str]) -> None:
         widgets.chart(
             codes(table.mu[keep][:, axes], table.sigma[keep][:, axes], table.labels[keep],
                   other.label_names),
-            f"Posterior means of {len(keep)} images under {other.name}, with the median width of "
-            "a code",
+            f"Posterior means of {len(keep):,} images under {other.name}, with the median width "
+            "of a code",
         )  # fmt: skip
         st.caption(
             f"Codes over dimensions {first + 1} and {second + 1}. Dotted: the prior's 1, 2 and 3 "
@@ -198,17 +221,17 @@ def table_of_models() -> None:
     manifests = {n: e.manifest for n, e in access.entries().items() if not e.damage}
     rows = [_row(name, manifest) for name, manifest in manifests.items()]
     frame = pd.DataFrame(rows).dropna(axis="columns", how="all")
-    columns = {
-        name: st.column_config.NumberColumn(format="%.3f")
-        for name in frame.columns
-        if frame[name].dtype == float and name != "images of log p(x)"
-    }
+    # Counts stay whole numbers where a model has none.
+    frame = frame.convert_dtypes(convert_string=False, convert_floating=False)
     # As they are shown they add up; the file has every digit.
     terms = ["rate, nats", "distortion, nats"]
     shown = frame.copy()
     shown[terms] = [adding_up(pair, 3) for pair in frame[terms].to_numpy()]
     st.dataframe(
-        shown, hide_index=True, column_config=columns, alt=f"Figures of {len(frame)} models"
+        shown.style.format(precision=3, thousands=",", na_rep="—"),
+        hide_index=True,
+        column_config={"model": st.column_config.Column(pinned=True)},
+        alt=f"Figures of {len(frame)} models",
     )
     st.caption(
         "Means over validation images ± standard error. Rate and distortion: lower is better; "
@@ -225,10 +248,8 @@ def _row(name: str, manifest: dict[str, Any]) -> dict[str, Any]:
     row = {
         "model": name,
         "data": data_title(manifest),
-        "likelihood": facts_of(shape["likelihood"]).title,
-        "network": shape["network"],
         "D": shape["latent_dim"],
-        "objective": config["objective"],
+        "active units": metrics["active_units"],
         "β": config["beta"],
         "ELBO, nats": metrics["elbo"],
         "± ELBO": metrics["elbo_se"],
@@ -240,7 +261,9 @@ def _row(name: str, manifest: dict[str, Any]) -> dict[str, Any]:
         # Left out where log p(x) is known of all of them.
         "images of log p(x)": metrics.get("log_evidence_images"),
         "bits per pixel value": metrics.get("bits_per_dim"),
-        "active units": metrics["active_units"],
+        "likelihood": facts_of(shape["likelihood"]).title,
+        "network": shape["network"],
+        "objective": config["objective"],
         "parameters": manifest["training"]["parameters"],
         "training, s": manifest["training"]["seconds"],
     }

@@ -111,7 +111,7 @@ def questions(model: Checkpoint, sample: int, images: bool = True) -> None:
     names = [f"sample {row}" for row in rows]
     st.markdown("**1. Which of these pays the most nats for its code?**")
     labels = [label_text(int(table.labels[row]), model.label_names) for row in rows]
-    captions = [f"{row}: {text}" for row, text in zip(rows, labels, strict=True)]
+    captions = [f"sample {row}: {text}" for row, text in zip(rows, labels, strict=True)]
     widgets.gallery(model, rows, captions, 8)
     guess = st.radio("Largest KL", names, index=None, horizontal=True, key=f"guess-{sample}")
     if guess:
@@ -146,7 +146,7 @@ def questions(model: Checkpoint, sample: int, images: bool = True) -> None:
         _reveal(
             guess == choices[2],
             f"It stays: {nats(alone.kl, 6)} nats alone, {nats(together.kl, 6)} among "
-            f"{together.size}. The batch's mean KL is {nats(together.batch_mean_kl, 2)}, and no "
+            f"{together.size:,}. The batch's mean KL is {nats(together.batch_mean_kl, 2)}, and no "
             "image pays that.",
         )
 

@@ -52,13 +52,14 @@ __all__ = [
 _MOST_FOR_SURGERY = 2_000
 _COMPANY = 256
 # Cells of the posterior along a side, each of which may be decoded for each sample.
-_PLANE_SIDE = 61
+_PLANE_SIDE, _LINE_SIDE = 61, 401
 
 
 def blurred(model: Checkpoint, sample: int) -> Receipt:
     """The receipt of a reference sample after a 3x3 box blur."""
     spec = model.config.image
-    padded = np.pad(access.images(model, [sample])[0], ((0, 0), (1, 1), (1, 1)), mode="edge")
+    image = spec.from_levels(access.levels_of(model, sample))
+    padded = np.pad(image, ((0, 0), (1, 1), (1, 1)), mode="edge")
     windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))
     return access.receipt_of(
         model, spec.to_levels(windows.mean((-1, -2))), access.draws_of(model), 0
@@ -227,7 +228,7 @@ def scan(model: Checkpoint) -> CoarseScan | None:
 def posterior(
     model: Checkpoint, levels: np.ndarray, window: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Axes (2, G) and density (G, G) of one image's true posterior over a window (2, 2)."""
+    """Axes (D, G) and density (G) or (G, G) of one image's true posterior over a window (D, 2)."""
     return _posterior(model, model.identity, levels, window)
 
 
@@ -238,7 +239,8 @@ def _posterior(
     x = observe(_model.config, levels[None])[0]
     found = _quadrature(_model, key, levels)
     centre = torch.from_numpy(window.mean(1))
-    grid = true_posterior(_model.model, x, centre, torch.from_numpy(window), _PLANE_SIDE, found)
+    side = _LINE_SIDE if len(window) == 1 else _PLANE_SIDE
+    grid = true_posterior(_model.model, x, centre, torch.from_numpy(window), side, found)
     return grid.axes.numpy(), grid.density.numpy()
 
 

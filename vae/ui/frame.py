@@ -18,10 +18,10 @@ from vae.model.checkpoint import Checkpoint
 from vae.model.likelihoods import facts_of
 from vae.model.stored import SPLITS, CheckpointError
 from vae.ui import access
-from vae.ui.links import remember
+from vae.ui.links import remember, shown
 from vae.ui.literal import literal
 from vae.ui.missing import where_images_are
-from vae.ui.screens import SCREENS, page_path
+from vae.ui.screens import SCREENS, page_path, unknown_screen
 from vae.ui.style import STYLE
 from vae.ui.train_gate import training_allowed
 from vae.ui.words import ELSEWHERE, OWN_FOLDER, held_out
@@ -36,15 +36,22 @@ def main() -> None:
     st.set_page_config(page_title="Elboscope", page_icon=here / "mark.svg", layout="wide")
     st.logo(here / "brand.svg", size="large", icon_image=here / "mark.svg")
     st.html(STYLE)
+    offered = {
+        section: {
+            name: title
+            for name, title in screens.items()
+            # It starts processes, so it is there only where nobody else reaches the server.
+            if name != "train" or training_allowed()
+        }
+        for section, screens in SCREENS.items()
+    }
     page = st.navigation(
         {
             section: [
                 st.Page(page_path(name), title=title, default=name == "overview")
                 for name, title in screens.items()
-                # It starts processes, so it is there only where nobody else reaches the server.
-                if name != "train" or training_allowed()
             ]
-            for section, screens in SCREENS.items()
+            for section, screens in offered.items()
         }
     )
     usable = {name: entry for name, entry in access.entries().items() if not entry.damage}
@@ -59,6 +66,14 @@ def main() -> None:
                     f":material/warning: {literal(entry.name)} cannot be opened. "
                     f"{literal(entry.damage)}"
                 )
+    titles = {name: title for screens in offered.values() for name, title in screens.items()}
+    missed = unknown_screen(st.context.url, st.get_option("server.baseUrlPath"), titles)
+    if missed is not None:
+        st.warning(
+            f"There is no screen {shown(missed)}, so {titles['overview']} is shown. There are: "
+            f"{', '.join(titles.values())}.",
+            icon=":material/link_off:",
+        )
     for notice in st.session_state.get("notices", ()):
         st.warning(notice, icon=":material/link_off:")
     page.run()
@@ -113,7 +128,7 @@ def _pick_sample(model: Checkpoint) -> None:
     if not usable:
         remember(
             f"The link names a sample “{literal(asked[:20])}” that this model doesn't have, so "
-            f"another one is shown. Samples run from 0 to {last}."
+            f"another one is shown. Samples run from 0 to {last:,}."
         )
     # On a first visit a bad value is taken out of the link before the widget reads it: Streamlit
     # 1.67 fails on a number that overflows.

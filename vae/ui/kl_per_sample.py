@@ -22,7 +22,7 @@ from vae.ui.plane import scatter
 
 __all__ = ["company", "reduction_lens", "surgery"]
 
-_ROWS = 8
+_ROWS, _ITS_KL = 8, "Σ over D: its KL"
 
 
 def company(model: Checkpoint, sample: int) -> None:
@@ -59,7 +59,7 @@ def reduction_lens(model: Checkpoint, sample: int) -> None:
     shown = [adding_up(charges, 3) for charges in kl]
     frame = pd.DataFrame(shown, columns=[f"z{d + 1}" for d in range(kl.shape[1])])
     frame.insert(0, "image", [f"sample {row}" for row in rows])
-    frame["Σ over D: its KL"] = kl.sum(1)
+    frame[_ITS_KL] = kl.sum(1)
     left, right = st.columns([1.7, 1], gap="large")
     with left:
         top = max(float(kl.max()), 1e-9)
@@ -70,6 +70,8 @@ def reduction_lens(model: Checkpoint, sample: int) -> None:
         styled = frame.style.map(ramp, subset=list(frame.columns[1:-1])).format(precision=3)
         state = st.dataframe(
             styled, hide_index=True, on_select="rerun", key="lens",
+            # Beside the names, however many dimensions there are.
+            column_config={name: {"pinned": True} for name in ("image", _ITS_KL)},
             selection_mode=["single-row", "single-column", "single-cell"],
             alt=f"KL of {_ROWS} images by latent dimension, in nats",
         )  # fmt: skip
@@ -103,7 +105,7 @@ def _reading(selection: dict, frame: pd.DataFrame, rows: list[int], kl: np.ndarr
             )
         if column == frame.columns[-1]:
             return (
-                f"**The last column** holds one KL for each image. Their mean, "
+                f"**This column** holds one KL for each image. Their mean, "
                 f"{nats(kl.sum(1).mean(), 4)} nats, is the only step over the batch, and the last."
             )
     total = kl.sum(1)

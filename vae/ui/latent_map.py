@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import streamlit as st
 
-from vae.explore.lattice import Window, dimension_plane
+from vae.data.datasets import label_text
+from vae.explore.lattice import Plane, Window, dimension_plane
+from vae.explore.projection import TSNE_LEAST
 from vae.explore.selection import inside
-from vae.figures.frame import nats
-from vae.figures.plane import Fact, group_slot, prior_rings
+from vae.figures.frame import framed_span, nats
+from vae.figures.plane import (
+    MOST_NAMED,
+    Fact,
+    density_lines,
+    group_slot,
+    prior_rings,
+    scattered,
+)
 from vae.model.checkpoint import Checkpoint
 from vae.model.stored import SPLITS
 from vae.ui import access, all_codes, maps
@@ -22,6 +32,7 @@ __all__ = [
     "DENSITY",
     "HOLES",
     "KEY",
+    "LINE",
     "ROUND_TRIP",
     "VIEWS",
     "Settings",
@@ -32,25 +43,28 @@ __all__ = [
 
 KEY = "latent_plane"
 VIEWS = ("two dimensions", "PCA", "t-SNE")
+# The only view of a model with one latent dimension.
+LINE = "one dimension"
 DECODED, PRIOR, DENSITY, HOLES = "decoded images", "prior", "density of codes", "holes"
 ROUND_TRIP, GAUSSIANS, PICTURES = "round trip", "every Gaussian", "images when zoomed in"
 LAYERS = (DECODED, PRIOR, DENSITY, HOLES, ROUND_TRIP, GAUSSIANS, PICTURES)
 _DEFAULT_LAYERS = (PRIOR, PICTURES)
+_ANYWHERE = 3.4
 
 
 class Settings(NamedTuple):
     """What the person chose.
 
     Attributes:
-        view: One of ``VIEWS``.
-        dims: The dimensions across and up.
+        view: One of ``VIEWS``, or ``LINE``.
+        dims: The dimensions across and up; one where there are no more.
         hold: Whether the slice keeps the chosen sample's other dimensions, rather than 0.
         colour: What colours the dots.
         layers: Which of ``LAYERS`` are drawn.
     """
 
     view: str
-    dims: tuple[int, int]
+    dims: tuple[int, ...]
     hold: bool
     colour: str
     layers: tuple[str, ...]
@@ -68,12 +82,19 @@ def settings(model: Checkpoint, table: Table) -> Settings:
             "Colour by", quantities, key="colour", bind="query-params", width=230,
             on_change=_forget,
         )  # fmt: skip
+        if colour == "label" and len(model.label_names) > MOST_NAMED:
+            _find_class(model, table)
         view, dims, hold = VIEWS[0], (0, 1), True
+        if model.config.latent_dim == 1:
+            view, dims = LINE, (0,)
+        empty = ""
         if many:
             maps.unchecked("view", VIEWS, "view")
             view = st.selectbox(
                 "View", VIEWS, key="view", bind="query-params", width=180, on_change=_forget
             )
+            empty = _nothing_to_see(model, view)
+            view = VIEWS[0] if empty else view
         if many and view == VIEWS[0]:
             maps.unchecked("across", names, "dimension across")
             across = st.selectbox(
@@ -109,6 +130,8 @@ def settings(model: Checkpoint, table: Table) -> Settings:
     )  # fmt: skip
     for sentence in st.session_state.get("map_notices", ()):
         st.warning(sentence, icon=":material/link_off:")
+    if empty:
+        st.info(f"{empty} Two dimensions are shown instead.")
     return Settings(view, dims, hold, colour, tuple(layers or ()))
 
 
@@ -116,9 +139,45 @@ def _forget() -> None:
     st.session_state["map_notices"] = []
 
 
+def _nothing_to_see(model: Checkpoint, view: str) -> str:
+    """Why a view of these codes shows nothing; empty where it does."""
+    count = model.reference.size
+    if view != VIEWS[0] and all_codes.all_equal(model):
+        return f"All {count:,} codes are one and the same, so {view} has nothing to spread out."
+    if view == VIEWS[2] and count < TSNE_LEAST:
+        return f"t-SNE needs at least {TSNE_LEAST} codes, and there are {count}."
+    return ""
+
+
+def _find_class(model: Checkpoint, table: Table) -> None:
+    """A search among more classes than have a colour; what it finds becomes the group."""
+    classes = np.unique(table.labels[table.labels >= 0]).tolist()
+    group, asked = maps.group(model), st.session_state.get("find")
+    # Another model's class, or one whose group was forgotten or circled anew since.
+    if asked is not None and (
+        group is None or not np.array_equal(group, np.flatnonzero(table.labels == asked))
+    ):
+        st.session_state["find"] = None
+
+    def gather() -> None:
+        maps.set_group(model, np.flatnonzero(table.labels == st.session_state["find"]))
+
+    st.selectbox(
+        "Find a class", classes, index=None, key="find", width=230, on_change=gather,
+        format_func=lambda number: label_text(number, model.label_names),
+        placeholder=f"among {len(classes):,}",
+        help=f"The {MOST_NAMED} commonest classes have a colour and a name on the map, the others "
+        "are grey. A class that is found becomes the group.",
+    )  # fmt: skip
+
+
 def _offered(view: str) -> list[str]:
-    """The layers that a view can have: t-SNE's places are no codes, and PCA's axes are tilted."""
+    """The layers that a view can have: t-SNE's places are no codes, and PCA's axes are tilted.
+
+    On one dimension the density is a line that is always there.
+    """
     missing = {
+        LINE: (DENSITY, ROUND_TRIP),
         VIEWS[0]: (),
         VIEWS[1]: (DENSITY, HOLES, PRIOR),
         VIEWS[2]: (DECODED, PRIOR, DENSITY, HOLES, ROUND_TRIP, GAUSSIANS),
@@ -161,13 +220,14 @@ def scene(model: Checkpoint, table: Table, sample: int, chosen: Settings) -> Sce
     mu, sigma = table.mu, table.sigma
     sha = model.identity[:12]
     held = mu[sample] if chosen.hold else np.zeros(mu.shape[1])
+    if chosen.view == LINE:
+        return _line(model, table)
     if chosen.view == VIEWS[0]:
         dims = chosen.dims
         places = mu[:, dims]
-        span = max(3.4, 1.06 * float(np.abs(places).max()))
         return Scene(
-            chosen.view, f"{sha} {dims}", places, sigma[:, dims],
-            dimension_plane(dims, held), dims, Window(-span, -span, span, span),
+            chosen.view, f"{sha} {dims}", places, sigma[:, dims], dimension_plane(dims, held),
+            dims, *_windows(places, _ANYWHERE),
         )  # fmt: skip
     if chosen.view == VIEWS[1]:
         axes = all_codes.principal(model)
@@ -177,22 +237,43 @@ def scene(model: Checkpoint, table: Table, sample: int, chosen: Settings) -> Sce
         spread = np.column_stack(
             (np.sqrt(across), np.sqrt(up), variance @ (first * second) / np.sqrt(across * up))
         )
-        span = 1.06 * float(np.abs(places).max())
         return Scene(
             chosen.view, f"{sha} PCA", places, spread, axes.plane_through(held), None,
-            Window(-span, -span, span, span),
+            *_windows(places),
         )  # fmt: skip
     bar = st.empty()
 
     def report(done: int, steps: int) -> None:
-        bar.progress(done / steps, f"t-SNE: {done:,} of {steps:,} steps".replace(",", "\u2009"))
+        bar.progress(done / steps, f"t-SNE: {done:,} of {steps:,} steps")
 
     places, count = all_codes.tsne_places(model, sample, report)
     bar.empty()
-    span = 1.06 * float(np.nanmax(np.abs(places)))
     return Scene(
         chosen.view, f"{sha} t-SNE {count} {np.isnan(places[:, 0]).argmax()}", places, None, None,
-        None, Window(-span, -span, span, span),
+        None, *_windows(places),
+    )  # fmt: skip
+
+
+def _windows(places: np.ndarray, least: float = 0.0) -> tuple[Window, Window]:
+    """What is shown first, and what holds every point."""
+    return tuple(Window(-span, -span, span, span) for span in framed_span(places, least))
+
+
+def _line(model: Checkpoint, table: Table) -> Scene:
+    """One latent dimension: codes across, and up, at random heights, the density they make."""
+    mu = table.mu[:, 0]
+    aggregate, _ = all_codes.densities(model, mu)
+    near, far = framed_span(table.mu, _ANYWHERE)
+    # Steps as fine as the narrowest image's Gaussian asks for, within what a screen shows.
+    z = np.linspace(-far, far, 1_201)
+    curves = all_codes.densities(model, z)
+    top = 1.12 * float(max(curves.max(), aggregate.max()))
+    return Scene(
+        LINE, f"{model.identity[:12]} line", np.column_stack((mu, scattered(aggregate))),
+        np.column_stack((table.sigma[:, 0], np.zeros(len(mu)))),
+        Plane(np.zeros(1), np.ones(1), np.zeros(1)), (0,),
+        Window(-near, -0.04 * top, near, top), Window(-far, -0.04 * top, far, top),
+        tuple(density_lines(z, *curves)),
     )  # fmt: skip
 
 
@@ -246,11 +327,13 @@ def draw(model: Checkpoint, sample: int, found: Scene, chosen: Settings) -> None
     done = plane(
         slots,
         key=KEY,
-        alt=f"Posterior means of {len(table.mu)} images over {axes[0]} and {axes[1]}, coloured "
+        alt=f"Posterior means of {len(table.mu):,} images over {axes[0]} and {axes[1]}, coloured "
         f"by {chosen.colour}; sample {sample} is ringed.",
         axes=axes,
         names=short,
         home=found.home,
+        whole=found.whole,
+        equal=found.kind != LINE,
         geometry=found.geometry,
         selected=sample,
         refines=found.plane is not None or PICTURES in layers,
@@ -264,7 +347,7 @@ def draw(model: Checkpoint, sample: int, found: Scene, chosen: Settings) -> None
             "ellipses": GAUSSIANS in layers,
             "images": PICTURES in layers,
         },
-        lines=prior_rings() if PRIOR in layers else (),
+        lines=_lines(found, PRIOR in layers),
         labels=maps.labels(model, found) if chosen.colour == "label" else (),
         on_pick=choose(len(table.mu)),
         on_view=keep,
@@ -272,6 +355,12 @@ def draw(model: Checkpoint, sample: int, found: Scene, chosen: Settings) -> None
     )
     if done.get("pick") is not None or done.get("loop") is not None:
         st.rerun()
+
+
+def _lines(found: Scene, with_prior: bool) -> Sequence[dict]:
+    if found.kind == LINE:
+        return found.lines if with_prior else found.lines[:1]
+    return prior_rings() if with_prior else ()
 
 
 def _is_window(view: object) -> bool:
@@ -290,5 +379,10 @@ def _axes(
         return tuple(titles), ("component 1", "component 2")
     if found.kind == VIEWS[2]:
         return ("t-SNE 1 (no unit)", "t-SNE 2 (no unit)"), ("t-SNE 1", "t-SNE 2")
+    if found.kind == LINE:
+        return ("latent dimension 1", "density; codes at random heights below it"), (
+            "z1",
+            "density",
+        )
     names = tuple(f"z{d + 1}" for d in chosen.dims)
     return tuple(f"latent dimension {name[1:]}" for name in names), names

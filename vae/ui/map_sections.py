@@ -7,20 +7,21 @@ import pandas as pd
 import streamlit as st
 
 from vae.data.datasets import label_text
-from vae.explore.projection import TSNE_MOST
+from vae.explore.projection import TSNE_MOST, perplexity
 from vae.explore.selection import nearest
 from vae.figures.frame import adding_up, nats
 from vae.figures.latent_map import all_pairs
 from vae.figures.pictures import gallery_html
+from vae.figures.plane import MOST_NAMED
 from vae.model.checkpoint import Checkpoint
 from vae.model.stored import SPLITS
 from vae.ui import access, all_codes, maps, widgets
 from vae.ui.access import Table
-from vae.ui.latent_map import DENSITY, KEY, ROUND_TRIP, VIEWS, Settings
+from vae.ui.latent_map import DENSITY, KEY, LINE, ROUND_TRIP, VIEWS, Settings
 from vae.ui.literal import frame_csv, literal
 from vae.ui.maps import Scene
 from vae.ui.screens import link
-from vae.ui.thumbnails import thumbnails
+from vae.ui.thumbnails import captions_of, thumbnails
 
 __all__ = ["card", "circled", "holes", "pairs", "words"]
 
@@ -40,11 +41,20 @@ def words(model: Checkpoint, sample: int, found: Scene, chosen: Settings) -> Non
         )
     elif found.kind == VIEWS[2]:
         count = int(np.isfinite(found.places[:, 0]).sum())
-        some = "" if count == len(found.places) else f" {count} codes were drawn at random for it."
+        some = (
+            "" if count == len(found.places) else f" {count:,} codes were drawn at random for it."
+        )
         said.append(
             "t-SNE keeps near codes near; distances between groups, their sizes and the axes mean "
-            "nothing, and no place of this picture can be decoded (perplexity 30, 1\u2009000 "
-            f"steps, at most {TSNE_MOST} codes).{some}"
+            "nothing, and no place of this picture can be decoded (perplexity "
+            f"{perplexity(count):.0f}, 1,000 steps, at most {TSNE_MOST:,} codes).{some}"
+        )
+    elif found.kind == LINE:
+        said.append(
+            "The one latent dimension lies across. The line q̄(z) is the density of all images' "
+            "Gaussians together; a dot stands at a random height below it, so that dots don't "
+            "hide each other. Where the prior is higher than q̄(z), it draws codes that few "
+            "images have."
         )
     elif dims > 2:
         said.append(
@@ -53,6 +63,12 @@ def words(model: Checkpoint, sample: int, found: Scene, chosen: Settings) -> Non
         )
     if found.plane is not None:
         said.append("Orange: an image's own q(z|x), at 1 and 2 standard deviations.")
+    classes = len(model.label_names)
+    if chosen.colour == "label" and classes > MOST_NAMED:
+        said.append(
+            f"The {MOST_NAMED} commonest of {classes:,} classes have a colour, the others are "
+            "grey; “Find a class” finds any."
+        )
     if DENSITY in chosen.layers and found.dims is not None:
         said.append("Shade: how densely the images' Gaussians lie along the two axes.")
     if ROUND_TRIP in chosen.layers and found.plane is not None:
@@ -99,7 +115,7 @@ def holes(model: Checkpoint, found: Scene) -> None:
     st.caption(
         f"A hole is where the aggregate posterior q̄(z) is thinner than at "
         f"{100 - 100 * share.level:.0f} % of the images' own codes, each judged by the other "
-        f"images. q̄ is of {share.components} images{subset}, the share of {share.draws} prior "
+        f"images. q̄ is of {share.components:,} images{subset}, the share of {share.draws:,} prior "
         "draws; ± is one standard error, of the draws and of the level together. On the plane "
         "the hatching is as dark as the prior is dense."
     )
@@ -126,8 +142,8 @@ def card(model: Checkpoint, table: Table, sample: int) -> None:
         )
         link("sample_elbo", "Its receipt, to the pixel", "receipt_long")
     with fourth:
-        st.markdown("**Nearest codes** and how far they are")
-        captions = [f"{row}: {away:.2f}" for row, away in zip(near, distance, strict=True)]
+        st.markdown("**Nearest codes**")
+        captions = captions_of(near, "distance", distance)
         thumbnails(model, near, captions, 3, key=f"near-{model.name}")
 
 
@@ -166,7 +182,7 @@ def circled(model: Checkpoint, table: Table, rows: np.ndarray) -> None:
         order = np.argsort(np.linalg.norm(table.mu[rows] - middle, axis=1), kind="stable")
         # From the middle of the group to its edge.
         shown = rows[order[np.linspace(0, len(rows) - 1, min(18, len(rows))).astype(int)]]
-        thumbnails(model, shown, [str(row) for row in shown], 6, key=f"group-{model.name}")
+        thumbnails(model, shown, [f"sample {row}" for row in shown], 6, key=f"group-{model.name}")
 
 
 def _means(table: Table, rows: np.ndarray) -> list[str]:
@@ -190,7 +206,7 @@ def _labels(model: Checkpoint, labels: np.ndarray) -> str:
     found, counts = np.unique(labels, return_counts=True)
     order = np.argsort(-counts, kind="stable")[:10]
     return "Labels: " + ", ".join(
-        f"{literal(label_text(int(found[k]), model.label_names))} ({counts[k]})" for k in order
+        f"{literal(label_text(int(found[k]), model.label_names))} ({counts[k]:,})" for k in order
     )
 
 

@@ -49,8 +49,10 @@ class Scene(NamedTuple):
         places: Where the points lie, NaN for those that are left out, with shape :math:`(N, 2)`.
         spread: Standard deviations, and for PCA their correlation, or none.
         plane: The plane through the latent space, or none for t-SNE.
-        dims: The two dimensions, or none where the axes are no dimensions.
+        dims: The dimensions of the axes, or none where the axes are no dimensions.
         home: The window shown first.
+        whole: The window that holds every point, which is larger where a few lie far out.
+        lines: Curves that belong to the places, with their names.
     """
 
     kind: str
@@ -58,8 +60,10 @@ class Scene(NamedTuple):
     places: np.ndarray
     spread: np.ndarray | None
     plane: Plane | None
-    dims: tuple[int, int] | None
+    dims: tuple[int, ...] | None
     home: Window
+    whole: Window
+    lines: tuple[dict, ...] = ()
 
 
 def unchecked(key: str, options: Sequence[str], what: str) -> None:
@@ -182,23 +186,24 @@ def thumbnails(key: str, model: Checkpoint, scene: Scene, window: Window) -> Slo
 
 
 def field(
-    key: str, model: Checkpoint, dims: tuple[int, int], window: Window, with_holes: bool
+    key: str, model: Checkpoint, dims: tuple[int, ...], window: Window, with_holes: bool
 ) -> Slot:
-    """The aggregate posterior of two dimensions over a window, against the prior."""
+    """The aggregate posterior of one or two dimensions over a window, against the prior."""
     return _field(model, model.identity, key, dims, tuple(window), with_holes)
 
 
 @st.cache_resource(max_entries=12, show_spinner=False)
 def _field(
-    _model: Checkpoint, identity: str, key: str, dims: tuple[int, int], window: tuple[float, ...],
+    _model: Checkpoint, identity: str, key: str, dims: tuple[int, ...], window: tuple[float, ...],
     with_holes: bool,
 ) -> Slot:  # fmt: skip
     mu, sigma, _ = components(_model)
-    # Of two dimensions of a diagonal Gaussian the marginal is had by leaving out the others.
+    # The marginal of some dimensions of a diagonal Gaussian is had by leaving out the others.
     mu, sigma = mu[:, dims], sigma[:, dims]
-    z = torch.from_numpy(lattices.places(Window(*window), _FIELD_SIDE).reshape(-1, 2))
+    places = lattices.places(Window(*window), _FIELD_SIDE).reshape(-1, 2)
+    z, zero = torch.from_numpy(places[:, : len(dims)]), torch.zeros(1, len(dims))
     aggregate = aggregate_log_density(mu, sigma, z)
-    ratio = aggregate - aggregate_log_density(torch.zeros(1, 2), torch.ones(1, 2), z)
+    ratio = aggregate - aggregate_log_density(zero, torch.ones_like(zero), z)
     threshold = hole_share(_model, dims).threshold if with_holes else None
     square = (_FIELD_SIDE, _FIELD_SIDE)
     return parts.field_slot(

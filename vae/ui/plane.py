@@ -49,6 +49,7 @@ def plane(
     home: Sequence[float],
     geometry: str,
     selected: int | None,
+    whole: Sequence[float] | None = None,
     equal: bool = True,
     side: bool = True,
     refines: bool = False,
@@ -72,6 +73,7 @@ def plane(
         home: Left, bottom, right, top of the window shown first.
         geometry: What the places are of; where it changes the view starts anew.
         selected: The chosen sample.
+        whole: The window that holds every point, where a few lie beyond the first one.
         equal: Whether both axes have one scale.
         side: Whether the words, and the decoded image, stand beside the plane.
         refines: Whether Python is to be asked for a finer window after a zoom.
@@ -113,6 +115,7 @@ def plane(
                 "axes": list(axes),
                 "names": list(names),
                 "home": [float(edge) for edge in home],
+                "whole": [float(edge) for edge in (home if whole is None else whole)],
                 "geometry": geometry,
                 "start": None if start is None else [float(edge) for edge in start],
                 "selected": selected,

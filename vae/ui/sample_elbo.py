@@ -28,7 +28,7 @@ from vae.ui import access, widgets
 from vae.ui.literal import frame_csv
 from vae.ui.missing import offer_images
 from vae.ui.plane import scatter
-from vae.ui.thumbnails import thumbnails
+from vae.ui.thumbnails import captions_of, thumbnails
 
 __all__ = [
     "all_samples",
@@ -111,8 +111,8 @@ def receipt_to_the_pixel(parts: Receipt) -> None:
             f"Expected log-likelihood of each pixel of block {name}, {part.sum():.2f} nats in all",
         )
         st.caption(
-            f"{part.size} pixels sum to **{nats(part.sum(), 4)} nats**, the bar “pixels {name}”; "
-            f"the dearest costs {nats(-part.min(), 4)} nats."
+            f"{part.size:,} pixels sum to **{nats(part.sum(), 4)} nats**, the bar “pixels {name}”"
+            f"; the dearest costs {nats(-part.min(), 4)} nats."
         )
 
 
@@ -154,8 +154,8 @@ def plane(model: Checkpoint, table: access.Table, sample: int) -> None:
     best, worst = int(gain.argmax()), int(gain.argmin())
     st.caption(
         f"Dotted: equal cost at β = {beta:g}. This weight favours sample {best} most, up "
-        f"{gain[best]} places of {len(gain)} (KL {nats(table.kl[best], 2)} nats), and sample "
-        f"{worst} least, down {-gain[worst]} (KL {nats(table.kl[worst], 2)} nats)."
+        f"{gain[best]:,} places of {len(gain):,} (KL {nats(table.kl[best], 2)} nats), and sample "
+        f"{worst} least, down {-gain[worst]:,} (KL {nats(table.kl[worst], 2)} nats)."
     )
 
 
@@ -164,7 +164,7 @@ def extremes(model: Checkpoint, table: access.Table) -> None:
     order = np.argsort(table.elbo, kind="stable")
     middle = len(order) // 2
     st.caption(
-        "Click a picture to choose it. Beside its number: its ELBO in nats."
+        "Click a picture to choose it."
         + (
             " The pictures are what the decoder makes of the codes."
             if access.images(model, [0]) is None
@@ -178,7 +178,7 @@ def extremes(model: Checkpoint, table: access.Table) -> None:
     }
     for title, rows in groups.items():
         st.markdown(f"**{title}**")
-        captions = [f"{row}: {nats(table.elbo[row])}" for row in rows]
+        captions = captions_of(rows, "ELBO", table.elbo[rows], 1, " nats")
         thumbnails(model, rows, captions, 5, key=f"{title}-{model.name}")
 
 
@@ -237,7 +237,7 @@ def all_samples(model: Checkpoint, table: access.Table) -> None:
         columns.setdefault(name, st.column_config.NumberColumn(format="%.4f"))
     st.dataframe(
         shown, hide_index=True, height=420, column_config=columns,
-        alt=f"Scores of all {len(frame)} held-out images",
+        alt=f"Scores of all {len(frame):,} held-out images",
     )  # fmt: skip
     with st.container(horizontal=True):
         st.download_button(

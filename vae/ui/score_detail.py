@@ -18,7 +18,7 @@ from vae.figures.sample_elbo import pixel_map, receipt
 from vae.figures.scores import code_place, difference_map
 from vae.model.checkpoint import Checkpoint
 from vae.ui import access, second_opinions, widgets
-from vae.ui.thumbnails import thumbnails
+from vae.ui.thumbnails import captions_of, thumbnails
 
 __all__ = ["show_costs", "show_move", "show_place", "show_receipt", "show_refined"]
 
@@ -46,9 +46,10 @@ def show_place(model: Checkpoint, parts: Receipt, moved: np.ndarray | None) -> N
     table = access.table(model)
     near, distance = nearest_to(table.mu, parts.mu, 6)
     axes = (0, 1) if len(table.by_kl) == 2 else tuple(int(d) for d in table.by_kl[:2])
-    left, right = st.columns([1, 1.2], gap="large")
-    with left:
-        if len(table.by_kl) > 1:
+    right = st.container()
+    if len(table.by_kl) > 1:
+        left, right = right.columns([1, 1.2], gap="large")
+        with left:
             widgets.chart(
                 code_place(table.mu, (parts.mu, parts.sigma), axes, near, moved, 340),
                 "The code of this image, ringed, among those of the held-out images; the six "
@@ -61,7 +62,7 @@ def show_place(model: Checkpoint, parts: Receipt, moved: np.ndarray | None) -> N
             )
     with right:
         st.markdown("**Nearest held-out images**, by the distance of their codes")
-        captions = [f"{row}: {away:.2f} away" for row, away in zip(near, distance, strict=True)]
+        captions = captions_of(near, "distance", distance)
         thumbnails(model, near, captions, 3, key=f"near-score-{model.name}")
 
 

@@ -21,6 +21,7 @@ from vae.elbo.verdict import words
 from vae.figures.pictures import thumbnail_url
 from vae.model.checkpoint import Checkpoint
 from vae.model.stored import CheckpointError
+from vae.model.vae import observe
 from vae.ui import links, score_detail, second_opinions, widgets
 from vae.ui.links import base_path
 from vae.ui.literal import literal
@@ -61,7 +62,12 @@ def choose_settings(model: Checkpoint, adaptation: Adaptation, files: int) -> Sc
     with st.expander("Settings"), st.container(horizontal=True):
         calibration = choose_calibration(model)
         bound = st.selectbox(
-            "Bound L, k draws", [0, 100, 1_000, 5_000], key="k", width=190, persist_state=_STAY
+            "Bound L, k draws",
+            [0, 100, 1_000, 5_000],
+            key="k",
+            width=190,
+            persist_state=_STAY,
+            format_func="{:,}".format,
         )
         seed = st.number_input(
             "Seed", 0, 999_999, key="score_seed", width=150, persist_state=_STAY
@@ -162,7 +168,7 @@ def show_score(
     with third:
         score_detail.show_costs(parts)
     with fourth:
-        bound = f"log p(x) ≥ L, k = {row.importance_samples}"
+        bound = f"log p(x) ≥ L, k = {row.importance_samples:,}"
         further = [
             (bound, row.iwae_bound, row.iwae_bound_se),
             ("log p(x), exact", evidence, evidence_error),
@@ -208,10 +214,9 @@ def score_table(scored: Sequence[ScoredImage], model: Checkpoint, rate: float) -
         model: The model.
         rate: The share of normal images that may be flagged.
     """
-    spec = model.config.image
     columns: dict[str, list] = {
         "image": [
-            thumbnail_url(spec.from_levels(one.prepared.levels), _THUMBNAIL)
+            thumbnail_url(observe(model.config, one.prepared.levels[None])[0].numpy(), _THUMBNAIL)
             if one.prepared
             else None
             for one in scored

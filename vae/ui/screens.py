@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import streamlit as st
 
-__all__ = ["SCREENS", "link", "page_path"]
+__all__ = ["SCREENS", "link", "page_path", "unknown_screen"]
 
 SCREENS: dict[str, dict[str, str]] = {
     "Explore": {
@@ -27,6 +29,19 @@ SCREENS: dict[str, dict[str, str]] = {
 def page_path(name: str) -> Path:
     """The file of a screen, absolute: the frame is the script, and lies elsewhere."""
     return Path(__file__).parents[2] / "pages" / f"{name}.py"
+
+
+def unknown_screen(address: str | None, base: str, known: Collection[str]) -> str | None:
+    """What an address names instead of a screen, or none.
+
+    Args:
+        address: The address in the browser.
+        base: The path below which the app is served.
+        known: The names of the screens that are there.
+    """
+    path = unquote(urlsplit(address or "").path).strip("/")
+    asked = path.removeprefix(base.strip("/")).strip("/")
+    return asked if asked and asked not in known else None
 
 
 def link(name: str, label: str, icon: str) -> None:

@@ -39,15 +39,18 @@ STYLE = f"""<style>
 .elb-thumbs button[aria-pressed="true"] {{ outline-color: currentColor; }}
 .elb-thumbs img {{ width: 100%; display: block; image-rendering: pixelated;
   border: 1px solid {palette.HAIRLINE}; }}
-.elb-thumbs span {{ font-size: .875rem; opacity: .8; line-height: 1.3;
-  font-variant-numeric: tabular-nums; }}
+.elb-thumbs span {{ font-size: .875rem; opacity: .8; line-height: 1.3; white-space: pre-line;
+  display: block; font-variant-numeric: tabular-nums; }}
 .elb-line {{ margin: 0; font-variant-numeric: tabular-nums; }}
 .elb-line small {{ opacity: .75; }}
 .elb-sums {{ border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100%;
   max-width: 26rem; }}
 .elb-sums td {{ padding: .3rem 0; border-bottom: 1px solid {palette.HAIRLINE}; }}
 .elb-sums td:last-child {{ text-align: right; white-space: nowrap; padding-left: .75rem; }}
-@media (max-width: 640px) {{ .elb-gallery {{ grid-template-columns: repeat(5, 1fr) !important; }}
+@media (max-width: 640px) {{ .katex-display > .katex {{ white-space: normal; }}
+  .katex-display .base {{ margin: .2rem 0; }}
+  .elb-gallery {{ grid-template-columns: repeat(5, 1fr) !important; }}
+  .elb-thumbs {{ grid-template-columns: repeat(3, 1fr) !important; }}
   .elb-lead {{ font-size: 1.1rem; }} }}
 .elb-scroll {{ overflow-x: auto; }}
 .elb-table {{ border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }}

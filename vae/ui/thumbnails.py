@@ -8,16 +8,27 @@ from pathlib import Path
 import streamlit as st
 
 from vae.data.datasets import label_text
+from vae.figures.frame import nats
 from vae.figures.pictures import data_url, to_bytes
 from vae.model.checkpoint import Checkpoint
 from vae.ui import access
 
-__all__ = ["thumbnails"]
+__all__ = ["captions_of", "thumbnails"]
 
 _SCRIPT = Path(__file__).parents[1] / "figures" / "web" / "thumbnails.js"
 _component = st.components.v2.component(
     "elboscope_thumbnails", js=_SCRIPT.read_text(), isolate_styles=False
 )
+
+
+def captions_of(
+    rows: Sequence[int], quantity: str, values: Sequence[float], digits: int = 2, unit: str = ""
+) -> list[str]:
+    """Two lines below each picture: which sample it is, and what its number is."""
+    return [
+        f"sample {row}\n{quantity} {nats(value, digits)}{unit}"
+        for row, value in zip(rows, values, strict=True)
+    ]
 
 
 def thumbnails(
@@ -29,7 +40,7 @@ def thumbnails(
         model: The model.
         rows: Positions in its reference set.
         captions: One for each, shown below it.
-        columns: Pictures in a row; a phone shows five.
+        columns: Pictures in a row; a phone shows three.
         key: The widget's key.
     """
     found = access.images(model, rows)

@@ -43,7 +43,7 @@ def show_prior(model: Checkpoint, sample: int) -> None:
         f"<b>{nats(middle, 2)}</b> latent units from any held-out code; between neighbours there "
         f"<b>{nats(float(usual.distance), 2)}</b> is usual."
     )
-    captions = [f"{i + 1}: {nats(away, 2)} away" for i, away in enumerate(found.distance)]
+    captions = [f"draw {i + 1}, distance {nats(away, 2)}" for i, away in enumerate(found.distance)]
     alts = [f"Draw {i + 1} from the prior" for i in range(_DRAWS)]
     st.html(gallery_html(images, captions, alts, _COLUMNS))
     columns = {"draw": np.arange(1, _DRAWS + 1), **profile_columns(found)}

@@ -1,8 +1,10 @@
 // The two canvases: below what stays while the pointer moves, above what follows it.
 
 const MINUS = "\u2212";
+// Commas between thousands, as everywhere.
+const grouped = (text) => text.replace(/\d+/, (whole) => whole.replace(/\B(?=(\d{3})+$)/g, ","));
 const fmt = (value, digits) =>
-  Number.isFinite(value) ? (Math.round(value * 10 ** digits) / 10 ** digits + 0).toFixed(digits).replace("-", MINUS) : "—";
+  Number.isFinite(value) ? grouped((Math.round(value * 10 ** digits) / 10 ** digits + 0).toFixed(digits)).replace("-", MINUS) : "—";
 const MOST_ELLIPSES = 3_000;
 
 function ticks(low, high, most) {
@@ -39,10 +41,9 @@ function drawBelow(plane, stretched) {
     drawThumbnails(plane);
   }
   drawArrows(plane);
-  drawLineNames(plane);
-  if (plane.data.layers.labels) {
-    for (const { text, at } of plane.data.labels) halo(ctx, theme, text, view.x(at[0]), view.y(at[1]), "650 15px ");
-  }
+  const taken = [];
+  drawClassNames(plane, taken);
+  drawLineNames(plane, taken);
   drawNote(plane);
   ctx.restore();
   ctx.strokeStyle = theme.line;
@@ -50,12 +51,36 @@ function drawBelow(plane, stretched) {
   ctx.strokeRect(area.x - 0.5, area.y - 0.5, area.width + 1, area.height + 1);
 }
 
-// What is not drawn one by one, and how to see it so.
-function drawNote({ below: ctx, view: { area }, theme, data, drawnAs, ellipsesDrawn, points }) {
-  const words = [];
+// The first of some places at which words meet nothing that is taken; else the first of all.
+function freePlace(taken, places, halfWidth, halfHeight) {
+  const meets = ([x, y]) => taken.some(([otherX, otherY, w, h]) =>
+    Math.abs(x - otherX) < halfWidth + w && Math.abs(y - otherY) < halfHeight + h);
+  const found = places.find((place) => !meets(place)) ?? places[0];
+  taken.push([...found, halfWidth, halfHeight]);
+  return found;
+}
+
+function drawClassNames({ below: ctx, view, theme, data }, taken) {
+  if (!data.layers.labels) return;
+  const font = "650 15px ";
+  ctx.font = font + theme.font;
+  for (const { text, at } of data.labels) {
+    const [x, y] = [view.x(at[0]), view.y(at[1])];
+    const near = [0, -17, 17, -34, 34].map((dy) => [x, y + dy]);
+    const half = ctx.measureText(text).width / 2 + 2;
+    halo(ctx, theme, text, ...freePlace(taken, near, half, 8), font);
+  }
+}
+
+// What is not drawn one by one, or not in view, and how to see it so.
+function drawNote(plane) {
+  const { below: ctx, view: { area }, theme, data, drawnAs, ellipsesDrawn, points } = plane;
+  const words = [], far = plane.beyond();
+  if (far.count) {
+    words.push(`${grouped(String(far.count))} ${data.noun}${far.count > 1 ? "s lie" : " lies"} farther out; zoom out or press \u2922`);
+  }
   if (drawnAs === "density") {
-    const count = points.x.length.toString().replace(/\B(?=(\d{3})+$)/g, "\u2009");
-    words.push(`${count} ${data.noun}s, shown by how many lie where; zoom in for single ones`);
+    words.push(`${grouped(String(points.x.length))} ${data.noun}s, shown by how many lie where; zoom in for single ones`);
   }
   if (data.layers.ellipses && ellipsesDrawn === false)
     words.push(`Gaussians are drawn where at most ${MOST_ELLIPSES} are in view; zoom in`);

@@ -99,16 +99,23 @@ function drawLines({ below: ctx, view, data }) {
   }
 }
 
-function drawLineNames({ below: ctx, view, data, theme }) {
-  for (const { points, label } of data.lines) {
+// Each line's name stands at its end, or where "at" says, or else along it where nothing is.
+function drawLineNames({ below: ctx, view, data, theme }, taken) {
+  const { area } = view, right = area.x + area.width, foot = area.y + area.height;
+  for (const { points, label, at = points.length - 1 } of data.lines) {
     if (!label) continue;
-    const [x, y] = points.at(-1), { area } = view;
-    const across = view.x(x), up = view.y(y), right = area.x + area.width, foot = area.y + area.height;
-    if (across < area.x - 1 || across > right + 1 || up < area.y - 1 || up > foot + 1) continue;
     ctx.font = `11px ${theme.font}`;
-    // At the line's end, and whole.
     const half = ctx.measureText(label).width / 2 + 6;
-    halo(ctx, theme, label, clamp(across, area.x + half, right - half), clamp(up, area.y + 12, foot - 12), "11px ");
+    const place = (k) => {
+      const [x, y] = points[(k + points.length) % points.length].map((value, axis) => (axis ? view.y(value) : view.x(value)));
+      const shown = x >= area.x - 1 && x <= right + 1 && y >= area.y - 1 && y <= foot + 1;
+      // Whole.
+      return shown ? [clamp(x, area.x + half, right - half), clamp(y, area.y + 12, foot - 12)] : undefined;
+    };
+    if (!place(at)) continue;
+    const step = Math.max(1, Math.round(points.length / 48));
+    const along = Array.from({ length: Math.ceil(points.length / 2 / step) }, (_, k) => place(at - k * step)).filter(Boolean);
+    halo(ctx, theme, label, ...freePlace(taken, along, half, 8), "11px ");
   }
 }
 

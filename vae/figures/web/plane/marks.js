@@ -24,11 +24,14 @@ const SHAPES = [
   polygon(3), polygon(3, Math.PI), polygon(5), polygon(5, 0, 0.45), polygon(6),
 ];
 
+// Colours repeat after ten classes, and then with other shapes.
+const shapeOf = (code) => (code + 3 * Math.floor(code / SHAPES.length)) % SHAPES.length;
+
 function fillShape(ctx, shape, x, y, r) {
   ctx.save();
   ctx.translate(x, y);
   ctx.beginPath();
-  SHAPES[shape % SHAPES.length](ctx, r);
+  SHAPES[shape](ctx, r);
   ctx.fill();
   ctx.restore();
 }
@@ -133,7 +136,7 @@ function paintStamps({ sheet, index, window, toX, toY, codes, palette, member },
       for (let k = from; k < to; k++) {
         const row = index.order[k], code = codes[row];
         if (member && member[row] !== wanted) continue;
-        const shape = shapes ? code % SHAPES.length : 0;
+        const shape = shapes ? shapeOf(code) : 0;
         if (!stamps.has(shape)) stamps.set(shape, makeStamp(shape, radius));
         const x = kx * index.x[k] + mx, y = ky * index.y[k] + my;
         if (rim) blend(rim, 0.45 * strength, x, y, ...text);

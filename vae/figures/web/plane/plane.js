@@ -71,7 +71,7 @@ class Plane {
     }
     if (!this.view || moved) {
       const fresh = !this.view;
-      this.view = new View(data.home, data.equal);
+      this.view = new View(data.home, data.whole, data.equal);
       // On coming back from another screen the window is the one that was left.
       if (fresh && data.start) {
         [this.view.left, this.view.bottom, this.view.right, this.view.top] = data.start;
@@ -80,7 +80,7 @@ class Plane {
       this.cursor = undefined;
       this.pointed = -1;
     }
-    this.view.setHome(data.home);
+    this.view.setHome(data.home, data.whole);
     const canvas = this.find("above");
     canvas.setAttribute("aria-label", data.alt);
     this.find("tools").classList.toggle("grouped", Boolean(data.versions.group));
@@ -255,7 +255,7 @@ class Plane {
         this.asked = undefined;
         this.send("view", []);
       }
-      if (!data.refines || view.isHome || view.zoom < 1.3) return;
+      if (!data.refines || view.isHome || (view.zoom < 1.3 && view.zoom > 0.77)) return;
       const window = [view.left, view.bottom, view.right, view.top];
       const fine = this.slot("fine") ?? this.slot("thumbnails");
       if (fine && this.covers(fine.window, window)) return;
@@ -336,9 +336,21 @@ class Plane {
     this.moved();
   }
 
+  // The first view; where that leaves out a few far points, pressed there again everything.
   home() {
-    this.view.reset();
+    if (this.view.isHome) this.view.showWhole();
+    else this.view.reset();
     this.moved();
+  }
+
+  // The points that lie beyond the first view, while it is shown.
+  beyond() {
+    if (!this.index || !this.view.isHome || !this.view.hasFar) return { count: 0 };
+    const window = Object.values(this.view.copy()).join();
+    if (this.far?.index !== this.index || this.far.window !== window) {
+      this.far = { index: this.index, window, count: this.index.n - countInside(this.index, this.view) };
+    }
+    return this.far;
   }
 
   // On reaching the plane by keyboard the cursor stands at the chosen sample.

@@ -66,6 +66,16 @@ function countIn(index, window) {
   return count;
 }
 
+// As countIn, but of the window alone rather than of the cells that it touches.
+function countInside(index, { left, bottom, right, top }) {
+  let count = 0;
+  runsIn(index, { left, bottom, right, top }, (from, to) => {
+    for (let k = from; k < to; k++)
+      if (index.x[k] >= left && index.x[k] <= right && index.y[k] >= bottom && index.y[k] <= top) count++;
+  });
+  return count;
+}
+
 function rowsIn(index, window, most) {
   const rows = [];
   runsIn(index, window, (from, to) => {
@@ -95,16 +105,21 @@ function nearestTo(index, x, y, scaleX, scaleY, reach) {
 
 // A window on the data, and the area of the canvas that shows it, in CSS pixels.
 class View {
-  constructor(home, equal) {
+  constructor(home, whole, equal) {
     this.equal = equal;
     this.area = { x: 0, y: 0, width: 1, height: 1 };
-    this.setHome(home);
+    this.setHome(home, whole);
     this.reset();
   }
 
-  setHome([left, bottom, right, top]) { this.home = { left, bottom, right, top }; }
+  setHome(home, whole) {
+    [this.home, this.whole] = [home, whole].map(([left, bottom, right, top]) => ({ left, bottom, right, top }));
+  }
 
   reset() { Object.assign(this, this.home); this.fit(); }
+  showWhole() { Object.assign(this, this.whole); this.fit(); }
+
+  get hasFar() { return this.whole.left < this.home.left || this.whole.right > this.home.right; }
 
   get isHome() {
     const { left, right } = this.home;
@@ -134,7 +149,8 @@ class View {
 
   zoomAt(px, py, factor) {
     const wide = (this.home.right - this.home.left) / (this.right - this.left);
-    factor = clamp(wide * factor, 0.5, 5000) / wide;
+    const least = (0.5 * (this.home.right - this.home.left)) / (this.whole.right - this.whole.left);
+    factor = clamp(wide * factor, least, 5000) / wide;
     const [x, y] = this.place(px, py);
     this.left = x - (x - this.left) / factor;
     this.right = x + (this.right - x) / factor;
@@ -150,11 +166,11 @@ class View {
     this.keepNear();
   }
 
-  // The middle of the view never leaves the home window: nobody gets lost in empty space.
+  // The middle of the view never leaves the window that holds every point: nobody gets lost in empty space.
   keepNear() {
-    const { home } = this;
+    const { whole } = this;
     const x = (this.left + this.right) / 2, y = (this.bottom + this.top) / 2;
-    const dx = clamp(x, home.left, home.right) - x, dy = clamp(y, home.bottom, home.top) - y;
+    const dx = clamp(x, whole.left, whole.right) - x, dy = clamp(y, whole.bottom, whole.top) - y;
     this.left += dx; this.right += dx;
     this.bottom += dy; this.top += dy;
   }

@@ -71,8 +71,10 @@ function showLegend(plane) {
     sign.width = sign.height = 28;
     const ctx = sign.getContext("2d");
     ctx.fillStyle = `rgb(${colour.palette[code]})`;
-    fillShape(ctx, code, 14, 14, 10);
+    fillShape(ctx, shapeOf(code), 14, 14, 10);
     entry.append(sign, name);
     names.append(entry);
   });
+  // What scrolls is to be reached by keyboard.
+  if (names.scrollHeight > names.clientHeight) Object.assign(names, { tabIndex: 0, role: "group", ariaLabel: "Classes" });
 }
