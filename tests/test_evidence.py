@@ -86,7 +86,7 @@ def test_out_of_reach_is_not_a_number(linear_gaussian) -> None:
 def test_a_step_that_is_too_coarse_says_so(linear_gaussian, sigma: float) -> None:
     model = linear_gaussian(1, sigma)
     x = observe(model.config, levels_of(20))
-    evidence = exact_evidence(model, x, model.posterior_mean(x), halvings=0)
+    evidence = exact_evidence(model, x, model.posterior_mean(x), finest=8)
     wrong = (evidence.log_evidence - model.log_evidence(x)).abs()
     assert (wrong[evidence.error < 1e-2] < 1e-3).all()
     assert (evidence.error[wrong > 1e-2] > 1e-2).all()

@@ -52,7 +52,7 @@ class Evidence(NamedTuple):
 
     Attributes:
         log_evidence: :math:`\log p(x)` in nats, NaN where out of reach, with shape :math:`(B,)`.
-        error: The change at the last halving of the step, in nats, with shape :math:`(B,)`.
+        error: What it may be off, numerically, in nats, with shape :math:`(B,)`.
     """
 
     log_evidence: Tensor
@@ -110,7 +110,7 @@ def exact_evidence(
     x: Tensor,
     mu: Tensor,
     tolerance: float = 1e-4,
-    halvings: int = 3,
+    finest: int = 64,
     scan: CoarseScan | None = None,
 ) -> Evidence:
     r"""Computes :math:`\log p(x) = \log \int p(x \mid z) p(z) dz` by :func:`quadrature`.
@@ -119,8 +119,8 @@ def exact_evidence(
         model: A model with :math:`D \le 2`.
         x: The images, with shape :math:`(B, C, H, W)`.
         mu: The posterior means, with shape :math:`(B, D)`.
-        tolerance: The error in nats at which halving stops.
-        halvings: The most halvings after the first fine step.
+        tolerance: The change in nats at which halving stops.
+        finest: The most parts of a cell's side, a power of 2.
         scan: The model's decoded coarse cells, for a caller that keeps them.
 
     Returns:
@@ -132,7 +132,7 @@ def exact_evidence(
     if scan is None and len(x) > 1 and mu.shape[-1] <= 2:
         scan = coarse_scan(model)
     results = [
-        quadrature(model, image, centre, tolerance, halvings, scan)
+        quadrature(model, image, centre, tolerance, finest, scan)
         for image, centre in zip(x, mu, strict=True)
     ]
     return Evidence(

@@ -32,8 +32,14 @@ __all__ = [
 
 _STEP = 0.2
 _REACHES = (35, 70, 140, 280)
+# Cells this far below the greatest, in nats, are cut; what they hold counts as error.
+_CUT = 14
+# The most parts of a cell's side, a power of 2.
+_FINEST = 64
 # A pixel value takes 4 bytes for each of the scan's codes: at most 128 MiB are kept.
 _KEPT = 2**25
+# Bounds the work for one image, in pixel values decoded.
+_DECODED = 2**27
 
 
 class CoarseScan(NamedTuple):
@@ -56,7 +62,9 @@ class Quadrature(NamedTuple):
         log_joint: :math:`\log p(x, z)` at them in nats, with shape :math:`(N,)`.
         step: The distance of neighbouring nodes; a node stands for ``step ** D``.
         log_evidence: :math:`\log p(x)` in nats, NaN where out of reach, with shape :math:`()`.
-        error: The change at the last halving of the step, in nats, with shape :math:`()`.
+        error: What it may be off, in nats, with shape :math:`()`: the larger of the changes at
+            the last two halvings of the step, the mass of the cells that were cut, and float32's
+            rounding.
     """
 
     nodes: Tensor
@@ -153,23 +161,25 @@ def quadrature(
     image: Tensor,
     mu: Tensor,
     tolerance: float = 1e-4,
-    halvings: int = 3,
+    finest: int = _FINEST,
     scan: CoarseScan | None = None,
 ) -> Quadrature:
     r"""Lays the nodes for :math:`\int p(x \mid z) p(z) dz` and evaluates the integrand there.
 
-    A coarse scan (step 0.2 on [-7, 7]) finds where the integrand lives; the cells within 14 nats
-    of its maximum, their neighbours and those around ``mu`` are integrated at step 0.025, and at
-    half of that as long as the last halving still moved the result. Refining around ``mu`` alone
-    would fail: q can miss the posterior's mass. A foreign image may have its mass farther out:
-    then the scan reaches twice as far, three times at most, after which the result is NaN.
+    A coarse scan (step 0.2 on [-7, 7]) finds where the integrand lives; the cells that may come
+    within 14 nats of its maximum, their neighbours and those around ``mu`` are integrated by the
+    trapezoidal rule, whose step is halved until neither of the last two halvings moved the
+    result. Refining around ``mu`` alone would fail: q can miss the posterior's mass. A foreign
+    image may have its mass farther out: then the scan reaches twice as far, three times at most,
+    after which the result is NaN. Where 2^27 decoded pixel values don't suffice, the result is
+    NaN or stands with the error that is left.
 
     Args:
         model: A model with :math:`D \le 2`.
         image: The image, with shape :math:`(C, H, W)`.
         mu: The posterior mean of q, with shape :math:`(D,)`.
-        tolerance: The error in nats at which halving stops.
-        halvings: The most halvings after the first fine step.
+        tolerance: The change in nats at which halving stops.
+        finest: The most parts of a cell's side, a power of 2.
         scan: The decoded coarse cells, where they are there already.
 
     Returns:
@@ -180,21 +190,19 @@ def quadrature(
     """
     if len(mu) > 2:
         raise ValueError(f"exact evidence needs at most 2 latent dimensions, not {len(mu)}.")
-    centre = mu.double()
+    codes = _DECODED // model.config.image.pixels
     for reach in _REACHES:
-        active, whole = _active_cells(model, image, centre, reach, scan)
-        if whole:
+        count = (2 * reach + 1) ** len(mu)
+        if reach > _REACHES[0] and count > codes:
             break
+        codes -= count
+        found = _active_cells(model, image, mu.double(), reach, scan)
+        if found is not None:
+            return _integrate(model, image, found, tolerance, finest, codes)
         scan = None
+    empty = torch.empty(0, len(mu), dtype=torch.float64)
     nan = torch.full((), math.nan, dtype=torch.float64)
-    result = Quadrature(active[:0], active[:0, 0], _STEP, nan, nan)
-    parts = 8
-    while whole:
-        result = _integrate(model, image, active, parts)
-        if result.error <= tolerance or parts >= 8 * 2**halvings:
-            break
-        parts *= 2
-    return result
+    return Quadrature(empty, empty[:, 0], _STEP, nan, nan)
 
 
 def _log_prior(z: Tensor) -> Tensor:
@@ -206,10 +214,24 @@ def _cells(dims: int, reach: int) -> Tensor:
     return torch.cartesian_prod(*[axis] * dims).reshape(-1, dims)
 
 
+class _Cells(NamedTuple):
+    """The cells worth integrating, by their middles.
+
+    Attributes:
+        middles: With shape (N, D).
+        log_joint: log p(x, z) at them, with shape (N,).
+        cut: The log of the mass of all other cells, by their middles, with shape ().
+    """
+
+    middles: Tensor
+    log_joint: Tensor
+    cut: Tensor
+
+
 def _active_cells(
     model: LatentModel, image: Tensor, centre: Tensor, reach: int, scan: CoarseScan | None
-) -> tuple[Tensor, bool]:
-    """The cells (N, D) worth integrating, and whether they are all within reach."""
+) -> _Cells | None:
+    """The cells worth integrating; none where some lie out of reach."""
     dims = len(centre)
     if scan is None:
         cells = _cells(dims, reach)
@@ -218,27 +240,54 @@ def _active_cells(
         cells = scan.cells
         parts = [log_likelihood(tile, image) for tile in scan.tiles]
         values = torch.cat(parts)[: len(cells)] + _log_prior(cells)
-    least = values.max() - 14
-    keep = values > least
+    least = values.max() - _CUT
+    # The integrand may be narrower than the coarse step, so a cell's middle alone tells little:
+    # half way to a neighbour it may have changed by half as much as all the way.
+    rise, fall = _of_neighbours(values, dims) - values, values + _of_neighbours(-values, dims)
+    keep = values + torch.maximum(rise, fall) / 2 > least
     outside = bool((cells[keep].abs() > (reach - 0.5) * _STEP).any())
     if centre.abs().max() > reach * _STEP:
         outside |= bool(log_joint(model, image, centre[None])[0] > least)
+    if outside:
+        return None
     keep |= ((cells - centre).abs() <= _STEP).all(-1)
-    # A dilation by one cell: the integrand may be narrower than the coarse step.
-    kept = keep.reshape(1, 1, *[2 * reach + 1] * dims).float()
+    keep = _of_neighbours(keep.double(), dims) > 0
+    cut = torch.logsumexp(values[~keep], 0) + dims * math.log(_STEP)
+    return _Cells(cells[keep], values[keep], cut)
+
+
+def _of_neighbours(values: Tensor, dims: int) -> Tensor:
+    """The greatest of each cell's own value and those of the cells around it, (N,)."""
+    side = round(len(values) ** (1 / dims))
     pool = torch.nn.functional.max_pool2d if dims == 2 else torch.nn.functional.max_pool1d
-    return cells[pool(kept, 3, stride=1, padding=1).reshape(-1) > 0], not outside
+    return pool(values.reshape(1, 1, *[side] * dims), 3, stride=1, padding=1).reshape(-1)
 
 
-def _integrate(model: LatentModel, image: Tensor, active: Tensor, parts: int) -> Quadrature:
-    dims, step = active.shape[-1], _STEP / parts
-    offsets = torch.arange(-(parts // 2), parts // 2, dtype=torch.float64) * step
-    fine = torch.cartesian_prod(*[offsets] * dims).reshape(-1, dims)
-    nodes = (active[:, None] + fine).reshape(-1, dims)
-    values = log_joint(model, image, nodes)
-    # Every second node of each axis is the same rule with twice the step: h against 2h.
-    coarse = values.reshape(len(active), *[parts] * dims)
-    coarse = coarse[(slice(None), *[slice(None, None, 2)] * dims)]
-    fine_value = log_sum_exp(values) + dims * math.log(step)
-    coarse_value = log_sum_exp(coarse.flatten()) + dims * math.log(2 * step)
-    return Quadrature(nodes, values, step, fine_value, (fine_value - coarse_value).abs())
+def _integrate(
+    model: LatentModel,
+    image: Tensor,
+    cells: _Cells,
+    tolerance: float,
+    finest: int,
+    most: int,
+) -> Quadrature:
+    """The trapezoidal rule on some cells, all nodes of which stay when its step is halved."""
+    dims, parts = cells.middles.shape[-1], 1
+    nodes, values = cells.middles, cells.log_joint
+    value, last = log_sum_exp(values) + dims * math.log(_STEP), torch.zeros(())
+    while True:
+        parts *= 2
+        offsets = torch.arange(-(parts // 2), parts // 2)
+        offsets = torch.cartesian_prod(*[offsets] * dims).reshape(-1, dims)
+        odd = (offsets % 2 != 0).any(-1)
+        fresh = (cells.middles[:, None] + offsets[odd] * (_STEP / parts)).reshape(-1, dims)
+        nodes = torch.cat((nodes, fresh))
+        values = torch.cat((values, log_joint(model, image, fresh)))
+        before, value = value, log_sum_exp(values) + dims * math.log(_STEP / parts)
+        change = (value - before).abs()
+        error, last = torch.maximum(change, last), change
+        if (parts >= 4 and error <= tolerance) or parts >= finest or 2**dims * len(nodes) > most:
+            break
+    rounding = torch.finfo(torch.float32).eps * value.abs()
+    error = error + torch.log1p(torch.exp(cells.cut - value)) + rounding
+    return Quadrature(nodes, values, _STEP / parts, value, error)
