@@ -5,7 +5,7 @@ from html import escape
 
 import streamlit as st
 
-from vae.figures.frame import adding_up, nats
+from vae.figures.frame import adding_up, nats, plus_minus
 from vae.ui import access, explained, widgets
 from vae.ui import bound as sections
 from vae.ui.missing import offer_images
@@ -36,10 +36,10 @@ with heading.container():
     else:
         widgets.opening(
             "The bound",
-            f"By its ELBO {escape(name)} costs <b>{nats(-found.elbo[0], 2)}</b> ± "
-            f"{found.elbo[1]:.2f} nats, and in truth at most that. The best code of the same kind "
-            f"would bring it down to <b>{nats(-found.best_elbo[0], 2)}</b>, and 5,000 draws of "
-            f"the encoder's own code to <b>{nats(-float(found.ladder.values[-1]), 2)}</b>.",
+            f"By its ELBO {escape(name)} costs <b>{nats(-found.elbo[0], 2)}</b>"
+            f"{plus_minus(found.elbo[1])} nats, and in truth at most that. The best code of the "
+            f"same kind would bring it down to <b>{nats(-found.best_elbo[0], 2)}</b>, and 5,000 "
+            f"draws of the encoder's own to <b>{nats(-float(found.ladder.values[-1]), 2)}</b>.",
         )
 
 left, right = st.columns([1.15, 1], gap="large")
@@ -51,15 +51,14 @@ with right:
 sections.two_forms(found)
 st.markdown(
     "**The gap in two parts** (Cremer et al. 2018). Amortisation, ELBO(q*) − ELBO(q): "
-    f"**{nats(found.amortization, 3)} nats**, what this encoder loses on this image"
+    f"**{nats(found.amortization, 3)}{plus_minus(found.amortization_error, 3)} nats**, what this "
+    "encoder loses on this image. "
     + (
-        ". Approximation, log p(x) − ELBO(q*): "
-        f"**{nats(found.approximation, 3)} nats**, what no diagonal Gaussian "
-        "can reach. Together they are KL(q ‖ p(z|x)); numerical error "
-        f"{found.error:.0e} nats."
+        f"Approximation, log p(x) − ELBO(q*): **{nats(found.approximation, 3)}"
+        f"{plus_minus(found.approximation_error, 3)} nats**, what no diagonal Gaussian can reach. "
+        "Together they are KL(q ‖ p(z|x))."
         if exact
-        else f" (± {found.amortization_se:.2f}). With more than two latent dimensions the rest of "
-        "the gap has no exact value."
+        else "With more than two latent dimensions the rest of the gap has no exact value."
     )
 )
 if exact:

@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from vae.figures.frame import adding_up, nats
+from vae.figures.frame import adding_up, nats, plus_minus
 from vae.figures.palette import ELBO, EXPECTED_LOG_LIKELIHOOD, KL, tex
 from vae.figures.sample_elbo import pixel_map
 from vae.ui import access, widgets
@@ -14,7 +14,7 @@ if parts is None:
     sections.without_its_image(model, table, sample)
     st.stop()
 
-error = f" ± {parts.elbo_se:.2f}" if parts.elbo_se else ""
+error = plus_minus(parts.elbo_uncertainty)
 code, drawing = adding_up((parts.kl, -parts.expected_log_likelihood))
 widgets.opening(
     "One sample's ELBO",
@@ -35,13 +35,14 @@ with third:
     )
     st.caption("Where the cost is: nats for each pixel.")
 with fourth:
-    widgets.sums(parts.expected_log_likelihood, parts.kl, parts.elbo_se)
+    widgets.sums(parts.expected_log_likelihood, parts.kl, parts.elbo_uncertainty)
     st.caption(
         "ELBO = expected log-likelihood − KL, in nats; higher is better. "
         + (
-            "Exact: the expectation is by quadrature."
-            if not parts.elbo_se
-            else f"Mean over {model.manifest['metrics']['draws']} draws of this image's own noise."
+            "Exact: the expectation is by quadrature, and ± is its numerical error."
+            if model.config.latent_dim <= 2
+            else f"Mean over {access.draws_of(model):,} draws of this image's own noise, and ± is "
+            "its standard error."
         )
     )
 

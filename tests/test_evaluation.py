@@ -22,7 +22,7 @@ def two_threads():
 
 
 def statistics(model, rows: np.ndarray, read=None) -> Reference:
-    which = Reference(rows, np.zeros(len(rows), np.uint8), rows, *[None] * 8)
+    which = Reference.of_images(rows, np.zeros(len(rows), np.uint8), rows)
     reader = read or (lambda some: model.reference.levels[rows[some]])
     return statistics_of(model.model, reader, which, 4, 8, progress=False)
 
@@ -64,7 +64,7 @@ def test_one_image_is_enough(checkpoint):
 @pytest.mark.parametrize(("count", "known"), [(None, 24), (100, 24), (24, 24), (7, 7), (0, 0)])
 def test_the_evidence_is_bounded_by_number(checkpoint, count, known):
     model, rows = checkpoint("digits-2d"), np.arange(188, 212)  # across both splits
-    which = Reference(rows, np.zeros(24, np.uint8), rows, *[None] * 8)
+    which = Reference.of_images(rows, np.zeros(24, np.uint8), rows)
     found = statistics_of(
         model.model, lambda some: model.reference.levels[rows[some]], which, importance_samples=0,
         progress=False, evidence_images=count,

@@ -7,18 +7,20 @@ what the model sees of an image, `encode`, `decode` and the standard normal prio
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
+from conftest import few_digits
 from PIL import Image
 from torch import Tensor
 
 from vae.data.datasets import DataMissing, open_data
-from vae.elbo.gaps import best_gaussian
-from vae.elbo.scoring import sample_receipt, sample_scores
+from vae.elbo.expectation import FIRST_LEVEL, expect, lattice_nodes
+from vae.elbo.gaps import best_gaussian, gap_split
+from vae.elbo.quadrature import hermite_nodes, node_log_likelihoods
+from vae.elbo.scoring import sample_receipt, sample_scores, score_levels
 from vae.model.checkpoint import Checkpoint
 from vae.model.originals import originals
 from vae.model.vae import observe
@@ -92,17 +94,17 @@ def expected_log_likelihood(model: Checkpoint, x: Tensor, mu: Tensor, sigma: Ten
     return Account(torch.tensor(values).double(), torch.tensor(errors).double())
 
 
-def log_evidence(model: Checkpoint, x: Tensor) -> Account:
-    """The log of the mean of p(x|z) under the prior."""
-    value, error = by_lattice(model, x, 7.0, 0.02)
+def log_evidence(model: Checkpoint, x: Tensor, step: float) -> Account:
+    """The log of the mean of p(x|z) under the prior, by a lattice of that step."""
+    value, error = by_lattice(model, x, 7.0, step)
     far = error.isinf()
     if far.any():
-        value[far], error[far] = by_lattice(model, x[far], 28.0, 0.05)
+        value[far], error[far] = by_lattice(model, x[far], 28.0, 2.5 * step)
     return Account(value, error)
 
 
 def by_lattice(model: Checkpoint, x: Tensor, half: float, step: float) -> Account:
-    """On one lattice over [-half, half]^2 for all images; where mass lies outside, the error is inf."""
+    """On one lattice over [-half, half]^2; the error of an image with mass outside is infinite."""
     axis = torch.arange(-round(half / step), round(half / step) + 1)
     index = torch.cartesian_prod(axis, axis)
     z = index.double() * step
@@ -125,29 +127,162 @@ def by_lattice(model: Checkpoint, x: Tensor, half: float, step: float) -> Accoun
     return Account(value, torch.where(edge > math.log(1e-6), math.inf, error))
 
 
-def scored(model: Checkpoint, count: int) -> tuple[np.ndarray, Tensor, list[str]]:
+def gathered(model: Checkpoint, count: int) -> tuple[np.ndarray, list[str]]:
+    """Levels of images of all kinds, (B, C, H, W), and what each is."""
     kinds = {kind: images_of(model, kind, count) for kind in KINDS}
-    levels = np.concatenate(list(kinds.values()))
     names = [f"{kind} {n}" for kind, some in kinds.items() for n in range(len(some))]
-    return levels, observe(model.config, levels), names
+    return np.concatenate(list(kinds.values())), names
 
 
-def check(model: Checkpoint, count: int) -> None:
-    """Every exact number within its printed error of the account, of so many images a kind."""
-    levels, x, names = scored(model, count)
+def strays(value: Tensor, error: Tensor, account: Account, names: list[str]) -> list[str]:
+    """The images whose value lies farther from the account than both say that it may."""
+    # Where the product gives no number it claims none.
+    off = (value - account.value).abs()
+    beyond = (off > error + account.error) & ~value.isnan()
+    return [f"{names[n]}: {off[n]:.2e} > {error[n]:.2e}" for n in beyond.nonzero().flatten()]
+
+
+def check_exact_numbers(model: Checkpoint, count: int, step: float) -> None:
+    levels, names = gathered(model, count)
+    x = observe(model.config, levels)
     with torch.inference_mode():
         scores = sample_scores(model.model, levels, evidence=True)
         mu, sigma = scores.mu, scores.sigma
-        account = expected_log_likelihood(model, x, mu, sigma)
-        evidence = log_evidence(model, x)
+        likelihood = expected_log_likelihood(model, x, mu, sigma)
+        evidence = log_evidence(model, x, step)
     kl = (0.5 * (mu.square() + sigma.square() - 1) - sigma.log()).sum(-1)
-    report("ELBO", scores.terms.elbo, scores.elbo_error, account._replace(value=account.value - kl), names)
-    report("log p(x)", scores.log_evidence, scores.log_evidence_error, evidence, names)
+    elbo = likelihood._replace(value=likelihood.value - kl)
+    assert strays(scores.terms.elbo, scores.elbo_error, elbo, names) == []
+    assert strays(scores.log_evidence, scores.log_evidence_error, evidence, names) == []
+    # An error that grows until it covers everything would prove nothing, here or there.
+    for error in (scores.elbo_error, scores.log_evidence_error, likelihood.error, evidence.error):
+        assert (error < 5e-3).double().mean() > 0.9
 
 
-def report(what, value, error, account, names):
-    off = (value - account.value).abs()
-    bad = ~(off <= error + account.error)
-    print(what, "bad", int(bad.sum()), "of", len(off), "nan", int(value.isnan().sum()), "account inf", int(account.error.isinf().sum()), "account>1e-3", int((account.error > 1e-3).sum()), "error>1e-3", int((error > 1e-3).sum()), "max error", float(error.nan_to_num().max()), "max off", float(torch.where(account.error<1, off, 0).nan_to_num().max()))
-    for n in bad.nonzero().flatten().tolist()[:12]:
-        print("  ", names[n], float(value[n]), float(error[n]), float(account.value[n]), float(account.error[n]))
+@pytest.mark.parametrize("name", ["digits-2d", "digits-binary-2d"])
+def test_exact_numbers_lie_within_their_errors(checkpoint, name: str) -> None:
+    check_exact_numbers(checkpoint(name), 2, 0.04)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_exact_numbers_of_many_images_lie_within_their_errors(checkpoint, name: str) -> None:
+    check_exact_numbers(checkpoint(name), 100, 0.02)
+
+
+def test_a_wrong_value_strays_from_the_account(checkpoint) -> None:
+    """What twelve Gauss-Hermite nodes a dimension make of an inverted digit, wrong by 5 nats."""
+    model = checkpoint("digits-2d")
+    levels = 16 - model.reference.levels[3:4]
+    x = observe(model.config, levels)
+    scores = sample_scores(model.model, levels)
+    e, weights = hermite_nodes(2)
+    z = scores.mu[:, None] + scores.sigma[:, None] * e
+    twelve = (node_log_likelihoods(model.model, x, z) @ weights) - scores.terms.kl
+    with torch.inference_mode():
+        account = expected_log_likelihood(model, x, scores.mu, scores.sigma)
+    elbo = account._replace(value=account.value - scores.terms.kl)
+    assert (twelve - elbo.value).abs() > 4
+    assert strays(twelve, scores.elbo_error, elbo, ["inverted"]) != []
+    assert strays(scores.terms.elbo, scores.elbo_error, elbo, ["inverted"]) == []
+
+
+def test_the_best_gaussian_has_the_elbo_that_it_states(checkpoint) -> None:
+    """ELBO(q*) by the account, and the gain and the gap that follow from it."""
+    model = checkpoint("digits-binary-2d")
+    levels, names = gathered(model, 1)
+    x = observe(model.config, levels)
+    best = best_gaussian(model.model, levels)
+    split = gap_split(best)
+    with torch.inference_mode():
+        account = expected_log_likelihood(model, x, best.mu, best.sigma)
+        evidence = log_evidence(model, x, 0.04)
+    mu, sigma = best.mu, best.sigma
+    kl = (0.5 * (mu.square() + sigma.square() - 1) - sigma.log()).sum(-1)
+    elbo = account._replace(value=account.value - kl)
+    assert strays(best.elbo, best.elbo_error, elbo, names) == []
+    gap = Account(evidence.value - elbo.value, evidence.error + elbo.error)
+    assert strays(split.approximation, split.error, gap, names) == []
+    scores = sample_scores(model.model, levels)
+    assert torch.equal(best.encoder_elbo, scores.terms.elbo)
+    assert (split.amortization >= -best.gain_error).all()
+
+
+@pytest.mark.parametrize("name", ["digits-2d", "digits-binary-2d"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_receipt_of_a_foreign_image_leaves_nothing_over(
+    checkpoint, name: str, kind: str
+) -> None:
+    model = checkpoint(name)
+    for levels in images_of(model, kind, 2):
+        receipt = sample_receipt(model.model, levels)
+        (row,) = score_levels(model, levels[None], evidence=False)
+        assert (receipt.elbo, receipt.elbo_error) == (row.elbo, row.elbo_error)
+        assert receipt.elbo_se == row.elbo_se == 0
+        assert abs(receipt.residual) < 1e-6 * abs(receipt.elbo)
+
+
+# --- Known answers ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dims", [1, 2])
+def test_the_lattices_hold_each_other(dims: int) -> None:
+    before: set[tuple[float, ...]] = set()
+    for level in range(6):
+        nodes, weights = lattice_nodes(dims, level)
+        found = {tuple(node) for node in nodes.tolist()}
+        assert len(found) == len(nodes) and before < found
+        assert float(weights.sum()) == pytest.approx(1, abs=1e-12) and (weights > 0).all()
+        assert torch.allclose(weights @ nodes, torch.zeros(dims).double(), atol=1e-12)
+        if level >= 2:
+            assert float(weights @ nodes[:, 0].square()) == pytest.approx(1, abs=1e-7)
+        before = found
+
+
+@pytest.mark.parametrize("sigma", [1.0, 0.3, 0.03])
+@pytest.mark.parametrize("dims", [1, 2])
+def test_the_expectation_of_a_linear_decoder(linear_gaussian, dims: int, sigma: float) -> None:
+    r"""Its log-likelihood is quadratic, so the mean over any q is known in closed form."""
+    model = linear_gaussian(dims, sigma)
+    x = observe(model.config, few_digits().read(np.arange(6)))[..., :4, :4]
+    for width in (0.01, 0.5, 4.0):
+        mu = model.posterior_mean(x) + width
+        found = expect(model, x, lambda rows, e, mu=mu, width=width: mu[rows, None] + width * e)
+        at_mu = model.decode(mu.float()).log_prob(x).double()
+        # E |W e|^2 of standard normal e is the squared Frobenius norm of W.
+        lost = width**2 * model.weight.double().square().sum() / (2 * model.sigma**2)
+        assert ((found.value - (at_mu - lost)).abs() <= found.error + 1e-6 * lost).all()
+
+
+def test_images_on_which_the_first_lattices_agree_are_not_refined(checkpoint) -> None:
+    model = checkpoint("digits-2d")
+    scores = sample_scores(model.model, model.reference.levels[:200])
+    assert (scores.level == FIRST_LEVEL).double().mean() > 0.8
+
+
+def test_an_image_is_refined_by_itself(checkpoint) -> None:
+    """Whoever its batch-mates are, an image gets the lattice and the number that it gets alone."""
+    model = checkpoint("digits-binary-2d")
+    levels, _ = gathered(model, 3)
+    together = sample_scores(model.model, levels)
+    assert len(together.level.unique()) > 2
+    for n in range(0, len(levels), 4):
+        alone = sample_scores(model.model, levels[n : n + 1])
+        assert alone.level[0] == together.level[n]
+        assert alone.terms.elbo[0] == together.terms.elbo[n]
+        assert alone.elbo_error[0] == together.elbo_error[n]
+
+
+def test_what_does_not_converge_says_so(linear_gaussian, monkeypatch) -> None:
+    """A q so wide, and a decoder that waves so fast, that the work allowed cannot resolve it."""
+    monkeypatch.setattr("vae.elbo.expectation._PIXELS", 2**15)
+    model = linear_gaussian(2, 0.3)
+    straight = model.decode
+    model.decode = lambda z: straight(torch.sin(3 * z.double()))
+    x = observe(model.config, few_digits().read(np.arange(20)))[..., :4, :4]
+    found = expect(model, x, lambda rows, e: 41.7 * e.expand(len(rows), *e.shape))
+    # Under so wide a q a sine has mean 0 and mean square 1/2, and two of them are uncorrelated.
+    at_mean = straight(torch.zeros(1, 2)).log_prob(x)
+    truth = at_mean - model.weight.square().sum() / (4 * model.sigma**2)
+    assert (found.error > 1e-3).all()
+    assert ((found.value - truth).abs() <= found.error).double().mean() > 0.9

@@ -128,6 +128,15 @@ def test_more_dimensions_by_draws(kind) -> None:
         assert (parts.amortization >= 0).all()
 
 
+def test_where_nothing_can_be_gained_nothing_is_on_average(linear_gaussian) -> None:
+    """Whichever start is taken, the draws that tell its gain had no say in that."""
+    model, levels = linear_gaussian(5), levels_of(60)
+    best = best_gaussian(model, levels, draws=4, fit_draws=16)
+    gain = best.elbo - best.encoder_elbo
+    assert gain.abs().max() > 0
+    assert gain.mean() <= 3 * gain.std() / math.sqrt(len(gain))
+
+
 def test_one_of_two_peaks_is_chosen() -> None:
     model, levels = TwoPeaks(), np.array([[[[64]]], [[[128]]]], dtype=np.uint8)
     best = best_gaussian(model, levels)

@@ -19,6 +19,7 @@ import vae
 from vae.data.spec import ImageSpec
 from vae.elbo.calibration import Calibration
 from vae.elbo.calibration_sets import calibration_of
+from vae.elbo.gaps import best_gaussian
 from vae.elbo.rows import FORMATS, ScoreRow, refused_row, to_csv, to_json, to_json_lines
 from vae.elbo.scoring import (
     SampleScores,
@@ -228,6 +229,32 @@ def test_quadrature_has_no_noise_and_draws_have(checkpoint) -> None:
     for row, again in zip(one, other, strict=True):
         assert row.elbo != again.elbo and row.elbo_se > 0 and row.draws == 64
         assert row.log_evidence is None and row.log_evidence_error is None
+
+
+def test_a_single_draw_has_no_standard_error(checkpoint) -> None:
+    deep = checkpoint("digits-10d")
+    levels = deep.reference.levels[:3]
+    rows = score_levels(deep, levels, draws=1, importance_samples=1)
+    for row in rows:
+        assert row.draws == row.importance_samples == 1
+        assert row.elbo_se is row.iwae_bound_se is row.elbo_uncertainty is None
+    assert b"NaN" not in to_json(rows) and b"nan" not in to_csv(rows)
+    assert math.isnan(sample_receipt(deep.model, levels[0], draws=1).elbo_uncertainty)
+    assert best_gaussian(deep.model, levels[:1], draws=1, fit_draws=4).elbo_se.isnan().all()
+
+
+def test_an_elbo_has_one_error_to_print(checkpoint) -> None:
+    for name in ("digits-2d", "digits-10d"):
+        model = checkpoint(name)
+        levels = model.reference.levels[:4]
+        rows = score_levels(model, levels, evidence=False)
+        scores, stored = sample_scores(model.model, levels), model.reference
+        for n, row in enumerate(rows):
+            sampled = name == "digits-10d"
+            assert row.elbo_uncertainty == (row.elbo_se if sampled else row.elbo_error)
+            assert 0 < row.elbo_uncertainty == float(scores.elbo_uncertainty[n])
+            assert (row.elbo_error is None) == sampled and (row.elbo_se > 0) == sampled
+            assert stored.elbo_uncertainty[n] == pytest.approx(row.elbo_uncertainty, abs=1e-3)
 
 
 def test_quadrature_is_the_limit_of_sampling(checkpoint) -> None:

@@ -74,7 +74,7 @@ def bench_bound(arguments: list[str]) -> int:
 
     def ours(count: int = flags.images, draws: int = 64, k: int = k) -> None:
         numbers = np.arange(count)
-        which = Reference(numbers, numbers.astype(np.uint8), numbers, *[None] * 8)
+        which = Reference.of_images(numbers, numbers.astype(np.uint8), numbers)
         statistics_of(model, lambda rows: levels[rows], which, draws, k, progress=False)
 
     # Loads what torch loads on its first use, which is no memory of ours.

@@ -280,7 +280,10 @@ def _untrained(home: Path, draws: int) -> Checkpoint:
         mu=np.zeros((count, 20)),
         log_variance=np.zeros((count, 20)),
         **dict.fromkeys(
-            ("expected_log_likelihood", "elbo", "elbo_se", "iwae_bound", "log_evidence"),
+            (
+                *("expected_log_likelihood", "elbo", "elbo_se", "elbo_error", "iwae_bound"),
+                *("log_evidence", "log_evidence_error"),
+            ),
             np.linspace(-600.0, -500.0, count),
         ),
         levels=None,

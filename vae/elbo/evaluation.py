@@ -45,6 +45,8 @@ __all__ = [
 # Few images at once where each has thousands of draws: the same speed, and 60 MB less memory.
 _IMAGES_AT_ONCE, _DRAWS_AT_ONCE, _EXACT_AT_ONCE = 64, 80_000, 8
 _LARGE_BLOCK = 2**25 - 2**13
+# What a reference takes from the scores as it stands there.
+_OF_SCORES = ("elbo_se", "elbo_error", "iwae_bound", "log_evidence", "log_evidence_error")
 
 
 def reference_of(
@@ -66,7 +68,7 @@ def reference_of(
     return statistics_of(
         model,
         lambda rows: data.read(indices[rows]),
-        Reference(indices, split, data.labels_of(indices), *[None] * 8),
+        Reference.of_images(indices, split, data.labels_of(indices)),
         draws,
         importance_samples,
         seed=0,
@@ -182,17 +184,14 @@ def evaluate(
                 "calibration."
             )
         indices = data.test[:limit]
-        which = Reference(
-            indices, np.zeros(len(indices), np.uint8), data.labels_of(indices), *[None] * 8
-        )
+        split_of = np.zeros(len(indices), np.uint8)
+        which = Reference.of_images(indices, split_of, data.labels_of(indices))
 
         def read(some: np.ndarray) -> np.ndarray:
             return data.read(indices[some])
     else:
         rows = stored.of_split(split)[:limit]
-        which = Reference(
-            stored.indices[rows], stored.split[rows], stored.labels[rows], *[None] * 8
-        )
+        which = Reference.of_images(stored.indices[rows], stored.split[rows], stored.labels[rows])
 
         def read(some: np.ndarray) -> np.ndarray:
             return originals(checkpoint, rows[some])
@@ -273,15 +272,9 @@ def statistics_of(
     # Filled as results come: kept ones would lie between the threads' freed buffers, which then
     # could neither be handed back nor used again.
     shape = (which.size, model.config.latent_dim)
-    filled = which._replace(
-        mu=np.empty(shape),
-        log_variance=np.empty(shape),
-        expected_log_likelihood=np.empty(which.size),
-        elbo=np.empty(which.size),
-        elbo_se=np.empty(which.size),
-        iwae_bound=np.empty(which.size),
-        log_evidence=np.empty(which.size),
-    )
+    columns = {name: np.empty(which.size) for name in ("elbo", *_OF_SCORES)}
+    columns |= {"mu": np.empty(shape), "log_variance": np.empty(shape)}
+    columns["expected_log_likelihood"] = np.empty(which.size)
     done = np.zeros(which.size, dtype=bool)
     bar = tqdm(
         total=which.size, disable=not progress, file=sys.stderr, unit="image",
@@ -289,17 +282,16 @@ def statistics_of(
     )  # fmt: skip
     with bar:
         for rows, part in zip(chunks, _in_threads(work, chunks), strict=True):
-            filled.mu[rows] = part.mu.numpy()
-            filled.log_variance[rows] = (2 * part.sigma.log()).numpy()
-            filled.expected_log_likelihood[rows] = part.terms.expected_log_likelihood.numpy()
-            filled.elbo[rows] = part.terms.elbo.numpy()
-            filled.elbo_se[rows] = part.elbo_se.numpy()
-            filled.iwae_bound[rows] = part.iwae_bound.numpy()
-            filled.log_evidence[rows] = part.log_evidence.numpy()
+            columns["mu"][rows] = part.mu.numpy()
+            columns["log_variance"][rows] = (2 * part.sigma.log()).numpy()
+            columns["expected_log_likelihood"][rows] = part.terms.expected_log_likelihood.numpy()
+            columns["elbo"][rows] = part.terms.elbo.numpy()
+            for name in _OF_SCORES:
+                columns[name][rows] = getattr(part, name).numpy()
             bar.update(len(rows))
             done[rows] = True
-            bar.set_postfix_str(_so_far(filled.elbo[done], filled.iwae_bound[done]))
-    return filled
+            bar.set_postfix_str(_so_far(columns["elbo"][done], columns["iwae_bound"][done]))
+    return which._replace(**columns)
 
 
 def _in_threads(

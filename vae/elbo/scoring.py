@@ -89,6 +89,11 @@ class SampleScores(NamedTuple):
     log_evidence: Tensor
     log_evidence_error: Tensor
 
+    @property
+    def elbo_uncertainty(self) -> Tensor:
+        """What the ELBO may be off, numerically or by its draws, in nats, (B,)."""
+        return torch.where(self.elbo_error.isnan(), self.elbo_se, self.elbo_error)
+
 
 class Receipt(NamedTuple):
     r"""One image's ELBO, taken apart without remainder.
@@ -114,6 +119,11 @@ class Receipt(NamedTuple):
     elbo: float
     elbo_se: float
     elbo_error: float
+
+    @property
+    def elbo_uncertainty(self) -> float:
+        """What the ELBO may be off, numerically or by its draws, in nats; NaN where unknown."""
+        return self.elbo_se if math.isnan(self.elbo_error) else self.elbo_error
 
     @property
     def expected_log_likelihood(self) -> float:

@@ -46,8 +46,10 @@ def write_crowd(path: Path, source: Checkpoint, points: int, seed: int = 0) -> N
         expected_log_likelihood=old.expected_log_likelihood[rows] + moved,
         elbo=old.elbo[rows] + moved,
         elbo_se=old.elbo_se[rows],
+        elbo_error=old.elbo_error[rows],
         iwae_bound=old.iwae_bound[rows],
         log_evidence=old.log_evidence[rows],
+        log_evidence_error=old.log_evidence_error[rows],
         levels=None,
     )
     own = ("format", "model", "files")

@@ -32,6 +32,9 @@ __all__ = [
 SPLITS = ("validation", "calibration")
 
 _MAX_TENSORS = 2_000
+_ERRORS = ("elbo_error", "log_evidence_error")
+# Where these are NaN, they were not asked for or do not exist.
+_MAY_LACK = ("elbo_se", "iwae_bound", "log_evidence", *_ERRORS)
 _KINDS = {"indices": np.int64, "split": np.uint8, "labels": np.int64, "levels": np.uint8}
 
 
@@ -60,9 +63,11 @@ class Reference(NamedTuple):
         log_variance: Logs of the posterior variances, ``float64``, :math:`(N, D)`.
         expected_log_likelihood: :math:`E_q[\log p(x \mid z)]` in nats, ``float64``, :math:`(N,)`.
         elbo: That minus the KL, which follows from the two above, in nats, :math:`(N,)`.
-        elbo_se: Its standard error (0 where there is no sampling), ``float64``, :math:`(N,)`.
+        elbo_se: Its standard error: 0 by quadrature, NaN from a single draw, :math:`(N,)`.
+        elbo_error: Its numerical error by quadrature, NaN from draws, :math:`(N,)`.
         iwae_bound: The importance-weighted bound in nats, ``float64``, :math:`(N,)`.
         log_evidence: Exact :math:`\log p(x)` where :math:`D \le 2`, else NaN, :math:`(N,)`.
+        log_evidence_error: Its numerical error, NaN where there is none, :math:`(N,)`.
         levels: The images themselves, ``uint8``, :math:`(N, C, H, W)`, or none of them.
     """
 
@@ -74,9 +79,21 @@ class Reference(NamedTuple):
     expected_log_likelihood: np.ndarray
     elbo: np.ndarray
     elbo_se: np.ndarray
+    elbo_error: np.ndarray
     iwae_bound: np.ndarray
     log_evidence: np.ndarray
+    log_evidence_error: np.ndarray
     levels: np.ndarray | None
+
+    @classmethod
+    def of_images(cls, indices: np.ndarray, split: np.ndarray, labels: np.ndarray) -> Reference:
+        """A reference that only says which images it is about, and has no numbers yet."""
+        return cls(indices, split, labels, *[None] * (len(cls._fields) - 3))
+
+    @property
+    def elbo_uncertainty(self) -> np.ndarray:
+        """What the ELBO may be off, numerically or by its draws, in nats, (N,)."""
+        return np.where(np.isnan(self.elbo_error), self.elbo_se, self.elbo_error)
 
     @property
     def size(self) -> int:
@@ -151,6 +168,10 @@ def reference_from(data: bytes, config: ModelConfig, name: str) -> Reference:
     """
     arrays, _ = _tensors(data, name)
     fields = {field: arrays.get(field) for field in Reference._fields}
+    for error in _ERRORS:
+        # Files of older versions have none.
+        if fields[error] is None and fields["indices"] is not None:
+            fields[error] = np.full(len(fields["indices"]), np.nan)
     missing = [key for key, value in fields.items() if value is None and key != "levels"]
     if missing:
         raise CheckpointError(
@@ -167,7 +188,7 @@ def reference_from(data: bytes, config: ModelConfig, name: str) -> Reference:
                 "E-CKPT-07",
                 f"{key} in the reference of {name!r} is {value.dtype} of shape {value.shape}.",
             )
-        if key not in ("iwae_bound", "log_evidence") and not np.isfinite(value).all():
+        if key not in _MAY_LACK and not np.isfinite(value).all():
             raise CheckpointError(
                 "E-CKPT-08", f"{key} in the reference of {name!r} holds NaN or infinity."
             )

@@ -10,7 +10,7 @@ import streamlit as st
 from vae.elbo.files import ScoreSettings, score_bytes
 from vae.figures import palette
 from vae.figures.bound import densities_on_a_line, three_densities, two_clouds
-from vae.figures.frame import adding_up, nats
+from vae.figures.frame import adding_up, nats, plus_minus
 from vae.figures.ladder import Rung, ladder_html
 from vae.model.checkpoint import Checkpoint
 from vae.ui import access, explained, widgets
@@ -45,7 +45,9 @@ def rungs(found: explained.Gap) -> None:
     ]
     exact, gaps = not math.isnan(found.log_evidence), []
     if exact:
-        rungs.append(Rung("log p(x), exact", found.log_evidence, 0.0, palette.EVIDENCE, True))
+        rungs.append(
+            Rung("log p(x), exact", found.log_evidence, found.error, palette.EVIDENCE, True)
+        )
         elbo, best = found.elbo[0], found.best_elbo[0]
         gaps = [("amortisation gap", elbo, best), ("approximation gap", best, found.log_evidence)]
     elbos = [
@@ -62,7 +64,8 @@ def rungs(found: explained.Gap) -> None:
     )
     st.caption(
         "The rungs L come from the same 5,000 draws of q in nested blocks, so they rise; bars are "
-        f"± one standard error. Effective sample size {found.ladder.effective_samples:.0f} of "
+        "± one standard error, or the numerical error. Effective sample size "
+        f"{found.ladder.effective_samples:.0f} of "
         "5,000."
     )
     short = found.log_evidence - found.ladder.values[-1]
@@ -80,12 +83,12 @@ def tilted(model: Checkpoint, levels: np.ndarray, found: explained.Gap) -> None:
     """What a Gaussian of any covariance would win back, on request."""
     if not st.toggle("How much closer would a tilted Gaussian come?", key="tilted"):
         return
-    elbo = explained.tilted_elbo(model, levels)
+    elbo, error = explained.tilted_elbo(model, levels)
     st.markdown(
-        f"The best Gaussian that may lie at any angle reaches **{nats(elbo, 3)} nats**: it wins "
-        f"back **{nats(elbo - found.best_elbo[0], 3)}** of the {nats(found.approximation, 3)} "
-        "nats of the approximation gap. The rest is lost to any Gaussian: this posterior has "
-        "another shape."
+        f"The best Gaussian that may lie at any angle reaches **{nats(elbo, 3)}"
+        f"{plus_minus(error, 3)} nats**: it wins back **{nats(elbo - found.best_elbo[0], 3)}** "
+        f"of the {nats(found.approximation, 3)} nats of the approximation gap. The rest "
+        "is lost to any Gaussian: this posterior has another shape."
     )
 
 
@@ -118,9 +121,9 @@ def two_forms(found: explained.Gap) -> None:
         st.caption(
             f"Difference {nats(-line.slack, 6)} nats, allowed error {line.error:.4f} nats: they "
             f"**{'agree' if line.holds else 'do not agree'}**. The first line comes from "
-            "Gauss–Hermite nodes and the closed form; in the second, log p(x) from quadrature "
-            "over the plane, and KL(q ‖ p(z|x)) from a grid about q with a log p(x) of its own, "
-            "by importance sampling."
+            "lattices about the encoder's q and the closed form; in the second, log p(x) from "
+            "quadrature over the plane, and KL(q ‖ p(z|x)) from a grid about q with a log p(x) of "
+            "its own, by importance sampling."
         )
 
 
@@ -195,4 +198,6 @@ def second_opinion(model: Checkpoint, levels: np.ndarray) -> None:
         )  # fmt: skip
         st.rerun()
     value, error = known[image]
-    st.markdown(f"log p(x) ≈ **{nats(value, 2)} ± {error:.2f} nats** (Neal 2001; Wu et al. 2017)")
+    st.markdown(
+        f"log p(x) ≈ **{nats(value, 2)}{plus_minus(error)} nats** (Neal 2001; Wu et al. 2017)"
+    )

@@ -103,17 +103,18 @@ class Gap(NamedTuple):
 
     Attributes:
         terms: Expected log-likelihood and KL of the encoder's q.
-        elbo: The ELBO and its standard error.
+        elbo: The ELBO and what it may be off.
         mu: Mean of the encoder's q, with shape :math:`(D,)`.
         sigma: Its standard deviation, with shape :math:`(D,)`.
         ladder: The nested bounds.
         best: Mean and standard deviation of q*, each :math:`(D,)`.
-        best_elbo: The ELBO of q* and its standard error.
+        best_elbo: The ELBO of q* and what it may be off.
         log_evidence: The exact :math:`\log p(x)`, NaN where there is none.
         error: Its numerical error.
         amortization: :math:`\mathrm{ELBO}(q^*) - \mathrm{ELBO}(q)`.
-        amortization_se: Its standard error, over draws that both share; 0 by quadrature.
+        amortization_error: What that may be off; both ELBOs share their draws.
         approximation: :math:`\log p(x) - \mathrm{ELBO}(q^*)`, NaN where there is none.
+        approximation_error: What that may be off.
         to_posterior: :math:`KL(q \| p(z|x))` by computations of its own, NaN where there is none.
         split: That :math:`\log p(x)` is the ELBO plus the latter; none where there is none.
     """
@@ -128,8 +129,9 @@ class Gap(NamedTuple):
     log_evidence: float
     error: float
     amortization: float
-    amortization_se: float
+    amortization_error: float
     approximation: float
+    approximation_error: float
     to_posterior: float
     split: Line | None
 
@@ -151,17 +153,18 @@ def _gap(_model: Checkpoint, key: str, levels: np.ndarray) -> Gap:
         to_posterior, line = _to_posterior(_model, key, levels, scores)
     return Gap(
         terms=(float(scores.terms.expected_log_likelihood[0]), float(scores.terms.kl[0])),
-        elbo=(float(scores.terms.elbo[0]), float(scores.elbo_se[0])),
+        elbo=(float(scores.terms.elbo[0]), float(scores.elbo_uncertainty[0])),
         mu=scores.mu[0].numpy(),
         sigma=scores.sigma[0].numpy(),
         ladder=rungs.result(),
         best=(best.mu[0].numpy(), best.sigma[0].numpy()),
-        best_elbo=(float(best.elbo[0]), float(best.elbo_se[0])),
+        best_elbo=(float(best.elbo[0]), float(best.elbo_se[0] + best.elbo_error[0])),
         log_evidence=float(best.log_evidence[0]),
         error=float(best.log_evidence_error[0]),
         amortization=float(split.amortization[0]),
-        amortization_se=float(best.gain_se[0]),
+        amortization_error=float(best.gain_se[0] + best.gain_error[0]),
         approximation=float(split.approximation[0]),
+        approximation_error=float(split.error[0]),
         to_posterior=to_posterior,
         split=line,
     )
@@ -178,15 +181,16 @@ def _best(_model: Checkpoint, key: str, levels: np.ndarray) -> BestGaussian:
     )
 
 
-def tilted_elbo(model: Checkpoint, levels: np.ndarray) -> float:
-    """The ELBO of the best Gaussian of any covariance, in nats; for D <= 2."""
+def tilted_elbo(model: Checkpoint, levels: np.ndarray) -> tuple[float, float]:
+    """The ELBO of the best Gaussian of any covariance and its error, in nats; for D <= 2."""
     return _tilted_elbo(model, model.identity, levels)
 
 
 @st.cache_data(max_entries=128, show_spinner=False)
-def _tilted_elbo(_model: Checkpoint, key: str, levels: np.ndarray) -> float:
+def _tilted_elbo(_model: Checkpoint, key: str, levels: np.ndarray) -> tuple[float, float]:
     best = _best(_model, key, levels)
-    return float(best_full_gaussian(_model.model, levels[None], best).elbo[0])
+    found = best_full_gaussian(_model.model, levels[None], best)
+    return float(found.elbo[0]), float(found.error[0])
 
 
 def _to_posterior(

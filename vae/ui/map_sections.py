@@ -138,7 +138,7 @@ def card(model: Checkpoint, table: Table, sample: int) -> None:
         widgets.sums(
             float(table.expected_log_likelihood[sample]),
             float(table.kl[sample]),
-            float(model.reference.elbo_se[sample]),
+            float(model.reference.elbo_uncertainty[sample]),
         )
         link("sample_elbo", "Its receipt, to the pixel", "receipt_long")
     with fourth:
@@ -221,6 +221,7 @@ def _csv(model: Checkpoint, table: Table, rows: np.ndarray) -> bytes:
             "split": [SPLITS[one] for one in table.split[rows]],
             "elbo": table.elbo[rows],
             "elbo_se": model.reference.elbo_se[rows],
+            "elbo_error": model.reference.elbo_error[rows],
             "expected_log_likelihood": table.expected_log_likelihood[rows],
             "kl": table.kl[rows],
             "percentile": table.percentile[rows],

@@ -11,7 +11,7 @@ import streamlit as st
 from vae.data.datasets import label_text
 from vae.elbo.scoring import Receipt
 from vae.figures import palette
-from vae.figures.frame import adding_up, nats
+from vae.figures.frame import adding_up, nats, plus_minus
 from vae.figures.pictures import gallery_html, thumbnail_url
 from vae.figures.plane import Fact
 from vae.figures.sample_elbo import (
@@ -47,12 +47,12 @@ _MOST_THUMBNAILS, _THUMBNAIL = 800, 32
 
 def without_its_image(model: Checkpoint, table: access.Table, sample: int) -> None:
     """What the stored numbers tell of a sample whose image isn't on this machine."""
-    error = float(model.reference.elbo_se[sample])
+    error = float(model.reference.elbo_uncertainty[sample])
     code, drawing = adding_up((table.kl[sample], -table.expected_log_likelihood[sample]))
     widgets.opening(
         "One sample's ELBO",
         f"Sample {sample} costs <b>{nats(-table.elbo[sample], 1)}</b>"
-        f"{f' ± {error:.2f}' if error else ''} nats to describe: "
+        f"{plus_minus(error)} nats to describe: "
         f"<b>{nats(code)}</b> to say which code, <b>{nats(drawing)}</b> to draw it from the code.",
     )
     offer_images(model)
@@ -219,7 +219,7 @@ def all_samples(model: Checkpoint, table: access.Table) -> None:
             "label": labels,
             "split": [SPLITS[number] for number in table.split],
             "ELBO, nats": table.elbo,
-            "± se": model.reference.elbo_se,
+            "± ELBO, nats": model.reference.elbo_uncertainty,
             "E log p(x|z), nats": table.expected_log_likelihood,
             "KL, nats": table.kl,
             "percentile": table.percentile,

@@ -80,7 +80,7 @@ class Regret(NamedTuple):
 
     Attributes:
         gain: :math:`\mathrm{ELBO}(q^*) - \mathrm{ELBO}(q)` in nats.
-        error: Its standard error.
+        error: What that may be off, in nats.
         best_elbo: :math:`\mathrm{ELBO}(q^*)` in nats.
     """
 
@@ -164,7 +164,7 @@ def _fit(model: Checkpoint, levels: np.ndarray, seed: int) -> np.ndarray:
         model.model, levels, draws=access.draws_of(model), seed=seed,
         fit_draws=_FEW_FIT_DRAWS if large else _FIT_DRAWS, scan=scan(model),
     )  # fmt: skip
-    return np.stack((best.elbo - best.encoder_elbo, best.gain_se, best.elbo))
+    return np.stack((best.elbo - best.encoder_elbo, best.gain_se + best.gain_error, best.elbo))
 
 
 def regret_reference(model: Checkpoint) -> Iterator[np.ndarray]:
