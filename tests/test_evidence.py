@@ -65,7 +65,7 @@ def test_a_misleading_encoder_does_not_hide_the_mass(linear_gaussian, dims: int)
     assert (evidence.log_evidence - model.log_evidence(x)).abs().max() < 1e-3
 
 
-@pytest.mark.parametrize("shift", [6.0, 9.0, 25.0])
+@pytest.mark.parametrize("shift", [6.0, 9.0, 25.0, 100.0])
 @pytest.mark.parametrize("dims", [1, 2])
 def test_a_foreign_image_has_its_mass_far_out(linear_gaussian, dims: int, shift: float) -> None:
     model = linear_gaussian(dims)
@@ -73,12 +73,13 @@ def test_a_foreign_image_has_its_mass_far_out(linear_gaussian, dims: int, shift:
     for mu in (model.posterior_mean(x), torch.zeros(2, dims)):
         evidence = exact_evidence(model, x, mu)
         wrong = (evidence.log_evidence - model.log_evidence(x)).abs()
-        assert (wrong <= evidence.error + 1e-3).all() and (evidence.error < 1e-3).all()
+        assert (wrong <= evidence.error + 1e-3).all()
+        assert (evidence.error < 1e-3 + 3e-7 * evidence.log_evidence.abs()).all()
 
 
 def test_out_of_reach_is_not_a_number(linear_gaussian) -> None:
-    model = linear_gaussian(1)
-    x = model.decode(torch.full((1, 1), 500.0)).mean
+    model = linear_gaussian(2)
+    x = model.decode(torch.full((1, 2), 5_000.0)).mean
     assert exact_evidence(model, x, model.posterior_mean(x)).log_evidence.isnan().all()
 
 

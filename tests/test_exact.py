@@ -95,19 +95,48 @@ def expected_log_likelihood(model: Checkpoint, x: Tensor, mu: Tensor, sigma: Ten
 
 
 def log_evidence(model: Checkpoint, x: Tensor, step: float) -> Account:
-    """The log of the mean of p(x|z) under the prior, by a lattice of that step."""
-    value, error = by_lattice(model, x, 7.0, step)
-    far = error.isinf()
-    if far.any():
-        value[far], error[far] = by_lattice(model, x[far], 28.0, 2.5 * step)
+    """The log of the mean of p(x|z) under the prior.
+
+    By a lattice of that step on [-7, 7]^2 and a coarser one around it as far as 45, which is as
+    fine about its greatest value where some of the mass lies there. Where it lies elsewhere out
+    there, the error is infinite.
+    """
+    z, index = lattice(7.0, step)
+    joint = log_joint(model, x, z)
+    inner = joint.logsumexp(0) + 2 * math.log(step)
+    twice = joint[(index % 2 == 0).all(-1)].logsumexp(0) + 2 * math.log(2 * step)
+    error = (inner - twice).abs() + 4e-7 * inner.abs()
+    coarse = 6 * step
+    z, _ = lattice(45.0, coarse)
+    z = z[(z.abs() > 7 + step / 2).any(-1)]
+    joint = log_joint(model, x, z)
+    outer = joint.logsumexp(0) + 2 * math.log(coarse)
+    value = torch.logaddexp(inner, outer)
+    for n in (outer > value - 14).nonzero().flatten().tolist():
+        best = z[joint[:, n].argmax()]
+        near = ((z - best).abs() < 2).all(-1)
+        elsewhere = float(torch.exp(joint[~near, n].logsumexp(0) - joint[:, n].logsumexp(0)))
+        fine, index = lattice(2.0, step / 2)
+        fine = best + fine
+        far = (fine.abs() > 7 + step / 2).any(-1)
+        part = log_joint(model, x[n : n + 1], fine[far])[:, 0]
+        even = (index[far] % 2 == 0).all(-1)
+        found = part.logsumexp(0) + 2 * math.log(step / 2)
+        rough = part[even].logsumexp(0) + 2 * math.log(step)
+        value[n] = torch.logaddexp(inner[n], found)
+        error[n] += (found - rough).abs() + (elsewhere if elsewhere < 1e-3 else math.inf)
     return Account(value, error)
 
 
-def by_lattice(model: Checkpoint, x: Tensor, half: float, step: float) -> Account:
-    """On one lattice over [-half, half]^2; the error of an image with mass outside is infinite."""
+def lattice(half: float, step: float) -> tuple[Tensor, Tensor]:
+    """Codes on [-half, half]^2, (N, 2), and their whole numbers of steps."""
     axis = torch.arange(-round(half / step), round(half / step) + 1)
     index = torch.cartesian_prod(axis, axis)
-    z = index.double() * step
+    return index.double() * step, index
+
+
+def log_joint(model: Checkpoint, x: Tensor, z: Tensor) -> Tensor:
+    """log p(x|z) + log N(z; 0, I) of every image at every code, (N, B)."""
     flat = x.flatten(1)
     levels = flat.unique()
     # log p of a pixel depends on nothing but its code and its level, so a table has them all.
@@ -118,13 +147,8 @@ def by_lattice(model: Checkpoint, x: Tensor, half: float, step: float) -> Accoun
         shape = (len(codes), *x.shape[1:])
         table = [pixels.log_prob(level.expand(shape)).flatten(1) for level in levels]
         parts.append(torch.cat(table, 1).clamp_min(-1e4) @ chosen)
-    joint = torch.cat(parts).double()
-    joint += (-z.square() / 2 - 0.5 * math.log(2 * math.pi)).sum(-1)[:, None]
-    value = joint.logsumexp(0) + 2 * math.log(step)
-    coarse = joint[(index % 2 == 0).all(-1)].logsumexp(0) + 2 * math.log(2 * step)
-    edge = joint[(index.abs() == index.max()).any(-1)].logsumexp(0) + 2 * math.log(step) - value
-    error = (value - coarse).abs() + torch.exp(edge) + 4e-7 * value.abs()
-    return Account(value, torch.where(edge > math.log(1e-6), math.inf, error))
+    log_prior = (-z.square() / 2 - 0.5 * math.log(2 * math.pi)).sum(-1)
+    return torch.cat(parts).double() + log_prior[:, None]
 
 
 def gathered(model: Checkpoint, count: int) -> tuple[np.ndarray, list[str]]:

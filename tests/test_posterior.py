@@ -91,9 +91,9 @@ def test_the_default_window_holds_the_posterior(linear_gaussian) -> None:
 
 
 def test_out_of_reach_is_not_a_number(linear_gaussian) -> None:
-    model = linear_gaussian(1)
-    x = model.decode(torch.full((1, 1), 500.0)).mean
-    found = true_posterior(model, x[0], torch.zeros(1))
+    model = linear_gaussian(2)
+    x = model.decode(torch.full((1, 2), 5_000.0)).mean
+    found = true_posterior(model, x[0], torch.zeros(2))
     for value in (found.density, found.mean, found.covariance, found.log_evidence):
         assert value.isnan().all()
 

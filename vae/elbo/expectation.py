@@ -26,12 +26,13 @@ from vae.model.vae import LatentModel
 
 __all__ = ["FIRST_LEVEL", "Expectation", "expect", "lattice_nodes"]
 
-# In standard deviations of q. The mass beyond the reach is 2e-11.
+# In standard deviations of q. The mass beyond the reach is 2e-8.
 _SPACING = 1.25
-_REACH = 7.0
+_REACH = 6.0
 # The first level with two changes to judge it by.
 FIRST_LEVEL = 2
-_TOLERANCE = 1e-3
+# In nats, or as a share of the value where that is more.
+_TOLERANCE, _SHARE = 1e-3, 1e-5
 # Bound the work for one image, in pixels decoded, and the memory of one step, in codes.
 _PIXELS = 2**24
 _CODES_AT_ONCE = 200_000
@@ -58,9 +59,10 @@ def expect(
     r"""Takes :math:`E_q[\log p(x \mid z)]`, on finer lattices for the images that need them.
 
     An image is done once neither of the last two doublings of the nodes moved its value by more
-    than 1e-3 nat: one change alone can be small by chance. (A wave of a single frequency may look
-    alike on three lattices; what a network draws is none.) Where 2^24 decoded pixels don't
-    suffice, as for a q far wider than the prior, the value stands with the error that is left.
+    than 1e-3 nat, or 1e-5 of it: one change alone can be small by chance. (A wave of a single
+    frequency may look alike on three lattices; what a network draws is none.) Where 2^24 decoded
+    pixels don't suffice, as for a q far wider than the prior, the value stands with the error that
+    is left.
 
     Args:
         model: A model with :math:`D \le 2`.
@@ -88,7 +90,8 @@ def expect(
         error[active] = torch.maximum(change[active], last)
         level[active] = at
         if at >= FIRST_LEVEL:
-            active = active[~(error[active] <= _TOLERANCE)]
+            enough = (_SHARE * value[active].abs()).clamp_min(_TOLERANCE)
+            active = active[~(error[active] <= enough)]
         if not len(active):
             break
     return Expectation(value, error + torch.finfo(torch.float32).eps * value.abs(), level)

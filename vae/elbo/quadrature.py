@@ -1,13 +1,14 @@
 r"""Integrals over a latent space of one or two dimensions.
 
-Two rules: Gauss-Hermite nodes for an expectation under a Gaussian that is known, and a two-stage
-grid for the integrand :math:`p(x \mid z) p(z)`, of which only the grid's own scan tells where it
-lives. The evidence, the true posterior and its moments are sums over the same nodes.
+Gauss-Hermite nodes for the expectation of a polynomial under a Gaussian that is known, and a grid
+for the integrand :math:`p(x \mid z) p(z)`, of which only the grid's own scan tells where it lives.
+The evidence, the true posterior and its moments are sums over the same nodes.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch.distributions import Distribution
 
 from vae.elbo.terms import log_density, log_likelihood
 from vae.elbo.tiles import decoder_rows, map_tiles, row_sums
+from vae.model.likelihoods import facts_of
 from vae.model.vae import LatentModel
 
 __all__ = [
@@ -31,7 +33,9 @@ __all__ = [
 ]
 
 _STEP = 0.2
-_REACHES = (35, 70, 140, 280)
+# The scan's small cells from the middle to their edge, the small ones on a large one's side, and
+# the large ones from the middle to the least edge.
+_REACH, _OUTER, _FAR = 37, 5, 20
 # Cells this far below the greatest, in nats, are cut; what they hold counts as error.
 _CUT = 14
 # The most parts of a cell's side, a power of 2.
@@ -46,12 +50,15 @@ class CoarseScan(NamedTuple):
     r"""The decoded cells of the coarse scan: the same for every image, so decoded once.
 
     Attributes:
-        cells: The middles of the cells, with shape :math:`(N, D)`.
-        tiles: :math:`p(x \mid z)` at them, in tiles of batch shape :math:`(R)`.
+        small: :math:`p(x \mid z)` at the middles of cells of side 0.2, in tiles of batch shape
+            :math:`(R)`.
+        large: The same of cells of side 1.
+        greatest: The greatest log-likelihood that any image has there, in nats.
     """
 
-    cells: Tensor
-    tiles: tuple[Distribution, ...]
+    small: tuple[Distribution, ...]
+    large: tuple[Distribution, ...]
+    greatest: float
 
 
 class Quadrature(NamedTuple):
@@ -63,8 +70,7 @@ class Quadrature(NamedTuple):
         step: The distance of neighbouring nodes; a node stands for ``step ** D``.
         log_evidence: :math:`\log p(x)` in nats, NaN where out of reach, with shape :math:`()`.
         error: What it may be off, in nats, with shape :math:`()`: the larger of the changes at
-            the last two halvings of the step, the mass of the cells that were cut, and float32's
-            rounding.
+            the last two halvings of the step, the mass of what was cut, and float32's rounding.
     """
 
     nodes: Tensor
@@ -142,18 +148,15 @@ def coarse_scan(model: LatentModel) -> CoarseScan | None:
     Returns:
         The scan; none where its images are too large to be kept.
     """
-    rows, cells = decoder_rows(model.config), _cells(model.config.latent_dim, _REACHES[0])
-    if len(cells) * model.config.image.pixels > _KEPT:
+    dims = model.config.latent_dim
+    if _cells(dims, _REACH).shape[0] * model.config.image.pixels > _KEPT:
         return None
-    codes, tiles = cells.to(torch.float32), []
-
-    def tile(indices: Tensor) -> Tensor:
-        tiles.append(model.decode(codes[indices]))
-        return indices
-
     with torch.no_grad():
-        map_tiles(rows, len(cells), tile)
-    return CoarseScan(cells, tuple(tiles))
+        return CoarseScan(
+            tuple(_decoded(model, _cells(dims, _REACH))),
+            tuple(_decoded(model, _cells(dims, _FAR, _OUTER))),
+            _greatest(model),
+        )
 
 
 def quadrature(
@@ -166,13 +169,13 @@ def quadrature(
 ) -> Quadrature:
     r"""Lays the nodes for :math:`\int p(x \mid z) p(z) dz` and evaluates the integrand there.
 
-    A coarse scan (step 0.2 on [-7, 7]) finds where the integrand lives; the cells that may come
-    within 14 nats of its maximum, their neighbours and those around ``mu`` are integrated by the
-    trapezoidal rule, whose step is halved until neither of the last two halvings moved the
-    result. Refining around ``mu`` alone would fail: q can miss the posterior's mass. A foreign
-    image may have its mass farther out: then the scan reaches twice as far, three times at most,
-    after which the result is NaN. Where 2^27 decoded pixel values don't suffice, the result is
-    NaN or stands with the error that is left.
+    A scan finds where the integrand lives: of cells of side 0.2 on [-7.5, 7.5], and of side 1 as
+    far out as the prior leaves any mass that could matter, were the image decoded there as well
+    as any image can be. Around the origin alone a foreign image's mass may be missed, and around
+    ``mu`` alone any image's, for q can miss the posterior's mass. The cells that may come within
+    14 nats of the greatest are integrated by the trapezoidal rule, whose step is halved until
+    neither of the last two halvings moved the result. Where 2^27 decoded pixel values don't
+    suffice, the result is NaN or stands with the error that is left.
 
     Args:
         model: A model with :math:`D \le 2`.
@@ -180,7 +183,7 @@ def quadrature(
         mu: The posterior mean of q, with shape :math:`(D,)`.
         tolerance: The change in nats at which halving stops.
         finest: The most parts of a cell's side, a power of 2.
-        scan: The decoded coarse cells, where they are there already.
+        scan: The decoded cells of the fine scan, where they are there already.
 
     Returns:
         The nodes and the integral.
@@ -190,28 +193,58 @@ def quadrature(
     """
     if len(mu) > 2:
         raise ValueError(f"exact evidence needs at most 2 latent dimensions, not {len(mu)}.")
-    codes = _DECODED // model.config.image.pixels
-    for reach in _REACHES:
-        count = (2 * reach + 1) ** len(mu)
-        if reach > _REACHES[0] and count > codes:
-            break
-        codes -= count
-        found = _active_cells(model, image, mu.double(), reach, scan)
-        if found is not None:
-            return _integrate(model, image, found, tolerance, finest, codes)
-        scan = None
-    empty = torch.empty(0, len(mu), dtype=torch.float64)
-    nan = torch.full((), math.nan, dtype=torch.float64)
-    return Quadrature(empty, empty[:, 0], _STEP, nan, nan)
+    most = _DECODED // model.config.image.pixels
+    cells = _active_cells(model, image, mu.double(), scan, most)
+    if cells is None:
+        empty = torch.empty(0, len(mu), dtype=torch.float64)
+        nan = torch.full((), math.nan, dtype=torch.float64)
+        return Quadrature(empty, empty[:, 0], _STEP, nan, nan)
+    return _integrate(model, image, cells, tolerance, finest, most)
 
 
 def _log_prior(z: Tensor) -> Tensor:
     return log_density(torch.zeros(1), torch.ones(1), z)
 
 
-def _cells(dims: int, reach: int) -> Tensor:
-    axis = torch.arange(-reach, reach + 1, dtype=torch.float64) * _STEP
+def _cells(dims: int, reach: int, times: int = 1) -> Tensor:
+    """The middles of cells so many times as large as the smallest, (N, D)."""
+    axis = torch.arange(-reach, reach + 1, dtype=torch.float64) * (_STEP * times)
     return torch.cartesian_prod(*[axis] * dims).reshape(-1, dims)
+
+
+def _decoded(model: LatentModel, cells: Tensor) -> list[Distribution]:
+    codes, tiles = cells.to(torch.float32), []
+
+    def tile(indices: Tensor) -> Tensor:
+        tiles.append(model.decode(codes[indices]))
+        return indices
+
+    map_tiles(decoder_rows(model.config), len(cells), tile)
+    return tiles
+
+
+def _greatest(model: LatentModel) -> float:
+    """The greatest log-likelihood that any image has at the middles of the large cells."""
+    if facts_of(model.config.likelihood).is_pmf:
+        return 0.0
+    greatest = -math.inf
+    for codes in _cells(model.config.latent_dim, _FAR, _OUTER).split(decoder_rows(model.config)):
+        pixels = model.decode(codes.to(torch.float32)).base_dist
+        # Each of our densities is greatest at its mean or at an end of the pixels' range.
+        ends = [torch.zeros_like(pixels.mean), torch.ones_like(pixels.mean), pixels.mean]
+        best = torch.stack([pixels.log_prob(end) for end in ends]).amax(0)
+        greatest = max(greatest, float(best.flatten(1).double().sum(-1).max()))
+    return greatest
+
+
+def _scanned(
+    model: LatentModel, image: Tensor, cells: Tensor, tiles: Sequence[Distribution] | None
+) -> Tensor:
+    """log p(x, z) at the middles of cells, which may be decoded already, (N,)."""
+    if tiles is None:
+        return log_joint(model, image, cells)
+    parts = [log_likelihood(tile, image) for tile in tiles]
+    return torch.cat(parts)[: len(cells)] + _log_prior(cells)
 
 
 class _Cells(NamedTuple):
@@ -229,31 +262,53 @@ class _Cells(NamedTuple):
 
 
 def _active_cells(
-    model: LatentModel, image: Tensor, centre: Tensor, reach: int, scan: CoarseScan | None
+    model: LatentModel, image: Tensor, centre: Tensor, scan: CoarseScan | None, most: int
 ) -> _Cells | None:
-    """The cells worth integrating; none where some lie out of reach."""
-    dims = len(centre)
-    if scan is None:
-        cells = _cells(dims, reach)
-        values = log_joint(model, image, cells)
-    else:
-        cells = scan.cells
-        parts = [log_likelihood(tile, image) for tile in scan.tiles]
-        values = torch.cat(parts)[: len(cells)] + _log_prior(cells)
-    least = values.max() - _CUT
-    # The integrand may be narrower than the coarse step, so a cell's middle alone tells little:
-    # half way to a neighbour it may have changed by half as much as all the way.
-    rise, fall = _of_neighbours(values, dims) - values, values + _of_neighbours(-values, dims)
-    keep = values + torch.maximum(rise, fall) / 2 > least
-    outside = bool((cells[keep].abs() > (reach - 0.5) * _STEP).any())
-    if centre.abs().max() > reach * _STEP:
-        outside |= bool(log_joint(model, image, centre[None])[0] > least)
-    if outside:
-        return None
+    """The cells worth integrating; none where finding them takes more than ``most`` codes."""
+    dims, side = len(centre), _OUTER * _STEP
+    cells = _cells(dims, _REACH)
+    values = _scanned(model, image, cells, scan and scan.small)
+    # The integrand may be narrower than a cell, so its middle alone tells little: half way to a
+    # neighbour it may have changed by half as much as all the way, and by more in a large cell.
+    keep = values + _change(values, dims) / 2 > values.max() - _CUT
     keep |= ((cells - centre).abs() <= _STEP).all(-1)
     keep = _of_neighbours(keep.double(), dims) > 0
-    cut = torch.logsumexp(values[~keep], 0) + dims * math.log(_STEP)
-    return _Cells(cells[keep], values[keep], cut)
+    found, cut = [(cells[keep], values[keep])], [values[~keep]]
+
+    # P(|z| > r) is at most exp(-r^2 / 2), and no code gives the image more than the greatest.
+    value = float(torch.logsumexp(values, 0)) + dims * math.log(_STEP)
+    greatest = scan.greatest if scan else _greatest(model)
+    radius = math.sqrt(2 * max(0.0, greatest - value + _CUT))
+    needed = math.ceil(max(radius, float(centre.abs().max())) / side) + 1
+    reach = max(_FAR, needed)
+    if (2 * reach + 1) ** dims > most:
+        return None
+    outer = _cells(dims, reach, _OUTER)
+    outside = _scanned(model, image, outer, scan.large if scan and reach == _FAR else None)
+    least = torch.maximum(values.max(), outside.max()) - _CUT
+    split = outside + _change(outside, dims) > least
+    split |= ((outer - centre).abs() <= side).all(-1)
+    beyond = (outer.abs() > (_REACH + 0.5) * _STEP).any(-1)
+    cut.append(outside[beyond & ~split] + dims * math.log(_OUTER))
+    parts = (outer[beyond & split][:, None] + _cells(dims, _OUTER // 2)).reshape(-1, dims)
+    if len(outer) + len(parts) > most:
+        return None
+    if len(parts):
+        inside = log_joint(model, image, parts)
+        blocks = inside.reshape(-1, _OUTER**dims)
+        change = (blocks.amax(-1) - blocks.amin(-1)).repeat_interleave(_OUTER**dims)
+        keep = inside + change / 2 > torch.maximum(least, inside.max() - _CUT)
+        keep |= ((parts - centre).abs() <= _STEP).all(-1)
+        found.append((parts[keep], inside[keep]))
+        cut.append(inside[~keep])
+    middles, joint = (torch.cat(column) for column in zip(*found, strict=True))
+    return _Cells(middles, joint, torch.logsumexp(torch.cat(cut), 0) + dims * math.log(_STEP))
+
+
+def _change(values: Tensor, dims: int) -> Tensor:
+    """How much each cell's value differs from those of the cells around it at most, (N,)."""
+    rise, fall = _of_neighbours(values, dims) - values, values + _of_neighbours(-values, dims)
+    return torch.maximum(rise, fall)
 
 
 def _of_neighbours(values: Tensor, dims: int) -> Tensor:
@@ -271,23 +326,35 @@ def _integrate(
     finest: int,
     most: int,
 ) -> Quadrature:
-    """The trapezoidal rule on some cells, all nodes of which stay when its step is halved."""
-    dims, parts = cells.middles.shape[-1], 1
-    nodes, values = cells.middles, cells.log_joint
-    value, last = log_sum_exp(values) + dims * math.log(_STEP), torch.zeros(())
+    """The trapezoidal rule on some cells, each node of which stays when its step is halved.
+
+    Cells whose nodes show that they hold nothing are cut on the way.
+    """
+    dims, parts, cut = cells.middles.shape[-1], 1, cells.cut
+    middles, values = cells.middles, cells.log_joint[:, None]
+    offsets = torch.zeros(1, dims, dtype=torch.float64)
+    value, last = log_sum_exp(values.flatten()) + dims * math.log(_STEP), torch.zeros(())
     while True:
         parts *= 2
-        offsets = torch.arange(-(parts // 2), parts // 2)
-        offsets = torch.cartesian_prod(*[offsets] * dims).reshape(-1, dims)
-        odd = (offsets % 2 != 0).any(-1)
-        fresh = (cells.middles[:, None] + offsets[odd] * (_STEP / parts)).reshape(-1, dims)
-        nodes = torch.cat((nodes, fresh))
-        values = torch.cat((values, log_joint(model, image, fresh)))
-        before, value = value, log_sum_exp(values) + dims * math.log(_STEP / parts)
+        axis = torch.arange(-(parts // 2), parts // 2)
+        index = torch.cartesian_prod(*[axis] * dims).reshape(-1, dims)
+        fresh = index[(index % 2 != 0).any(-1)] * (_STEP / parts)
+        nodes = (middles[:, None] + fresh).reshape(-1, dims)
+        found = log_joint(model, image, nodes).reshape(len(middles), len(fresh))
+        offsets, values = torch.cat((offsets, fresh)), torch.cat((values, found), 1)
+        before, value = value, log_sum_exp(values.flatten()) + dims * math.log(_STEP / parts)
         change = (value - before).abs()
         error, last = torch.maximum(change, last), change
-        if (parts >= 4 and error <= tolerance) or parts >= finest or 2**dims * len(nodes) > most:
+        if parts >= 4 and error <= tolerance:
             break
+        highest, lowest = values.amax(-1), values.amin(-1)
+        keep = highest + (highest - lowest) / parts > highest.max() - _CUT
+        if parts >= finest or 4**dims * values[keep].numel() > most:
+            break
+        lost = torch.logsumexp(values[~keep].flatten(), 0) + dims * math.log(_STEP / parts)
+        cut = torch.logaddexp(cut, lost)
+        middles, values = middles[keep], values[keep]
     rounding = torch.finfo(torch.float32).eps * value.abs()
-    error = error + torch.log1p(torch.exp(cells.cut - value)) + rounding
-    return Quadrature(nodes, values, _STEP / parts, value, error)
+    error = error + torch.log1p(torch.exp(cut - value)) + rounding
+    nodes = (middles[:, None] + offsets).reshape(-1, dims)
+    return Quadrature(nodes, values.flatten(), _STEP / parts, value, error)
