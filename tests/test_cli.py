@@ -347,6 +347,7 @@ def test_the_table_says_of_how_many_images_log_p_is() -> None:
     metrics = {
         "images": 1_200, "importance_samples": 0, "bits_per_dim": None, "active_units": 2,
         "elbo": -9.0, "elbo_se": 0.1, "log_evidence": -8.0, "log_evidence_se": 0.1,
+        "rate": 3.0, "rate_se": 0.1, "distortion": 6.0, "distortion_se": 0.1,
     }  # fmt: skip
     assert "of 1,200 images" not in metrics_table(metrics)
     table = metrics_table({**metrics, "log_evidence_images": 1_190})

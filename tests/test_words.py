@@ -21,7 +21,7 @@ MODELS = sorted(path.parent.name for path in (ROOT / "checkpoints").glob("*/mani
 
 
 def number(text):
-    return Decimal(text.replace("\N{MINUS SIGN}", "-").replace("\N{THIN SPACE}", ""))
+    return Decimal(text.replace("\N{MINUS SIGN}", "-").replace(",", ""))
 
 
 def bold(app):

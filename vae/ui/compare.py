@@ -36,6 +36,7 @@ __all__ = [
 ]
 
 _SHOWN = 2_000
+_IMAGES_OF_EVIDENCE = "images of log p(x)"
 
 
 def comparable(model: Checkpoint) -> dict[str, dict[str, Any]]:
@@ -221,8 +222,9 @@ def table_of_models() -> None:
     manifests = {n: e.manifest for n, e in access.entries().items() if not e.damage}
     rows = [_row(name, manifest) for name, manifest in manifests.items()]
     frame = pd.DataFrame(rows).dropna(axis="columns", how="all")
-    # Counts stay whole numbers where a model has none.
-    frame = frame.convert_dtypes(convert_string=False, convert_floating=False)
+    if _IMAGES_OF_EVIDENCE in frame:
+        # A count stays a whole number where a model has none.
+        frame = frame.astype({_IMAGES_OF_EVIDENCE: "Int64"})
     # As they are shown they add up; the file has every digit.
     terms = ["rate, nats", "distortion, nats"]
     shown = frame.copy()
@@ -259,7 +261,7 @@ def _row(name: str, manifest: dict[str, Any]) -> dict[str, Any]:
         "k of L": metrics["importance_samples"],
         "log p(x) exact, nats": metrics.get("log_evidence"),
         # Left out where log p(x) is known of all of them.
-        "images of log p(x)": metrics.get("log_evidence_images"),
+        _IMAGES_OF_EVIDENCE: metrics.get("log_evidence_images"),
         "bits per pixel value": metrics.get("bits_per_dim"),
         "likelihood": facts_of(shape["likelihood"]).title,
         "network": shape["network"],
