@@ -25,6 +25,7 @@ from vae.cli.evaluate import metrics_table
 from vae.cli.main import main
 from vae.data.images import encode_png, to_image
 from vae.elbo.rows import FORMATS, ScoreRow
+from vae.figures.frame import error_text
 from vae.model.checkpoint import load
 from vae.training.presets import PRESETS
 from vae.training.speed import float32_on
@@ -422,6 +423,20 @@ def test_the_command_line_is_python(run, images: Path, checkpoint) -> None:
     assert rows == [{**row._asdict(), "kl_per_dim": list(row.kl_per_dim)}]
 
 
+def test_the_table_shows_an_error_that_holds(run, images: Path) -> None:
+    """By quadrature a small one but not none; of draws a standard error; of one draw neither."""
+    flags = (images / "0.png", "--no-evidence")
+    (row,) = json.loads(run("score", "digits-2d", *flags, "--json").out)
+    error = error_text(row["elbo_error"], 4)
+    assert error and f"{row['elbo']:.4f}  {error:>8}  " in run("score", "digits-2d", *flags).out
+    for draws, shown in (("9", True), ("1", False)):
+        outcome = run("score", "digits-10d", *flags, "--draws", draws)
+        assert (outcome.code, outcome.err) == (0, "")
+        words = outcome.out.splitlines()[1].split()
+        assert len(words) == 5 + shown and "nan" not in outcome.out.lower()
+        assert float(words[2]) > 0
+
+
 def test_a_trained_model_scores_its_own_images(run, trained: Path, tmp_path: Path) -> None:
     model = load(trained)
     png = encode_png(to_image(model.reference.levels[0], model.config.image))
@@ -447,7 +462,7 @@ def test_a_refused_file_is_a_row(run, images: Path) -> None:
 
 def test_the_table_is_for_people(run, images: Path) -> None:
     lines = run("score", "digits-2d", images, "--no-evidence").out.splitlines()
-    assert lines[0].split() == ["name", "ELBO", "±", "se", "KL", "percentile", "p-value"]
+    assert lines[0].split() == ["name", "ELBO", "±", "KL", "percentile", "p-value"]
     assert len(lines) == 6 and lines[1].startswith("0.png")
     assert "refused: " in lines[4] and "(E-IMG-01)" in lines[4]
 

@@ -14,7 +14,7 @@ import streamlit as st
 from vae.data.datasets import same_images
 from vae.elbo.losses import refitted_gaussian
 from vae.figures.compare import ModelPoint, codes, model_difference, rate_distortion
-from vae.figures.frame import adding_up, nats
+from vae.figures.frame import adding_up, nats, plus_minus
 from vae.figures.pictures import gallery_html
 from vae.model.checkpoint import Checkpoint, data_title
 from vae.model.likelihoods import facts_of
@@ -148,9 +148,10 @@ def ladder_slider(model: Checkpoint, ladder: dict[float, str]) -> None:
     rate, distortion = adding_up((metrics["rate"], metrics["distortion"]), 2)
     st.markdown(
         f"**{literal(other.name)}**: rate **{nats(rate, 2)}** + distortion "
-        f"**{nats(distortion, 2)}** = **{nats(-metrics['elbo'], 2)} ± "
-        f"{metrics['elbo_se']:.2f} nats** an image, which is minus its true ELBO (β = 1): lower "
-        f"is better. {metrics['active_units']} of {other.config.latent_dim} units are active.",
+        f"**{nats(distortion, 2)}** = **{nats(-metrics['elbo'], 2)}"
+        f"{plus_minus(metrics['elbo_se'])} nats** an image, which is minus its true ELBO (β = 1): "
+        f"lower is better. {metrics['active_units']} of {other.config.latent_dim} units are "
+        "active.",
         help=words.ACTIVE,
     )
     left, right = st.columns([1, 1.5], gap="large")
