@@ -139,4 +139,4 @@ with st.expander("About this model"):
         f"{training['best_step']:,}, "
         f"{training['parameters']:,} parameters.\n\n**Made by**"
     )
-    st.code(without_paths(model.manifest["command"]), language="bash")
+    st.code(without_paths(model.manifest["command"]), language="bash", wrap_lines=True)

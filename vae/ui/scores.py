@@ -281,12 +281,12 @@ def calls(model: Checkpoint, settings: ScoreSettings, names: Sequence[str]) -> N
         # Where there is no exact log p(x), neither needs to speak of it.
         exact = model.config.latent_dim <= 2
         usual = settings if exact else replace(settings, evidence=True)
-        st.code(command_line(model.name, usual), language="bash")
+        st.code(command_line(model.name, usual), language="bash", wrap_lines=True)
         # The address that the visitor sees, which a proxy may have given the server.
         address = urlsplit(st.context.url or "http://localhost:8501")
         base = f"{address.scheme}://{address.netloc}{base_path()}"
         usual = settings if exact else replace(settings, evidence=False)
-        st.code(curl_call(base, model.name, usual, names), language="bash")
+        st.code(curl_call(base, model.name, usual, names), language="bash", wrap_lines=True)
         st.caption("Each gives the rows of the downloads. The command takes whole folders.")
 
 
