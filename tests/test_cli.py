@@ -7,6 +7,7 @@ import errno
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -253,6 +254,21 @@ def test_a_folder_of_checkpoints_is_never_replaced(run, trained: Path) -> None:
     outcome = run("train", *QUICK, "--overwrite", "--out", trained.parent)
     assert outcome.code == 73 and "not a checkpoint" in outcome.sentence()
     assert load(trained)
+
+
+def test_training_onto_a_linked_checkpoint_leaves_nothing_beside(
+    run, trained: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "here").mkdir()
+    shutil.copytree(trained, tmp_path / "disk" / "model")
+    link = tmp_path / "here" / "mine"
+    link.symlink_to(tmp_path / "disk" / "model")
+    outcome = run("train", *QUICK, "--quiet", "--overwrite", "--seed", "3", "--out", link)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert link.is_symlink() and load(link).weights_sha256 != load(trained).weights_sha256
+    assert os.listdir(link.parent) == ["mine"] and os.listdir(tmp_path / "disk") == ["model"]
+    assert sorted(os.listdir(link)) == sorted(os.listdir(trained))
 
 
 @pytest.mark.parametrize("place", ["file/below", "x" * 255])
