@@ -102,7 +102,7 @@ def metrics_table(metrics: dict[str, Any]) -> str:
         known = f"{metrics['log_evidence_images']:,} of {metrics['images']:,}"
         names["log_evidence"] += f", {known} images"
     lines = [
-        _line(text, f"{shown[name]:.3f}{plus_minus(metrics[f'{name}_se'], 3)} nats")
+        _line(text, f"{shown[name]:.3f}{plus_minus(metrics.get(f'{name}_se'), 3)} nats")
         for name, text in names.items()
         if name in metrics
     ]
