@@ -68,11 +68,13 @@ if "log_evidence" in metrics:
     )
 with st.container(horizontal=True):
     for title, (key, value, better, explanation) in numbers.items():
-        error, images = metrics[f"{key}_se"], metrics.get(f"{key}_images", metrics["images"])
+        error, images = metrics.get(f"{key}_se"), metrics.get(f"{key}_images", metrics["images"])
+        # One image has no standard error.
+        told = "" if error is None else f"± {nats(error) if error >= 0.05 else 'under 0.1'}, "
         st.metric(
             title,
             f"{value} nats",
-            delta=f"± {f'{error:.1f}' if error >= 0.05 else 'under 0.1'}, {better} is better",
+            delta=f"{told}{better} is better",
             delta_color="off",
             delta_arrow="off",
             help=f"{explanation} The mean over {images:,} validation images ± its standard error.",
@@ -137,4 +139,4 @@ with st.expander("About this model"):
         f"{training['best_step']:,}, "
         f"{training['parameters']:,} parameters.\n\n**Made by**"
     )
-    st.code(without_paths(model.manifest["command"]), language="bash")
+    st.code(without_paths(model.manifest["command"]), language="bash", wrap_lines=True)

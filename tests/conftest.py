@@ -79,13 +79,14 @@ def odd_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     every = plain.read(np.arange(2))[:1]
     nobody = {"labels_of": lambda rows: np.full(len(rows), -1), "label_names": ()}
     colour = replace(
-        plain, name="colours", spec=replace(plain.spec, channels=3),
+        plain, name="colours", digest="colours", spec=replace(plain.spec, channels=3),
         read=lambda rows: plain.read(rows) * np.array([1, 0, 1], np.uint8)[:, None, None],
         **nobody,
     )  # fmt: skip
     equal = replace(
-        plain, name="equal", read=lambda rows: np.repeat(every, len(rows), 0), **nobody
-    )
+        plain, name="equal", digest="equal",
+        read=lambda rows: np.repeat(every, len(rows), 0), **nobody,
+    )  # fmt: skip
     classes = replace(
         plain, name="classes", labels_of=lambda rows: 7 * rows % 300,
         label_names=tuple(f"class {k}" for k in range(300)),

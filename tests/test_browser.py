@@ -304,13 +304,13 @@ def test_a_thumbnail_chooses_its_sample_by_mouse_and_by_keyboard(server, page):
     page.get_by_text("Sample 17 costs").wait_for()
     worst = page.locator(".elb-thumbs button").first
     worst.wait_for()
-    number = worst.inner_text().split(":")[0]
+    number = re.search(r"\d+", worst.inner_text()).group()
     worst.click()
     page.get_by_text(f"Sample {number} costs").wait_for()
     assert f"sample={number}" in page.url
     settle(page)
     second = page.locator(".elb-thumbs button").nth(1)
-    number = second.inner_text().split(":")[0]
+    number = re.search(r"\d+", second.inner_text()).group()
     second.focus()
     page.keyboard.press("Enter")
     page.get_by_text(f"Sample {number} costs").wait_for()

@@ -587,6 +587,29 @@ def test_only_regular_files_are_opened(path: Path, name: str, change: Callable) 
     assert not entries["sound"].damage
 
 
+def test_a_linked_checkpoint_is_replaced_where_it_lies(tmp_path: Path) -> None:
+    disk, here = tmp_path / "disk", tmp_path / "checkpoints"
+    disk.mkdir()
+    here.mkdir()
+    write(disk / "model", **small(1))
+    link = here / "mine"
+    link.symlink_to(disk / "model")
+    with pytest.raises(FileExistsError):
+        write(link, **small(2))
+    write(link, **small(2), overwrite=True)
+    assert link.is_symlink() and load(link).name == "mine"
+    write(tmp_path / "other", **small(2))
+    assert load(link).weights_sha256 == load(tmp_path / "other").weights_sha256
+    assert os.listdir(here) == ["mine"] and os.listdir(disk) == ["model"]
+    # A writer that was killed between two renames.
+    (disk / "model").rename(disk / f".model.previous-{machine_mark()}-{DEAD}")
+    assert load(link).name == "mine" and os.listdir(disk) == ["model"]
+    # A disk that is missing for now is not written beside.
+    (disk / "model").rename(tmp_path / "away")
+    with pytest.raises(FileExistsError, match="not a checkpoint"):
+        write(link, **small(2), overwrite=True)
+
+
 def test_no_file_is_opened_through_a_folder_of_another_kind(tmp_path: Path) -> None:
     # What is no checkpoint is neither listed nor opened: other formats, files, remains.
     for suffix in ("pt", "pth", "ckpt", "pkl", "joblib", "npy"):

@@ -7,6 +7,7 @@ import errno
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from vae.cli.evaluate import metrics_table
 from vae.cli.main import main
 from vae.data.images import encode_png, to_image
 from vae.elbo.rows import FORMATS, ScoreRow
+from vae.figures.frame import error_text
 from vae.model.checkpoint import load
 from vae.training.presets import PRESETS
 from vae.training.speed import float32_on
@@ -254,6 +256,21 @@ def test_a_folder_of_checkpoints_is_never_replaced(run, trained: Path) -> None:
     assert load(trained)
 
 
+def test_training_onto_a_linked_checkpoint_leaves_nothing_beside(
+    run, trained: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "here").mkdir()
+    shutil.copytree(trained, tmp_path / "disk" / "model")
+    link = tmp_path / "here" / "mine"
+    link.symlink_to(tmp_path / "disk" / "model")
+    outcome = run("train", *QUICK, "--quiet", "--overwrite", "--seed", "3", "--out", link)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert link.is_symlink() and load(link).weights_sha256 != load(trained).weights_sha256
+    assert os.listdir(link.parent) == ["mine"] and os.listdir(tmp_path / "disk") == ["model"]
+    assert sorted(os.listdir(link)) == sorted(os.listdir(trained))
+
+
 @pytest.mark.parametrize("place", ["file/below", "x" * 255])
 def test_an_impossible_place_is_found_before_training(
     run, tmp_path: Path, place: str, monkeypatch
@@ -347,6 +364,7 @@ def test_the_table_says_of_how_many_images_log_p_is() -> None:
     metrics = {
         "images": 1_200, "importance_samples": 0, "bits_per_dim": None, "active_units": 2,
         "elbo": -9.0, "elbo_se": 0.1, "log_evidence": -8.0, "log_evidence_se": 0.1,
+        "rate": 3.0, "rate_se": 0.1, "distortion": 6.0, "distortion_se": 0.1,
     }  # fmt: skip
     assert "of 1,200 images" not in metrics_table(metrics)
     table = metrics_table({**metrics, "log_evidence_images": 1_190})
@@ -421,6 +439,20 @@ def test_the_command_line_is_python(run, images: Path, checkpoint) -> None:
     assert rows == [{**row._asdict(), "kl_per_dim": list(row.kl_per_dim)}]
 
 
+def test_the_table_shows_an_error_that_holds(run, images: Path) -> None:
+    """By quadrature a small one but not none; of draws a standard error; of one draw neither."""
+    flags = (images / "0.png", "--no-evidence")
+    (row,) = json.loads(run("score", "digits-2d", *flags, "--json").out)
+    error = error_text(row["elbo_error"], 4)
+    assert error and f"{row['elbo']:.4f}  {error:>8}  " in run("score", "digits-2d", *flags).out
+    for draws, shown in (("9", True), ("1", False)):
+        outcome = run("score", "digits-10d", *flags, "--draws", draws)
+        assert (outcome.code, outcome.err) == (0, "")
+        words = outcome.out.splitlines()[1].split()
+        assert len(words) == 5 + shown and "nan" not in outcome.out.lower()
+        assert float(words[2]) > 0
+
+
 def test_a_trained_model_scores_its_own_images(run, trained: Path, tmp_path: Path) -> None:
     model = load(trained)
     png = encode_png(to_image(model.reference.levels[0], model.config.image))
@@ -446,7 +478,7 @@ def test_a_refused_file_is_a_row(run, images: Path) -> None:
 
 def test_the_table_is_for_people(run, images: Path) -> None:
     lines = run("score", "digits-2d", images, "--no-evidence").out.splitlines()
-    assert lines[0].split() == ["name", "ELBO", "±", "se", "KL", "percentile", "p-value"]
+    assert lines[0].split() == ["name", "ELBO", "±", "KL", "percentile", "p-value"]
     assert len(lines) == 6 and lines[1].startswith("0.png")
     assert "refused: " in lines[4] and "(E-IMG-01)" in lines[4]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import http.client
 import json
 import os
@@ -354,7 +355,13 @@ def test_requests_that_break_off_leave_their_places(port) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_to_the_command_ends_the_server(number) -> None:
     """As systemd, a container or a closed terminal stop it."""
-    with app_process() as (address, process):
+    with contextlib.ExitStack() as stack:
+        # What tests ignore that run under nohup or in the background, their child would as well.
+        before = signal.signal(number, signal.SIG_DFL)
+        try:
+            address, process = stack.enter_context(app_process())
+        finally:
+            signal.signal(number, before)
         port = urlsplit(address).port
         assert ask(port, "GET", "/api/models").status == 200
         process.send_signal(number)

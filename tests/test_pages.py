@@ -18,6 +18,7 @@ from streamlit.testing.v1 import AppTest
 
 import vae
 from vae.elbo.gaps import best_gaussian
+from vae.figures.frame import error_text, plus_minus
 from vae.model.likelihoods import facts_of
 from vae.training.commit import commit
 from vae.ui.literal import frame_csv, literal
@@ -169,7 +170,7 @@ def check_bound(model):
         loaded = vae.load(ROOT / "checkpoints" / model)
         best = best_gaussian(loaded.model, loaded.reference.levels[23:24])
         words = " ".join(one.value for one in app.markdown)
-        assert f"for this image (± {float(best.gain_se[0]):.2f})" in words
+        assert f"{plus_minus(float(best.gain_se[0]), 3)} nats**, what this encoder loses" in words
 
 
 def check_compare(model):
@@ -328,9 +329,9 @@ def test_tables_keep_in_sight_what_matters():
 
 def test_a_model_whose_images_no_other_has_is_not_called_the_best(odd_models, monkeypatch):
     monkeypatch.setenv("ELBOSCOPE_CHECKPOINTS", str(odd_models))
-    text = text_of(screen(page_named("compare"), model="one"))
+    text = text_of(screen(page_named("compare"), model="equal"))
     assert "There is no other model of the same images" in text
-    assert "explains them best" not in text
+    assert "most cheaply" not in text
 
 
 @pytest.mark.parametrize(
@@ -648,6 +649,23 @@ def test_an_image_that_scores_above_all_others_is_said_to():
     assert "± 0.0" not in text_of(app)
 
 
+@pytest.mark.parametrize("model", ["digits-2d", "digits-10d"])
+def test_an_elbo_stands_with_what_it_may_be_off(model):
+    """By quadrature its numerical error, which is never 0; else its standard error."""
+    loaded = vae.load(ROOT / "checkpoints" / model)
+    levels = loaded.reference.levels[:2]
+    app = scored_screen(*((f"{k}.png", png(levels[k, 0], 16)) for k in range(2)), model=model)
+    rows = {
+        row.name: row
+        for row in vae.score(loaded, loaded.config.image.from_levels(levels), evidence=False)
+    }
+    table = app.dataframe[0].value
+    for name, shown in zip(table["name"], table["±, nats"], strict=True):
+        assert shown == error_text(rows[name.removesuffix(".png")].elbo_uncertainty, 4) != ""
+    first = rows[table["name"].iloc[0].removesuffix(".png")]
+    assert f"</b>{plus_minus(first.elbo_uncertainty)} nats, higher than" in text_of(app)
+
+
 def test_only_refused_files_say_so():
     app = frame().switch_page(str(page_named("score_images"))).run()
     app.file_uploader(key="upload").set_value(("x.png", b"junk", "image/png")).run()
@@ -743,7 +761,7 @@ def test_files_and_copies_of_a_folder_are_said(monkeypatch, tmp_path):
     assert table["index"].tolist() == held_out
     assert table["file"].tolist() == [names[i] for i in held_out]
     text = text_of(app)
-    assert f"validation, {html.escape(names[held_out[3]])}" in text
+    assert f"a validation image, {html.escape(names[held_out[3]])}" in text
     assert str(tmp_path) not in text
     validation, calibration, _ = copies_of(data)
     assert calibration and f"{validation + calibration} of 21 held-out images are copies" in text
@@ -936,7 +954,8 @@ def test_a_run_that_cannot_start_says_why(homeless):
     next(one for one in app.button if one.key == "start").click().run()
     assert not app.exception
     (error,) = app.error
-    assert "my-digits-2d-1 cannot start" in error.value and "ELBOSCOPE_CACHE" in error.value
+    assert literal("my-digits-2d-1 cannot start") in error.value
+    assert literal("ELBOSCOPE_CACHE") in error.value
     assert launch.last_words("my-digits-2d-1") == ""
 
 
@@ -1069,4 +1088,4 @@ def test_no_table_of_a_screen_holds_a_formula(wicked, monkeypatch):
     for table in tables:
         cells = [cell for row in csv.reader(io.StringIO(table.decode())) for cell in row]
         texts = [cell for cell in cells if not re.fullmatch(r"-?[\d.e-]+", cell)]
-        assert texts and not [text for text in texts if text[:1] in "=+-@"]
+        assert texts and not [text for text in texts if text.startswith(("=", "+", "-", "@"))]

@@ -1,14 +1,19 @@
 """What the plane is sent: the bytes hold what was packed, and colours mean what they say."""
 
+import base64
+import io
 import json
+import re
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from vae.explore.synthetic import write_crowd
 from vae.figures import palette
 from vae.figures.frame import framed_span
 from vae.figures.latent_map import all_pairs
+from vae.figures.pictures import figure_html
 from vae.figures.plane import (
     MOST_NAMED,
     Fact,
@@ -109,6 +114,17 @@ def test_pixels_and_members_come_back():
     assert np.array_equal(found["pixels"].reshape(images.shape), frames.reshape(4, 3, 4, 5))
     found = unpack(group_slot("a", np.array([True, False, True])))
     assert found["members"].tolist() == [1, 0, 1]
+
+
+@pytest.mark.parametrize(("channels", "height", "width"), [(1, 1024, 512), (3, 300, 200)])
+def test_large_images_are_reduced_before_they_are_sent(channels, height, width):
+    images = np.full((3, channels, height, width), 0.5, np.float32)
+    found = unpack(thumbnails_slot("a", np.arange(3), images, (0, 1, 2, 3)))
+    assert (found["height"], found["width"]) == (96, round(96 * width / height))
+    assert found["channels"] == channels and set(found["pixels"]) == {128}
+    assert len(found["pixels"]) == 3 * channels * found["height"] * found["width"]
+    encoded = re.search(r"base64,([^\"]+)", figure_html(images[0], "", "", width=100)).group(1)
+    assert Image.open(io.BytesIO(base64.b64decode(encoded))).height == 200
 
 
 def test_holes_are_where_the_aggregate_is_below_the_threshold_and_the_prior_is_not():

@@ -54,6 +54,20 @@ def test_names_that_differ_stay_different() -> None:
     assert [name for name, _ in admitted([sent(one, b"x") for one in raw])[0]] == shown
 
 
+@pytest.mark.parametrize(
+    ("names", "shown"),
+    [
+        (["good/0.png"], ["0.png"]),
+        (["good/a/0.png", "good/b/0.png"], ["a/0.png", "b/0.png"]),
+        (["good/0.png", "bad/0.png"], ["good/0.png", "bad/0.png"]),
+        (["good/0.png", "0.png"], ["good/0.png", "0.png"]),
+        (["0.png"], ["0.png"]),
+    ],
+)
+def test_names_begin_below_what_holds_every_file(names, shown) -> None:
+    assert [name for name, _ in admitted([sent(one, b"x") for one in names])[0]] == shown
+
+
 def test_a_drawing_is_the_bytes_of_a_data_url() -> None:
     url = "data:image/png;base64," + base64.b64encode(b"\x89PNG and so on").decode()
     assert drawn_png(url) == b"\x89PNG and so on"

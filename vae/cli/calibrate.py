@@ -52,6 +52,7 @@ def calibrate(arguments: list[str]) -> int:
     from vae.elbo.calibration_sets import calibration_of, check_name, write_calibration
     from vae.elbo.files import ScoreSettings, score_files
     from vae.elbo.scoring import check_counts, draws_used
+    from vae.figures.frame import plus_minus
 
     flags = parse(_Arguments, "calibrate", TEXT + _NOTE, arguments)
     if not flags.paths:
@@ -95,6 +96,7 @@ def calibrate(arguments: list[str]) -> int:
     except ValueError as error:
         raise Stop(EXIT_USAGE, str(error)) from error
     count = len(made.elbo)
+    error = plus_minus(float(made.elbo.std(ddof=1)) / count**0.5, 3)
     if refused:
         left_out = f"{len(refused)} of {count + len(refused)} files were refused and left out"
         print(f"vae calibrate: {left_out}.", file=sys.stderr)
@@ -109,7 +111,7 @@ def calibrate(arguments: list[str]) -> int:
         )
     print(
         f"{loaded.name}: calibration set {made.name!r} of {count} images, ELBO "
-        f"{made.elbo.mean():.3f} ± {made.elbo.std(ddof=1) / count**0.5:.3f} nats; "
+        f"{made.elbo.mean():.3f}{error} nats; "
         f"smallest p-value {smallest:.3g}"
     )
     return 0

@@ -82,7 +82,7 @@ def evaluate(arguments: list[str]) -> int:
 
 def metrics_table(metrics: dict[str, Any]) -> str:
     """The metrics as lines for people, each number with its unit and error."""
-    from vae.figures.frame import adding_up
+    from vae.figures.frame import adding_up, plus_minus
 
     # As they are shown, rate and distortion add up to minus the ELBO, and the rate's parts to it.
     rate, distortion = adding_up((metrics["rate"], metrics["distortion"]), 3)
@@ -102,7 +102,7 @@ def metrics_table(metrics: dict[str, Any]) -> str:
         known = f"{metrics['log_evidence_images']:,} of {metrics['images']:,}"
         names["log_evidence"] += f", {known} images"
     lines = [
-        _line(text, f"{shown[name]:.3f} ± {metrics[f'{name}_se']:.3f} nats")
+        _line(text, f"{shown[name]:.3f}{plus_minus(metrics.get(f'{name}_se'), 3)} nats")
         for name, text in names.items()
         if name in metrics
     ]
@@ -119,8 +119,10 @@ def metrics_table(metrics: dict[str, Any]) -> str:
 
 
 def _aggregate_lines(metrics: dict[str, Any]) -> list[str]:
-    se, count = metrics["surgery_se"], f"log {metrics['images']:,}"
-    error = f" ± {se:.3f}" if se else ""
+    from vae.figures.frame import plus_minus
+
+    count = f"log {metrics['images']:,}"
+    error = plus_minus(metrics["surgery_se"], 3)
     lines = [
         _line(text, f"{metrics[name]:.3f}{error} nats{end}")
         for name, text, end in (

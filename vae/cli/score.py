@@ -322,11 +322,12 @@ def _progress(flags: _Arguments):  # noqa: ANN202  (tqdm has no types)
 
 def _table(rows: Sequence[ScoreRow], width: int, heading: bool) -> str:
     from vae.data.listing import shortened
+    from vae.figures.frame import error_text
 
     lines = []
     if heading:
         lines.append(
-            f"{'name':<{width}}  {'ELBO':>12}  {'± se':>7}  {'KL':>9}  {'percentile':>10}  p-value"
+            f"{'name':<{width}}  {'ELBO':>12}  {'±':>8}  {'KL':>9}  {'percentile':>10}  p-value"
         )
     for row in rows:
         name = shortened(_shown(row.name), width)
@@ -334,7 +335,8 @@ def _table(rows: Sequence[ScoreRow], width: int, heading: bool) -> str:
             lines.append(f"{name:<{width}}  refused: {row.error} ({row.error_code})")
         else:
             lines.append(
-                f"{name:<{width}}  {row.elbo:>12.4f}  {row.elbo_se:>7.4f}  {row.kl:>9.4f}  "
+                f"{name:<{width}}  {row.elbo:>12.4f}  "
+                f"{error_text(row.elbo_uncertainty, 4):>8}  {row.kl:>9.4f}  "
                 f"{row.percentile:>9.1f}%  {row.p_value:.3f}"
             )
     return "\n".join(lines)

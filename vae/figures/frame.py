@@ -12,8 +12,8 @@ import plotly.graph_objects as go
 from vae.figures import palette
 
 __all__ = [
-    "adding_up", "framed_span", "literal", "nats", "new_figure", "percent", "plus_minus",
-    "ring_selected", "square_axes",
+    "adding_up", "error_text", "framed_span", "literal", "nats", "new_figure", "percent",
+    "plus_minus", "ring_selected", "square_axes",
 ]  # fmt: skip
 
 MINUS = "\N{MINUS SIGN}"
@@ -116,10 +116,16 @@ def plus_minus(error: float | None, digits: int = 2) -> str:
 
     A small one must not read like that of an exact value: it is "± < 0.01", never "± 0.00".
     """
+    text = error_text(error, digits)
+    return text and f" ± {text}"
+
+
+def error_text(error: float | None, digits: int = 2) -> str:
+    """An error by itself; see :func:`plus_minus`."""
     if not error or math.isnan(error):
         return ""
     small = round(error, digits) == 0
-    return f" ± {f'< {10.0**-digits:.{digits}f}' if small else nats(error, digits)}"
+    return f"< {10.0**-digits:.{digits}f}" if small else nats(error, digits)
 
 
 def percent(share: float, digits: int = 1) -> str:

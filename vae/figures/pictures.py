@@ -15,6 +15,7 @@ __all__ = [
     "data_url",
     "figure_html",
     "gallery_html",
+    "reduced",
     "thumbnail_url",
     "to_bytes",
 ]
@@ -50,13 +51,17 @@ def thumbnail_url(image: np.ndarray, side: int) -> str:
         side: The most pixels along each side. Larger images are reduced to it; smaller ones are
             enlarged by whole pixels, since a table smooths what it enlarges itself.
     """
-    pixels = to_bytes(image)
-    longest = max(pixels.shape[:2])
-    if longest <= side:
-        return data_url(pixels, side // longest)
+    pixels = reduced(to_bytes(image), side)
+    return data_url(pixels, max(1, side // max(pixels.shape[:2])))
+
+
+def reduced(pixels: np.ndarray, side: int) -> np.ndarray:
+    """8-bit pixels as they are, or with at most so many along each side."""
+    if max(pixels.shape[:2]) <= side:
+        return pixels
     small = Image.fromarray(pixels)
     small.thumbnail((side, side), Image.Resampling.BOX)
-    return data_url(np.asarray(small))
+    return np.asarray(small)
 
 
 def contact_sheet(
@@ -91,11 +96,13 @@ def figure_html(image: np.ndarray, caption: str, alt: str, width: int = 240) -> 
         image: In [0, 1], with shape :math:`(C, H, W)`.
         caption: Shown below it.
         alt: What it shows, for those who don't see it.
-        width: Its width in CSS pixels; it shrinks with the column.
+        width: Its width in CSS pixels; it shrinks with the column. An image with more than two
+            pixels to each of them is reduced before it is sent.
     """
+    pixels = reduced(to_bytes(image), 2 * width)
     return (
         f'<figure class="elb-picture" style="max-width:{width}px">'
-        f'<img src="{data_url(to_bytes(image))}" alt="{escape(alt, quote=True)}" '
+        f'<img src="{data_url(pixels)}" alt="{escape(alt, quote=True)}" '
         f'style="aspect-ratio:{image.shape[2]}/{image.shape[1]}">'
         f"<figcaption>{escape(caption)}</figcaption></figure>"
     )

@@ -17,6 +17,7 @@ import numpy as np
 from plotly.colors import sample_colorscale, unlabel_rgb
 
 from vae.figures import palette
+from vae.figures.pictures import reduced, to_bytes
 
 __all__ = [
     "Fact",
@@ -37,6 +38,8 @@ __all__ = [
     "thumbnails_slot",
 ]
 
+# Pixels along a side of an image on the plane, which is drawn at most 56 CSS pixels wide.
+_THUMBNAIL = 96
 _KINDS = {"f4": np.dtype("<f4"), "u4": np.dtype("<u4"), "u1": np.dtype("u1")}
 _NONE, _FOLDED = (124, 135, 152), (146, 146, 146)
 # Classes that have a colour and a name of their own; of more the commonest do.
@@ -200,10 +203,11 @@ def thumbnails_slot(
     Args:
         plane: The plane's key.
         rows: The samples' numbers, with shape :math:`(K,)`.
-        images: In [0, 1], with shape :math:`(K, C, H, W)`.
+        images: In [0, 1], with shape :math:`(K, C, H, W)`; large ones are reduced.
         window: Left, bottom, right, top of the part whose samples these are.
     """
-    pixels = np.rint(np.clip(images, 0, 1) * 255).astype(np.uint8)
+    small = [reduced(to_bytes(image), _THUMBNAIL) for image in images]
+    pixels = np.stack([np.atleast_3d(one).transpose(2, 0, 1) for one in small])
     count, channels, height, width = pixels.shape
     return _pack(
         plane, "thumbnails", {"rows": rows.astype(np.uint32), "pixels": pixels.reshape(-1)},

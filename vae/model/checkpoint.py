@@ -164,7 +164,7 @@ def write(
     """Commits a checkpoint directory atomically, after reading it back.
 
     Args:
-        path: The directory to make.
+        path: The directory to make, or a link to one, which then leads to the new one.
         model: The model whose weights are written.
         reference: The reference statistics.
         history: The training curve, one JSON mapping a line.
@@ -232,15 +232,16 @@ def load(path: str | Path) -> Checkpoint:
         CheckpointError: If it is missing, damaged, or of a newer format; the message says which.
     """
     path = Path(os.path.abspath(path))
+    there = Path(os.path.realpath(path))
     for _ in range(20):
-        recover(path)
+        recover(there)
         before = inode_of(path)
         try:
             return _load(path)
         except CheckpointError:
             # Where it was replaced while being read, the new one is whole. While a writer is at
             # work it may be between two renames, or another reader may have put the old one back.
-            if inode_of(path) == before and not is_being_replaced(path):
+            if inode_of(path) == before and not is_being_replaced(there):
                 raise
             time.sleep(0.005)
     return _load(path)

@@ -16,7 +16,15 @@ from pathlib import Path
 
 from vae.data.disk import flush_folder, is_leftover, own_mark, sweep
 
-__all__ = ["aside", "check_target", "inode_of", "is_being_replaced", "move_into_place", "recover"]
+__all__ = [
+    "aside",
+    "check_target",
+    "inode_of",
+    "is_being_replaced",
+    "move_into_place",
+    "recover",
+    "true_place",
+]
 
 _REPLACED = (errno.ENOTEMPTY, errno.EEXIST)
 
@@ -29,13 +37,13 @@ def check_target(path: str | Path, overwrite: bool = False) -> Path:
         overwrite: Whether a checkpoint that stands there may be replaced.
 
     Returns:
-        The path, absolute.
+        Where the checkpoint truly lies, absolute; see :func:`true_place`.
 
     Raises:
         FileExistsError: If something stands there that may not be replaced.
         OSError: If nothing can be written there.
     """
-    path = Path(os.path.abspath(path))
+    path = true_place(path)
     recover(path)
     # A run under way keeps its files in the place of the checkpoint that it will become.
     if os.path.lexists(path) and not _holds_only_a_run(path):
@@ -52,6 +60,19 @@ def check_target(path: str | Path, overwrite: bool = False) -> Path:
     aside(path).mkdir()
     aside(path).rmdir()
     return path
+
+
+def true_place(path: str | Path) -> Path:
+    """A directory's absolute path, or that which a link leads to: a link is never replaced.
+
+    A link that leads nowhere stands for itself, since its disk may only be missing for now.
+    """
+    path = Path(os.path.abspath(path))
+    if not path.is_symlink():
+        return path
+    there = Path(os.path.realpath(path))
+    recover(there)
+    return there if there.is_dir() else path
 
 
 def recover(path: Path) -> None:

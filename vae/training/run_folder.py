@@ -25,6 +25,7 @@ from typing import Any
 
 from vae.data import disk
 from vae.data.disk import is_alive, machine_mark, own_mark, replace_file, sweep
+from vae.model.placing import true_place
 
 __all__ = ["RunFolder", "RunLocked", "is_running", "process_mark"]
 
@@ -41,11 +42,11 @@ class RunFolder:
     """Reads and writes the ``.run`` folder of one checkpoint.
 
     Args:
-        out: The checkpoint's directory, which need not exist.
+        out: The checkpoint's directory, or a link to it, which need not exist.
     """
 
     def __init__(self, out: str | Path) -> None:
-        self.out = Path(os.path.abspath(out))
+        self.out = true_place(out)
         self.path = self.out / ".run"
 
     @contextmanager

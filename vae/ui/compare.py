@@ -14,7 +14,7 @@ import streamlit as st
 from vae.data.datasets import same_images
 from vae.elbo.losses import refitted_gaussian
 from vae.figures.compare import ModelPoint, codes, model_difference, rate_distortion
-from vae.figures.frame import adding_up, nats
+from vae.figures.frame import adding_up, nats, plus_minus
 from vae.figures.pictures import gallery_html
 from vae.model.checkpoint import Checkpoint, data_title
 from vae.model.likelihoods import facts_of
@@ -36,6 +36,7 @@ __all__ = [
 ]
 
 _SHOWN = 2_000
+_IMAGES_OF_EVIDENCE = "images of log p(x)"
 
 
 def comparable(model: Checkpoint) -> dict[str, dict[str, Any]]:
@@ -147,9 +148,10 @@ def ladder_slider(model: Checkpoint, ladder: dict[float, str]) -> None:
     rate, distortion = adding_up((metrics["rate"], metrics["distortion"]), 2)
     st.markdown(
         f"**{literal(other.name)}**: rate **{nats(rate, 2)}** + distortion "
-        f"**{nats(distortion, 2)}** = **{nats(-metrics['elbo'], 2)} ± "
-        f"{metrics['elbo_se']:.2f} nats** an image, which is minus its true ELBO (β = 1): lower "
-        f"is better. {metrics['active_units']} of {other.config.latent_dim} units are active.",
+        f"**{nats(distortion, 2)}** = **{nats(-metrics['elbo'], 2)}"
+        f"{plus_minus(metrics['elbo_se'])} nats** an image, which is minus its true ELBO (β = 1): "
+        f"lower is better. {metrics['active_units']} of {other.config.latent_dim} units are "
+        "active.",
         help=words.ACTIVE,
     )
     left, right = st.columns([1, 1.5], gap="large")
@@ -221,8 +223,9 @@ def table_of_models() -> None:
     manifests = {n: e.manifest for n, e in access.entries().items() if not e.damage}
     rows = [_row(name, manifest) for name, manifest in manifests.items()]
     frame = pd.DataFrame(rows).dropna(axis="columns", how="all")
-    # Counts stay whole numbers where a model has none.
-    frame = frame.convert_dtypes(convert_string=False, convert_floating=False)
+    if _IMAGES_OF_EVIDENCE in frame:
+        # A count stays a whole number where a model has none.
+        frame = frame.astype({_IMAGES_OF_EVIDENCE: "Int64"})
     # As they are shown they add up; the file has every digit.
     terms = ["rate, nats", "distortion, nats"]
     shown = frame.copy()
@@ -259,7 +262,7 @@ def _row(name: str, manifest: dict[str, Any]) -> dict[str, Any]:
         "k of L": metrics["importance_samples"],
         "log p(x) exact, nats": metrics.get("log_evidence"),
         # Left out where log p(x) is known of all of them.
-        "images of log p(x)": metrics.get("log_evidence_images"),
+        _IMAGES_OF_EVIDENCE: metrics.get("log_evidence_images"),
         "bits per pixel value": metrics.get("bits_per_dim"),
         "likelihood": facts_of(shape["likelihood"]).title,
         "network": shape["network"],

@@ -9,7 +9,7 @@ import streamlit as st
 from vae.data.datasets import label_text
 from vae.explore.projection import TSNE_MOST, perplexity
 from vae.explore.selection import nearest
-from vae.figures.frame import adding_up, nats
+from vae.figures.frame import adding_up, nats, plus_minus
 from vae.figures.latent_map import all_pairs
 from vae.figures.pictures import gallery_html
 from vae.figures.plane import MOST_NAMED
@@ -193,7 +193,7 @@ def _means(table: Table, rows: np.ndarray) -> list[str]:
     kl, likelihood, *others = (float(values[rows].mean()) for values in columns)
     likelihood, minus_kl = adding_up((likelihood, -kl), 2)
     errors = (
-        f" ± {values[rows].std(ddof=1) / len(rows) ** 0.5:.2f}" if len(rows) > 1 else ""
+        plus_minus(values[rows].std(ddof=1) / len(rows) ** 0.5) if len(rows) > 1 else ""
         for values in columns
     )
     means = (-minus_kl, likelihood, *others)

@@ -190,7 +190,7 @@ def how_sure(scored: ScoredImage, n: int, name: str | None = None) -> str:
     )
     return (
         f"{escape(row.name)} scores an ELBO of <b>{nats(row.elbo, 2)}</b>"
-        f"{plus_minus(row.elbo_se)} nats, higher than <b>{share}</b>{of} {n:,} {images} "
+        f"{plus_minus(row.elbo_uncertainty)} nats, higher than <b>{share}</b>{of} {n:,} {images} "
         f"(p\u00a0=\u00a0{row.p_value:.3f})."
     )
 

@@ -18,6 +18,7 @@ from vae.elbo.files import ScoredImage, ScoreSettings
 from vae.elbo.rows import ScoreRow, to_csv, to_json, to_parquet
 from vae.elbo.scoring import DRAWS, Receipt
 from vae.elbo.verdict import words
+from vae.figures.frame import error_text
 from vae.figures.pictures import thumbnail_url
 from vae.model.checkpoint import Checkpoint
 from vae.model.stored import CheckpointError
@@ -224,7 +225,8 @@ def score_table(scored: Sequence[ScoredImage], model: Checkpoint, rate: float) -
         "name": [one.row.name for one in scored],
         "verdict": [_verdict_of(one, rate) for one in scored],
         "ELBO, nats": [one.row.elbo for one in scored],
-        "± se": [one.row.elbo_se for one in scored],
+        # As texts, since a small error must not read as none.
+        "±, nats": [error_text(one.row.elbo_uncertainty, 4) for one in scored],
         "KL, nats": [one.row.kl for one in scored],
         "percentile": [one.row.percentile for one in scored],
         "p-value": [one.row.p_value for one in scored],
@@ -234,8 +236,8 @@ def score_table(scored: Sequence[ScoredImage], model: Checkpoint, rate: float) -
     }
     if not any(columns["refused because"]):
         del columns["refused because"]
-    if not any(columns["± se"]):
-        del columns["± se"]
+    if not any(columns["±, nats"]):
+        del columns["±, nats"]
     st.caption("Most surprising first. Choose a line to see that image above and below.")
     number = st.column_config.NumberColumn
     state = st.dataframe(
@@ -246,7 +248,10 @@ def score_table(scored: Sequence[ScoredImage], model: Checkpoint, rate: float) -
         column_config={
             "image": st.column_config.ImageColumn(width="small"),
             "ELBO, nats": number(format="%.4f"),
-            "± se": number(format="%.4f"),
+            "±, nats": st.column_config.TextColumn(
+                help="One standard error of the draws, or the numerical error where none are "
+                "taken."
+            ),
             "KL, nats": number(format="%.4f"),
             "percentile": number(format="%.1f %%"),
             "p-value": number(format="%.3f"),
@@ -276,12 +281,12 @@ def calls(model: Checkpoint, settings: ScoreSettings, names: Sequence[str]) -> N
         # Where there is no exact log p(x), neither needs to speak of it.
         exact = model.config.latent_dim <= 2
         usual = settings if exact else replace(settings, evidence=True)
-        st.code(command_line(model.name, usual), language="bash")
+        st.code(command_line(model.name, usual), language="bash", wrap_lines=True)
         # The address that the visitor sees, which a proxy may have given the server.
         address = urlsplit(st.context.url or "http://localhost:8501")
         base = f"{address.scheme}://{address.netloc}{base_path()}"
         usual = settings if exact else replace(settings, evidence=False)
-        st.code(curl_call(base, model.name, usual, names), language="bash")
+        st.code(curl_call(base, model.name, usual, names), language="bash", wrap_lines=True)
         st.caption("Each gives the rows of the downloads. The command takes whole folders.")
 
 

@@ -51,6 +51,7 @@ STYLE = f"""<style>
   .katex-display .base {{ margin: .2rem 0; }}
   .elb-gallery {{ grid-template-columns: repeat(5, 1fr) !important; }}
   .elb-thumbs {{ grid-template-columns: repeat(3, 1fr) !important; }}
+  .elb-table :is(th, td):not(:last-child) {{ padding-right: .4rem; }}
   .elb-lead {{ font-size: 1.1rem; }} }}
 .elb-scroll {{ overflow-x: auto; }}
 .elb-table {{ border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }}

@@ -9,12 +9,14 @@ import streamlit as st
 
 from vae.data.datasets import label_text
 from vae.figures.frame import nats
-from vae.figures.pictures import data_url, to_bytes
+from vae.figures.pictures import data_url, reduced, to_bytes
 from vae.model.checkpoint import Checkpoint
 from vae.ui import access
 
 __all__ = ["captions_of", "thumbnails"]
 
+# They are shown at most 112 CSS pixels wide, of two pixels each.
+_SIDE = 224
 _SCRIPT = Path(__file__).parents[1] / "figures" / "web" / "thumbnails.js"
 _component = st.components.v2.component(
     "elboscope_thumbnails", js=_SCRIPT.read_text(), isolate_styles=False
@@ -47,7 +49,7 @@ def thumbnails(
     shown = access.reconstructions(model, rows) if found is None else found
     labels = [label_text(int(model.reference.labels[row]), model.label_names) for row in rows]
     cells = [
-        {"id": int(row), "src": data_url(to_bytes(image)), "caption": text,
+        {"id": int(row), "src": data_url(reduced(to_bytes(image), _SIDE)), "caption": text,
          "alt": f"sample {row}, {label}"}
         for row, image, text, label in zip(rows, shown, captions, labels, strict=True)
     ]  # fmt: skip

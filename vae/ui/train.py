@@ -122,7 +122,7 @@ def form() -> None:
             help="The folder it becomes among the checkpoints.",
         )  # fmt: skip
         title = st.text_input("Title", "", key=f"title-{preset}", max_chars=80)
-        problem = problem or launch.name_problem(root, name)
+        problem = problem or literal(launch.name_problem(root, name))
         if config is not None:
             config = replace(config, title=title or config.title)
             words = launch.command_of(preset, config, _shown_path(root, name))
@@ -130,11 +130,12 @@ def form() -> None:
             st.code(launch.shown(words), language="bash", wrap_lines=True)
         busy = next((run.name for run in launch.runs(root) if run.running), "")
         if busy:
-            problem = problem or f"{busy} is training; one run at a time keeps the screens quick."
+            wait = f"{literal(busy)} is training; one run at a time keeps the screens quick."
+            problem = problem or wait
         if shutil.disk_usage(root).free < _FEWEST_FREE:
             problem = problem or "Less than 1 GB is free on this disk; make room first."
         if problem:
-            st.warning(literal(problem), icon=":material/info:")
+            st.warning(problem, icon=":material/info:")
         if st.button("Train", type="primary", disabled=bool(problem), key="start") and not problem:
             words = launch.command_of(preset, config, root / name)
             if _begun(name, lambda: launch.start(name, words)):
@@ -146,14 +147,14 @@ def _begun(name: str, begin: Callable[[], None]) -> bool:
     try:
         begin()
     except (DataMissing, OSError) as error:
-        st.error(f"{name} cannot start. {error}")
+        st.error(literal(f"{name} cannot start. {error}"))
         return False
     st.session_state["just_started"] = (name, time.time())
     return True
 
 
 def _config(preset: str) -> tuple[TrainConfig | None, str]:
-    """The run as the widgets describe it, or why there can be none."""
+    """The run as the widgets describe it, or why there can be none, as Markdown."""
     base = PRESETS[preset]
     data_names = _data_names()
     shown = next((text for text, name in data_names.items() if name == base.data), "digits")
@@ -198,7 +199,7 @@ def _config(preset: str) -> tuple[TrainConfig | None, str]:
         if data in ("digits", "sprites"):
             config.model(open_data(data).spec)
     except (ValueError, DataMissing) as error:
-        return None, str(error)
+        return None, literal(str(error))
     return config, ""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Sequence
 from itertools import accumulate, chain, count
@@ -76,7 +77,8 @@ def admitted(files: Sequence[UploadedFile]) -> tuple[list[tuple[str, bytes]], st
         files: What Streamlit received.
 
     Returns:
-        Names and bytes, and a sentence about those left out (empty when none were).
+        Names below what holds them all, as the command line has them, and bytes; and a sentence
+        about those left out (empty when none were).
     """
     # One byte above the limit is enough for the reader to refuse the file by name.
     taken = [file.getvalue()[: Limits().bytes + 1] for file in files[: _fitting(files)]]
@@ -86,6 +88,8 @@ def admitted(files: Sequence[UploadedFile]) -> tuple[list[tuple[str, bytes]], st
         f"{MOST_BYTES // 2**20} MB are scored at once here. For more, use the command line below."
     )
     names = display_names([file.name for file in files[: len(taken)]])
+    folder = posixpath.commonpath([posixpath.dirname(name) for name in names]) if names else ""
+    names = [posixpath.relpath(name, folder) if folder else name for name in names]
     return list(zip(names, taken, strict=True)), sentence if left else ""
 
 

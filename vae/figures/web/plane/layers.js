@@ -129,17 +129,19 @@ function drawThumbnails(plane) {
   const room = Math.sqrt((view.area.width * view.area.height) / Math.max(rows.length, 1));
   const size = clamp(0.55 * room, 16, 56), member = plane.slot("group")?.members;
   const { codes, palette } = plane.slot("colour");
+  const longest = Math.max(found.width, found.height);
+  const width = (size * found.width) / longest, height = (size * found.height) / longest;
   ctx.imageSmoothingEnabled = false;
   ctx.lineWidth = 2;
   for (const k of rows) {
-    const x = Math.round(view.x(points.x[found.rows[k]]) - size / 2);
-    const y = Math.round(view.y(points.y[found.rows[k]]) - size / 2);
+    const x = Math.round(view.x(points.x[found.rows[k]]) - width / 2);
+    const y = Math.round(view.y(points.y[found.rows[k]]) - height / 2);
     ctx.globalAlpha = !member || member[found.rows[k]] ? 1 : 0.3;
     ctx.drawImage(found.canvas, (k % found.columns) * found.width, Math.floor(k / found.columns) * found.height,
-      found.width, found.height, x, y, size, size);
+      found.width, found.height, x, y, width, height);
     // The image takes the dot's place, and its frame the dot's colour.
     ctx.strokeStyle = `rgb(${palette[codes[found.rows[k]]]})`;
-    ctx.strokeRect(x, y, size, size);
+    ctx.strokeRect(x, y, width, height);
   }
   ctx.globalAlpha = 1;
 }
