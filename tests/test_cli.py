@@ -152,7 +152,7 @@ def test_a_wrong_flag_names_the_valid(run, arguments: tuple[str, ...], named: st
         (("train", "--data", "mnist5", "--out", "x"), "digits, sprites, mnist, "),
         (("train", "--likelihood", "bernoulli", "--out", "x"), "binarize"),
         (("train", "--network", "conv", "--channels", *"8888", "--out", "x"), "fewer channels"),
-        (("evaluate", "digits-2d", "--limit", "1"), "--limit must be at least 2"),
+        (("evaluate", "digits-2d", "--limit", "0"), "--limit must be at least 1"),
         (("evaluate", "digits-10d", "--draws", "0"), "draws must lie in 1..100000"),
         (("score", "digits-2d"), "at least one image file or folder"),
         (("score", "digits-2d", "IMAGES", "--draws", "0"), "draws must lie in 1..100000"),
@@ -369,6 +369,27 @@ def test_the_table_says_of_how_many_images_log_p_is() -> None:
     assert "of 1,200 images" not in metrics_table(metrics)
     table = metrics_table({**metrics, "log_evidence_images": 1_190})
     assert "log p(x), exact, 1,190 of 1,200 images" in table
+
+
+def test_the_mean_of_one_image_has_no_standard_error(run, trained: Path, tmp_path: Path) -> None:
+    for model in (trained, "digits-2d"):
+        flags = ("evaluate", model, "--limit", "1", "--draws", "2", "--importance-samples", "3")
+        metrics = json.loads(run(*flags, "--json").out)
+        assert metrics["images"] == 1 and "NaN" not in json.dumps(metrics)
+        assert all(metrics[f"{name}_se"] is None for name in ("elbo", "rate", "iwae_bound"))
+        outcome = run(*flags)
+        assert outcome.code == 0 and "nan" not in (outcome.out + outcome.err).lower()
+        (line,) = (one for one in outcome.out.splitlines() if one.strip().startswith("ELBO"))
+        assert line.split()[1:] == [f"{metrics['elbo']:.3f}", "nats"]
+
+
+def test_log_p_of_one_image_has_no_standard_error(run, tmp_path: Path) -> None:
+    out = tmp_path / "mine"
+    flags = ("--steps", "4", "--hidden", "8", "--importance-samples", "0", "--quiet")
+    outcome = run("train", *flags, "--evidence-images", "1", "--out", out)
+    assert (outcome.code, outcome.err) == (0, "")
+    metrics = load(out).manifest["metrics"]
+    assert metrics["log_evidence_images"] == 1 and metrics["log_evidence_se"] is None
 
 
 def test_the_table_says_when_the_images_are_too_few(run, trained: Path) -> None:

@@ -49,8 +49,8 @@ def evaluate(arguments: list[str]) -> int:
     from vae.model.linear import onednn_pays, use_onednn
 
     flags = parse(_Arguments, "evaluate", TEXT, arguments)
-    if flags.limit is not None and flags.limit < 2:
-        raise Stop(EXIT_USAGE, f"--limit must be at least 2, not {flags.limit}.")
+    if flags.limit is not None and flags.limit < 1:
+        raise Stop(EXIT_USAGE, f"--limit must be at least 1, not {flags.limit}.")
     if flags.evidence_images is not None and flags.evidence_images < 0:
         raise Stop(
             EXIT_USAGE, f"--evidence-images must be at least 0, not {flags.evidence_images}."

@@ -95,7 +95,8 @@ def means_of(config: ModelConfig, statistics: Reference) -> dict[str, Any]:
 
     Returns:
         JSON values in nats: ``images``, ``elbo``, ``rate``, ``distortion``, ``iwae_bound`` and,
-        where it is exact, ``log_evidence``, each with ``_se``; ``log_evidence_images``, their
+        where it is exact, ``log_evidence``, each with ``_se``, which is none for the mean of a
+        single image; ``log_evidence_images``, their
         number, where that of some images is unknown and the mean is over the others;
         ``active_units`` and ``bits_per_dim``.
     """
@@ -111,13 +112,18 @@ def means_of(config: ModelConfig, statistics: Reference) -> dict[str, Any]:
         known = values[~np.isnan(values)]
         if len(known) and np.isfinite(known).all():
             metrics[name] = float(known.mean())
-            metrics[f"{name}_se"] = float(known.std(ddof=1) / math.sqrt(len(known)))
+            metrics[f"{name}_se"] = standard_error(known)
             if len(known) < len(values):
                 metrics[f"{name}_images"] = len(known)
     bits = bits_per_dim(config, columns["elbo"])
     metrics["bits_per_dim"] = float(bits.mean()) if np.isfinite(bits).all() else None
     metrics["active_units"] = int(active_units(torch.from_numpy(statistics.mu)).sum())
     return metrics
+
+
+def standard_error(values: np.ndarray) -> float | None:
+    """The standard error of a mean over images, (N,); none for a single one."""
+    return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None
 
 
 def aggregate_metrics(statistics: Reference, seed: int = 0) -> dict[str, Any]:
@@ -321,5 +327,5 @@ def _in_threads(
 def _so_far(elbos: np.ndarray, bounds: np.ndarray) -> str:
     """The mean of what is known of log p(x) so far, for whoever watches."""
     name, values = ("ELBO", elbos) if np.isnan(bounds).any() else ("L_k", bounds)
-    error = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-    return f"{name} {values.mean():.2f} ± {error:.2f} nats"
+    error = standard_error(values)
+    return f"{name} {values.mean():.2f}{'' if error is None else f' ± {error:.2f}'} nats"
