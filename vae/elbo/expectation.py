@@ -31,8 +31,7 @@ _SPACING = 1.25
 _REACH = 6.0
 # The first level with two changes to judge it by.
 FIRST_LEVEL = 2
-# In nats, or as a share of the value where that is more.
-_TOLERANCE, _SHARE = 1e-3, 1e-5
+_TOLERANCE = 1e-3
 # Bound the work for one image, in pixels decoded, and the memory of one step, in codes.
 _PIXELS = 2**24
 _CODES_AT_ONCE = 200_000
@@ -43,8 +42,8 @@ class Expectation(NamedTuple):
 
     Attributes:
         value: In nats, with shape :math:`(B,)`.
-        error: What the value may be off, numerically, in nats, with shape :math:`(B,)`: the larger
-            of the last two changes, and what float32 may round.
+        error: What the value may be off, numerically, in nats, with shape :math:`(B,)`: the last
+            two changes, and what float32 may round.
         level: The lattice of each, for :func:`lattice_nodes`, ``int64``, with shape :math:`(B,)`.
     """
 
@@ -58,8 +57,8 @@ def expect(
 ) -> Expectation:
     r"""Takes :math:`E_q[\log p(x \mid z)]`, on finer lattices for the images that need them.
 
-    An image is done once neither of the last two doublings of the nodes moved its value by more
-    than 1e-3 nat, or 1e-5 of it: one change alone can be small by chance. (A wave of a single
+    An image is done once the last two doublings of the nodes together moved its value by at most
+    1e-3 nat: one change alone can be small by chance. (A wave of a single
     frequency may look alike on three lattices; what a network draws is none.) Where 2^24 decoded
     pixels don't suffice, as for a q far wider than the prior, the value stands with the error that
     is left.
@@ -87,11 +86,10 @@ def expect(
         before, last = value[active], change[active]
         value[active] = total[active] / mass
         change[active] = (value[active] - before).abs()
-        error[active] = torch.maximum(change[active], last)
+        error[active] = change[active] + last
         level[active] = at
         if at >= FIRST_LEVEL:
-            enough = (_SHARE * value[active].abs()).clamp_min(_TOLERANCE)
-            active = active[~(error[active] <= enough)]
+            active = active[~(error[active] <= _TOLERANCE)]
         if not len(active):
             break
     return Expectation(value, error + torch.finfo(torch.float32).eps * value.abs(), level)
