@@ -114,9 +114,9 @@ def log_evidence(model: Checkpoint, x: Tensor, step: float) -> Account:
     value = torch.logaddexp(inner, outer)
     for n in (outer > value - 14).nonzero().flatten().tolist():
         best = z[joint[:, n].argmax()]
-        near = ((z - best).abs() < 2).all(-1)
+        near = ((z - best).abs() < 1).all(-1)
         elsewhere = float(torch.exp(joint[~near, n].logsumexp(0) - joint[:, n].logsumexp(0)))
-        fine, index = lattice(2.0, step / 2)
+        fine, index = lattice(1.0, step / 2)
         fine = best + fine
         far = (fine.abs() > 7 + step / 2).any(-1)
         part = log_joint(model, x[n : n + 1], fine[far])[:, 0]

@@ -65,7 +65,7 @@ def rungs(found: explained.Gap) -> None:
     st.caption(
         "The rungs L come from the same 5,000 draws of q in nested blocks, so they rise; bars are "
         "± one standard error, or the numerical error. Effective sample size "
-        f"{found.ladder.effective_samples:.0f} of "
+        f"{found.ladder.effective_samples:,.0f} of "
         "5,000."
     )
     short = found.log_evidence - found.ladder.values[-1]
