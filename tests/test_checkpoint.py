@@ -37,6 +37,15 @@ ROOT = Path(__file__).parents[1]
 FILES = ("model.safetensors", "reference.safetensors", "history.jsonl")
 
 
+def test_a_reference_of_an_older_version_has_no_numerical_errors(tmp_path: Path) -> None:
+    arguments = small()
+    older = arguments["reference"]._replace(elbo_error=None, log_evidence_error=None)
+    write(tmp_path / "older", **{**arguments, "reference": older})
+    found = load(tmp_path / "older").reference
+    assert np.isnan(found.elbo_error).all() and np.isnan(found.log_evidence_error).all()
+    assert np.array_equal(found.elbo_uncertainty, found.elbo_se)
+
+
 def small(seed: int = 0, **changes: Any) -> dict[str, Any]:
     """The arguments of `write` for a small untrained model."""
     with torch.random.fork_rng():

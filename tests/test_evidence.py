@@ -77,6 +77,30 @@ def test_a_foreign_image_has_its_mass_far_out(linear_gaussian, dims: int, shift:
         assert (evidence.error < 1e-3 + 3e-7 * evidence.log_evidence.abs()).all()
 
 
+def test_mass_far_out_is_found_though_there_is_a_peak_nearby(linear_gaussian) -> None:
+    """A decoder that is flat about the origin, and draws the image only beyond z = 16."""
+    model = linear_gaussian(1)
+    straight = model.decode
+    model.decode = lambda z: straight(10 + 10 * torch.tanh(4 * (z.double() - 15)))
+    x = straight(torch.full((1, 1), 20.0)).mean
+    z = torch.arange(-60, 60, 0.001).double()[:, None]
+    joint = model.decode(z).log_prob(x) - z[:, 0].square() / 2 - 0.5 * math.log(2 * math.pi)
+    truth = torch.logsumexp(joint, 0) + math.log(0.001)
+    near = joint[z[:, 0].abs() < 14].logsumexp(0) + math.log(0.001)
+    assert truth - near > 100
+    evidence = exact_evidence(model, x, torch.zeros(1, 1))
+    assert abs(evidence.log_evidence - truth) <= evidence.error + 1e-6
+
+
+def test_a_narrow_ridge_along_the_edge_of_a_cell_is_integrated(linear_gaussian) -> None:
+    """Cells are cut on the way only where their nodes are close enough to tell."""
+    model = linear_gaussian(2, 0.01, False)
+    for edge in (0.1, 0.3, 0.5):
+        x = model.decode(torch.tensor([[edge - 0.004, edge + 0.002]]).double()).mean
+        evidence = exact_evidence(model, x, model.posterior_mean(x))
+        assert abs(evidence.log_evidence - model.log_evidence(x)) <= evidence.error + 1e-5
+
+
 def test_out_of_reach_is_not_a_number(linear_gaussian) -> None:
     model = linear_gaussian(2)
     x = model.decode(torch.full((1, 2), 5_000.0)).mean
