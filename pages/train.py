@@ -11,7 +11,10 @@ widgets.opening(
     "when this page is closed. A finished one appears in the model picker.",
     of_model=False,
 )
-st.caption(f"For your own images choose a folder below. {words.ELSEWHERE}")
+st.caption(
+    f"{words.OWN_FOLDER}, or here once the app was started with `--folders PATH`. "
+    f"{words.ELSEWHERE}"
+)
 st.subheader("Runs", anchor=False)
 sections.watch()
 st.subheader("A new run", anchor=False)
