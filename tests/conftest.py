@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -150,6 +151,22 @@ class LinearGaussian:
 @pytest.fixture(scope="session")
 def linear_gaussian() -> Callable[..., LinearGaussian]:
     return LinearGaussian
+
+
+@pytest.fixture
+def unlistable(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Makes folders whose path ends so refuse to be listed, as locked ones do for most people."""
+    scan = os.scandir
+
+    def lock(end: str) -> None:
+        def scandir(path: str):  # noqa: ANN202
+            if str(path).endswith(end):
+                raise PermissionError(13, "Permission denied", path)
+            return scan(path)
+
+        monkeypatch.setattr(os, "scandir", scandir)
+
+    return lock
 
 
 def within(value: Tensor, expected: Tensor | float, error: Tensor, errors: float = 4.0) -> bool:

@@ -229,17 +229,10 @@ def test_litter_and_what_cannot_be_read_are_said(photos, capsys) -> None:
     assert ".csv" not in told.replace("labels.csv has", "")
 
 
-def test_a_folder_that_cannot_be_listed_is_said(photos, monkeypatch, capsys) -> None:
+def test_a_folder_that_cannot_be_listed_is_said(photos, unlistable, capsys) -> None:
     for i in range(50):
         Image.new("L", (8, 8), i).save(photos / f"{i}.png")
-    scan = os.scandir
-
-    def locked(path: str):  # noqa: ANN202
-        if str(path).endswith("dogs"):
-            raise PermissionError(13, "Permission denied", path)
-        return scan(path)
-
-    monkeypatch.setattr(os, "scandir", locked)
+    unlistable("dogs")
     data = open_data(f"folder:{photos}", image_size=8, channels=1)
     assert sum(map(len, data.splits)) == 80
     assert "cannot be read: 'dogs' (it is no file, or cannot be read)" in capsys.readouterr().err

@@ -795,20 +795,13 @@ def test_a_gate_that_n_does_not_support(run, strange: Path, threshold: str) -> N
 
 
 @pytest.fixture
-def locked(tmp_path: Path, monkeypatch) -> Path:
+def locked(tmp_path: Path, unlistable) -> Path:
     """Two folders of good digits, one of which cannot be listed."""
     for name in ("good/0", "good/1", "locked/0", "locked/1"):
         path = tmp_path / "all" / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("L", (8, 8), 99).save(path)
-    scan = os.scandir
-
-    def scandir(path: str):  # noqa: ANN202
-        if str(path).endswith("locked"):
-            raise PermissionError(13, "Permission denied", path)
-        return scan(path)
-
-    monkeypatch.setattr(os, "scandir", scandir)
+    unlistable("locked")
     return tmp_path / "all"
 
 

@@ -58,10 +58,9 @@ def expect(
     r"""Takes :math:`E_q[\log p(x \mid z)]`, on finer lattices for the images that need them.
 
     An image is done once the last two doublings of the nodes together moved its value by at most
-    1e-3 nat: one change alone can be small by chance. (A wave of a single
-    frequency may look alike on three lattices; what a network draws is none.) Where 2^24 decoded
-    pixels don't suffice, as for a q far wider than the prior, the value stands with the error that
-    is left.
+    1e-3 nat: one change alone can be small by chance. (A wave of a single frequency may look alike
+    on three lattices; what a network draws is none.) Where 2^24 decoded pixels don't suffice, as
+    for a q far wider than the prior, the value stands with the error that is left.
 
     Args:
         model: A model with :math:`D \le 2`.
