@@ -12,10 +12,10 @@ from conftest import few_digits
 from vae.data.datasets import ImageData, open_data
 from vae.elbo.scoring import sample_scores
 from vae.model.vae import VAE, observe
-from vae.training.batches import Batches, binarize, random_halves
+from vae.training.state.batches import Batches, binarize, random_halves
 from vae.training.config import TrainConfig
 from vae.training.fit import fit
-from vae.training.processes import Processes
+from vae.processes import Processes
 from vae.training.validation import on_device
 
 CPU = torch.device("cpu")

@@ -13,9 +13,9 @@ import pytest
 
 from vae.cli.train import _parsed
 from vae.model.checkpoint import load
-from vae.training import launch
+from vae.training.run import launch
 from vae.training.presets import PRESETS
-from vae.training.run_folder import RunFolder
+from vae.training.run.run_folder import RunFolder
 
 
 def wait(condition: Callable[[], object], seconds: float = 90) -> None:

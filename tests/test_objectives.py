@@ -17,18 +17,18 @@ from vae.data.spec import ImageSpec
 from vae.elbo.aggregate import aggregate_log_density
 from vae.elbo.terms import Terms, log_density
 from vae.model.vae import VAE
-from vae.training.batch_objectives import free_bits_penalty, moment_penalty, total_correlation
+from vae.training.loss.batch_objectives import free_bits_penalty, moment_penalty, total_correlation
 from vae.training.config import Objective, TrainConfig
 from vae.training.fit import fit
-from vae.training.loss import TrainingLoss
-from vae.training.objectives import (
+from vae.training.loss.training_loss import TrainingLoss
+from vae.training.loss.objectives import (
     beta_loss,
     capacity_loss,
     elbo_loss,
     free_bits_loss,
     iwae_loss,
 )
-from vae.training.schedules import kl_setting, learning_rate
+from vae.training.loss.schedules import kl_setting, learning_rate
 
 QUICK = TrainConfig(
     hidden=(16,), latent_dim=3, steps=12, batch_size=32, evaluate_every=6, warmup_steps=2,

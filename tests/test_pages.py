@@ -948,7 +948,7 @@ def test_a_cache_that_cannot_be_written_is_said(homeless, name):
 
 
 def test_a_run_that_cannot_start_says_why(homeless):
-    from vae.training import launch
+    from vae.training.run import launch
 
     app = screen(page_named("train"), model=homeless)
     next(one for one in app.button if one.key == "start").click().run()

@@ -20,10 +20,10 @@ from vae.model.checkpoint import load
 from vae.training import processes as module
 from vae.training.config import TrainConfig
 from vae.training.fit import fit
-from vae.training.packing import pack, unpack
-from vae.training.processes import ALONE, Processes, joined
-from vae.training.state import RunState
-from vae.training.watch import Watch
+from vae.training.state.packing import pack, unpack
+from vae.processes import ALONE, Processes, joined
+from vae.training.state.run_state import RunState
+from vae.training.run.monitor import Watch
 
 ROOT = Path(__file__).parents[1]
 QUICK = TrainConfig(
@@ -82,7 +82,7 @@ def interrupted_and_resumed(out: Path, processes: Processes) -> None:
 
     words = ["--out", str(out)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vae.training.watch.Watch", Stopping)
+        patch.setattr("vae.training.run.monitor.Watch", Stopping)
         config, to = _parsed([*FLAGS, *words])
         with pytest.raises(Stop) as stop:
             _train(config, to, "torchrun ...", processes)
@@ -95,7 +95,7 @@ def interrupted_and_resumed(out: Path, processes: Processes) -> None:
         # As on a machine that doesn't see the leading one's disk.
         words = ["--out", str(out.parent / "elsewhere")]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vae.training.processes.joined", lambda device: nullcontext(processes))
+        patch.setattr("vae.processes.joined", lambda device: nullcontext(processes))
         assert command(["train", "--resume", "--quiet", *words]) == 0
 
 

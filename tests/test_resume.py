@@ -29,13 +29,13 @@ from PIL import Image
 from vae.model.checkpoint import load
 from vae.model.originals import own_data
 from vae.training.config import TrainConfig
-from vae.training.departures import Changed, changes
+from vae.training.state.differences import Changed, changes
 from vae.training.fit import Diverged, Fitted, fit
-from vae.training.packing import Damaged, pack, unpack
-from vae.training.run_folder import RunFolder, RunLocked, is_running, process_mark
-from vae.training.state import RunState, config_of
-from vae.training.stopping import Interrupted, StopSignals
-from vae.training.watch import Watch
+from vae.training.state.packing import Damaged, pack, unpack
+from vae.training.run.run_folder import RunFolder, RunLocked, is_running, process_mark
+from vae.training.state.run_state import RunState, config_of
+from vae.training.run.stopping import Interrupted, StopSignals
+from vae.training.run.monitor import Watch
 
 ROOT = Path(__file__).parents[1]
 QUICK = TrainConfig(
@@ -230,7 +230,7 @@ def test_a_second_signal_ends_at_once() -> None:
 
 
 def test_the_status_says_where_a_run_stands(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("vae.training.watch._EVERY", 0.0)
+    monkeypatch.setattr("vae.training.run.monitor._EVERY", 0.0)
     watch = watch_of(tmp_path, 10)
     with pytest.raises(Interrupted):
         fit(QUICK, few_digits(), watch=watch)
@@ -349,7 +349,7 @@ def test_a_run_that_could_not_be_saved_does_not_start(tmp_path: Path, monkeypatc
 
 WRITER = """
 import sys
-from vae.training.run_folder import RunFolder
+from vae.training.run.run_folder import RunFolder
 folder, one, other = RunFolder(sys.argv[1]), bytes(200_000), b"x" * 200_000
 print("ready", flush=True)
 while True:
@@ -495,7 +495,7 @@ def begun(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def stopped(run, monkeypatch: pytest.MonkeyPatch, out: Path, *flags: str) -> Path:
     with monkeypatch.context() as patch:
-        patch.setattr("vae.training.watch._EVERY", 0.0)
+        patch.setattr("vae.training.run.monitor._EVERY", 0.0)
         look = Watch.look
 
         def ask(watch: Watch, state: RunState) -> None:

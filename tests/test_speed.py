@@ -17,9 +17,9 @@ from vae.model import linear
 from vae.training import speed as module
 from vae.training.config import TrainConfig
 from vae.training.fit import fit
-from vae.training.loss import TrainingLoss
+from vae.training.loss.training_loss import TrainingLoss
 from vae.training.speed import Speed, choose_speed, float32_on
-from vae.training.state import RunState
+from vae.training.state.run_state import RunState
 
 ROOT = Path(__file__).parents[1]
 QUICK = TrainConfig(

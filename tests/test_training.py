@@ -112,7 +112,7 @@ def test_noise_on_the_input_is_for_training_only(
         seen.append(torch.as_tensor(encoder_noise).expand_as(x))
         return sampled_terms(model, x, noise, encoder_noise)
 
-    monkeypatch.setattr("vae.training.loss.sampled_terms", spy)
+    monkeypatch.setattr("vae.training.loss.training_loss.sampled_terms", spy)
     fitted = train(ema=0.0, input_noise=input_noise)
     assert len(seen) == QUICK.steps
     for noise in seen:

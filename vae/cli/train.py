@@ -30,8 +30,8 @@ from vae.cli.program import (
 if TYPE_CHECKING:
     from vae.data.datasets import ImageData
     from vae.training.config import TrainConfig
-    from vae.training.processes import Processes
-    from vae.training.run_folder import RunFolder
+    from vae.processes import Processes
+    from vae.training.run.run_folder import RunFolder
 
 __all__ = ["TEXT", "train"]
 
@@ -68,7 +68,7 @@ def train(arguments: list[str]) -> int:
     from vae.data.listing import text_of
     from vae.training.config import TrainConfig
     from vae.training.devices import choose_device
-    from vae.training.processes import joined
+    from vae.processes import joined
 
     for word in arguments:
         if (text := text_of(word)) != word:
@@ -93,8 +93,8 @@ def train(arguments: list[str]) -> int:
 def _train(config: TrainConfig, to: _Arguments, command: str, processes: Processes) -> int:
     from vae.training.commit import commit
     from vae.training.fit import fit
-    from vae.training.stopping import StopSignals
-    from vae.training.watch import Watch
+    from vae.training.run.stopping import StopSignals
+    from vae.training.run.monitor import Watch
 
     with (
         _place(to, processes) as folder,
@@ -166,8 +166,8 @@ def _parsed(arguments: list[str]) -> tuple[TrainConfig, _Arguments]:
 def _begun(arguments: list[str]) -> TrainConfig | None:
     """The config of the run that is to be resumed, where the arguments ask for that."""
     from vae.model.placing import recover
-    from vae.training.run_folder import RunFolder
-    from vae.training.state import config_of
+    from vae.training.run.run_folder import RunFolder
+    from vae.training.state.run_state import config_of
 
     peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     peek.add_argument("--out", type=Path, default=None)
@@ -195,7 +195,7 @@ def _begun(arguments: list[str]) -> TrainConfig | None:
 def _place(to: _Arguments, processes: Processes) -> Iterator[RunFolder]:
     """The run's folder, held by this process if it leads; removed again where nothing began."""
     from vae.model.placing import check_target, recover
-    from vae.training.run_folder import RunFolder
+    from vae.training.run.run_folder import RunFolder
 
     folder = RunFolder(to.out)
     if not processes.leads:
@@ -266,8 +266,8 @@ def _sentences(
     import torch
 
     from vae.training.fit import Diverged
-    from vae.training.packing import Damaged
-    from vae.training.stopping import Interrupted
+    from vae.training.state.packing import Damaged
+    from vae.training.run.stopping import Interrupted
 
     words = [*processes.program, "-m", "vae", "train", "--resume", "--out", str(to.out)]
     go_on = shlex.join(words)

@@ -36,10 +36,10 @@ from vae.model.vae import VAE
 from vae.training.config import TrainConfig
 from vae.training.devices import choose_device
 from vae.training.fit import train_step
-from vae.training.loss import TrainingLoss
+from vae.training.loss.training_loss import TrainingLoss
 from vae.training.speed import Speed, float32_on
-from vae.training.state import RunState
-from vae.training.watch import Watch
+from vae.training.state.run_state import RunState
+from vae.training.run.monitor import Watch
 
 __all__ = ["CASES", "Ratio", "compare_loops"]
 

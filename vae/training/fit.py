@@ -22,15 +22,15 @@ from vae.model.linear import use_onednn
 from vae.model.vae import VAE
 from vae.training.config import TrainConfig
 from vae.training.devices import choose_device, device_name
-from vae.training.loss import BatchLoss, TrainingLoss
-from vae.training.processes import ALONE, Processes
-from vae.training.schedules import kl_setting, learning_rate
+from vae.training.loss.training_loss import BatchLoss, TrainingLoss
+from vae.processes import ALONE, Processes
+from vae.training.loss.schedules import kl_setting, learning_rate
 from vae.training.shared_update import SharedUpdate, share_update
 from vae.training.speed import Speed, choose_speed
-from vae.training.state import RunState
-from vae.training.stopping import Interrupted
+from vae.training.state.run_state import RunState
+from vae.training.run.stopping import Interrupted
 from vae.training.validation import validate
-from vae.training.watch import Watch
+from vae.training.run.monitor import Watch
 
 __all__ = ["Diverged", "Fitted", "fit", "train_step"]
 

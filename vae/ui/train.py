@@ -21,10 +21,10 @@ from vae.data.published import SETS
 from vae.figures.frame import nats
 from vae.figures.training import curves, dimension_curves
 from vae.model.registry import default_root
-from vae.training import launch
+from vae.training.run import launch
 from vae.training.config import TrainConfig
 from vae.training.presets import DEFAULT_PRESET, PRESETS
-from vae.training.run_folder import RunFolder
+from vae.training.run.run_folder import RunFolder
 from vae.ui import access, widgets
 from vae.ui.literal import literal
 from vae.ui.words import choice_name

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vae.data.datasets import ImageData
 from vae.training.config import TrainConfig
-from vae.training.processes import ALONE, Processes
+from vae.processes import ALONE, Processes
 
 __all__ = ["Batch", "Batches", "binarize"]
 

@@ -12,9 +12,9 @@ from typing import Any
 from tqdm import tqdm
 
 from vae.data.disk import machine_mark
-from vae.training.run_folder import RunFolder, now, process_mark
-from vae.training.state import RunState
-from vae.training.stopping import StopSignals
+from vae.training.run.run_folder import RunFolder, now, process_mark
+from vae.training.state.run_state import RunState
+from vae.training.run.stopping import StopSignals
 
 __all__ = ["Watch"]
 

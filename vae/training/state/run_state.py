@@ -21,12 +21,12 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 import vae
 from vae.data.datasets import ImageData
 from vae.model.vae import VAE
-from vae.training.batches import Batches
+from vae.training.state.batches import Batches
 from vae.training.config import TrainConfig
-from vae.training.departures import departures
-from vae.training.loss import BatchLoss
-from vae.training.packing import Damaged, pack, unpack
-from vae.training.processes import ALONE, Processes
+from vae.training.state.differences import departures
+from vae.training.loss.training_loss import BatchLoss
+from vae.training.state.packing import Damaged, pack, unpack
+from vae.processes import ALONE, Processes
 
 __all__ = ["Averages", "RunState", "config_of"]
 

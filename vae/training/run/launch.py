@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from vae.data.cache import CacheUnwritable, cache_home
 from vae.training.config import TrainConfig
 from vae.training.presets import PRESETS
-from vae.training.run_folder import RunFolder, is_running
+from vae.training.run.run_folder import RunFolder, is_running
 
 __all__ = [
     "Run",
@@ -41,7 +41,7 @@ class Run(NamedTuple):
 
     Attributes:
         name: The checkpoint's name.
-        status: What its status file says; see :mod:`vae.training.run_folder`.
+        status: What its status file says; see :mod:`vae.training.run.run_folder`.
         running: Whether its process is at work.
         resumable: Whether it can go on from a saved state.
     """

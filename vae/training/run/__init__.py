@@ -1,0 +1,1 @@
+"""A run seen from outside: its folder, its signals, its progress, and processes of its own."""
