@@ -17,10 +17,13 @@ from PIL import Image
 from torch import Tensor
 
 from vae.data.datasets import DataMissing, open_data
-from vae.elbo.expectation import FIRST_LEVEL, expect, lattice_nodes
+from vae.elbo.evidence import exact_evidence
+from vae.elbo.expectation import estimate_elbo, take_apart
 from vae.elbo.gaps import best_gaussian, gap_split
-from vae.elbo.quadrature import hermite_nodes, node_log_likelihoods
-from vae.elbo.scoring import sample_receipt, sample_scores, score_levels
+from vae.elbo.lattice import FIRST_LEVEL, expect, lattice_nodes
+from vae.elbo.nodes import hermite_nodes, node_log_likelihoods
+from vae.elbo.scoring import score_levels
+from vae.elbo.seen import see
 from vae.model.checkpoint import Checkpoint
 from vae.model.originals import originals
 from vae.model.vae import observe
@@ -168,18 +171,19 @@ def strays(value: Tensor, error: Tensor, account: Account, names: list[str]) -> 
 
 def check_exact_numbers(model: Checkpoint, count: int, step: float) -> None:
     levels, names = gathered(model, count)
-    x = observe(model.config, levels)
+    seen = see(model.model, levels)
+    stated, exact = estimate_elbo(seen), exact_evidence(model.model, seen.x, seen.mu)
+    mu, sigma = seen.mu, seen.sigma
     with torch.inference_mode():
-        scores = sample_scores(model.model, levels, evidence=True)
-        mu, sigma = scores.mu, scores.sigma
+        x = observe(model.config, levels)
         likelihood = expected_log_likelihood(model, x, mu, sigma)
         evidence = log_evidence(model, x, step)
     kl = (0.5 * (mu.square() + sigma.square() - 1) - sigma.log()).sum(-1)
     elbo = likelihood._replace(value=likelihood.value - kl)
-    assert strays(scores.terms.elbo, scores.elbo_error, elbo, names) == []
-    assert strays(scores.log_evidence, scores.log_evidence_error, evidence, names) == []
+    assert strays(stated.value, stated.error, elbo, names) == []
+    assert strays(exact.log_evidence, exact.error, evidence, names) == []
     # An error that grows until it covers everything would prove nothing, here or there.
-    for error in (scores.elbo_error, scores.log_evidence_error, likelihood.error, evidence.error):
+    for error in (stated.error, exact.error, likelihood.error, evidence.error):
         assert error.median() < 2e-3 and (error < 0.1).double().mean() > 0.9
 
 
@@ -199,16 +203,16 @@ def test_a_wrong_value_strays_from_the_account(checkpoint) -> None:
     model = checkpoint("digits-2d")
     levels = 16 - model.reference.levels[3:4]
     x = observe(model.config, levels)
-    scores = sample_scores(model.model, levels)
+    seen = see(model.model, levels)
+    stated = estimate_elbo(seen)
     e, weights = hermite_nodes(2)
-    z = scores.mu[:, None] + scores.sigma[:, None] * e
-    twelve = (node_log_likelihoods(model.model, x, z) @ weights) - scores.terms.kl
+    twelve = (node_log_likelihoods(model.model, x, seen.codes(e)) @ weights) - stated.terms.kl
     with torch.inference_mode():
-        account = expected_log_likelihood(model, x, scores.mu, scores.sigma)
-    elbo = account._replace(value=account.value - scores.terms.kl)
+        account = expected_log_likelihood(model, x, seen.mu, seen.sigma)
+    elbo = account._replace(value=account.value - stated.terms.kl)
     assert (twelve - elbo.value).abs() > 4
-    assert strays(twelve, scores.elbo_error, elbo, ["inverted"]) != []
-    assert strays(scores.terms.elbo, scores.elbo_error, elbo, ["inverted"]) == []
+    assert strays(twelve, stated.error, elbo, ["inverted"]) != []
+    assert strays(stated.value, stated.error, elbo, ["inverted"]) == []
 
 
 def test_the_best_gaussian_has_the_elbo_that_it_states(checkpoint) -> None:
@@ -216,7 +220,8 @@ def test_the_best_gaussian_has_the_elbo_that_it_states(checkpoint) -> None:
     model = checkpoint("digits-binary-2d")
     levels, names = gathered(model, 1)
     x = observe(model.config, levels)
-    best = best_gaussian(model.model, levels)
+    seen = see(model.model, levels)
+    best = best_gaussian(seen)
     split = gap_split(best)
     with torch.inference_mode():
         account = expected_log_likelihood(model, x, best.mu, best.sigma)
@@ -227,8 +232,7 @@ def test_the_best_gaussian_has_the_elbo_that_it_states(checkpoint) -> None:
     assert strays(best.elbo, best.elbo_error, elbo, names) == []
     gap = Account(evidence.value - elbo.value, evidence.error + elbo.error)
     assert strays(split.approximation, split.error, gap, names) == []
-    scores = sample_scores(model.model, levels)
-    assert torch.equal(best.encoder_elbo, scores.terms.elbo)
+    assert torch.equal(best.encoder_elbo, estimate_elbo(seen).value)
     assert (split.amortization >= -best.gain_error).all()
 
 
@@ -239,7 +243,8 @@ def test_the_receipt_of_a_foreign_image_leaves_nothing_over(
 ) -> None:
     model = checkpoint(name)
     for levels in images_of(model, kind, 2):
-        receipt = sample_receipt(model.model, levels)
+        seen = see(model.model, levels[None])
+        receipt = take_apart(seen, estimate_elbo(seen))
         (row,) = score_levels(model, levels[None], evidence=False)
         assert (receipt.elbo, receipt.elbo_error) == (row.elbo, row.elbo_error)
         assert receipt.elbo_se == row.elbo_se == 0
@@ -280,26 +285,26 @@ def test_the_expectation_of_a_linear_decoder(linear_gaussian, dims: int, sigma: 
 
 def test_images_on_which_the_first_lattices_agree_are_not_refined(checkpoint) -> None:
     model = checkpoint("digits-2d")
-    scores = sample_scores(model.model, model.reference.levels[:200])
-    assert (scores.level == FIRST_LEVEL).double().mean() > 0.8
+    elbo = estimate_elbo(see(model.model, model.reference.levels[:200]))
+    assert (elbo.level == FIRST_LEVEL).double().mean() > 0.8
 
 
 def test_an_image_is_refined_by_itself(checkpoint) -> None:
     """Whoever its batch-mates are, an image gets the lattice and the number that it gets alone."""
     model = checkpoint("digits-binary-2d")
     levels, _ = gathered(model, 3)
-    together = sample_scores(model.model, levels)
+    together = estimate_elbo(see(model.model, levels))
     assert len(together.level.unique()) > 2
     for n in range(0, len(levels), 4):
-        alone = sample_scores(model.model, levels[n : n + 1])
+        alone = estimate_elbo(see(model.model, levels[n : n + 1]))
         assert alone.level[0] == together.level[n]
-        assert alone.terms.elbo[0] == together.terms.elbo[n]
-        assert alone.elbo_error[0] == together.elbo_error[n]
+        assert alone.value[0] == together.value[n]
+        assert alone.error[0] == together.error[n]
 
 
 def test_what_does_not_converge_says_so(linear_gaussian, monkeypatch) -> None:
     """A q so wide, and a decoder that waves so fast, that the work allowed cannot resolve it."""
-    monkeypatch.setattr("vae.elbo.expectation._PIXELS", 2**15)
+    monkeypatch.setattr("vae.elbo.lattice._PIXELS", 2**15)
     model = linear_gaussian(2, 0.3)
     straight = model.decode
     model.decode = lambda z: straight(torch.sin(3 * z.double()))

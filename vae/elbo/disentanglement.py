@@ -27,9 +27,9 @@ from torch import Tensor
 
 from vae.data import sprites
 from vae.data.datasets import open_data, shuffled
+from vae.elbo.seen import see
 from vae.elbo.terms import log_density
-from vae.elbo.tiles import encode_tiled
-from vae.model.vae import LatentModel, observe
+from vae.model.vae import LatentModel
 
 __all__ = ["FACTOR_IMAGES", "InformationGap", "factor_metrics", "mutual_information_gap"]
 
@@ -125,13 +125,13 @@ def factor_metrics(
     unused[np.concatenate(data.splits)] = False
     chosen = shuffled(sprites.COUNT, seed=0)
     chosen = chosen[unused[chosen]][:images]
-    codes = [
-        encode_tiled(model, observe(model.config, data.read(some), seed))
+    seen = [
+        see(model, data.read(some), seed)
         for some in np.array_split(chosen, math.ceil(len(chosen) / 1_024))
     ]
     gap = mutual_information_gap(
-        torch.cat([mu for mu, _ in codes]),
-        torch.cat([sigma for _, sigma in codes]),
+        torch.cat([part.mu for part in seen]),
+        torch.cat([part.sigma for part in seen]),
         torch.from_numpy(sprites.factors_of(chosen)),
     )
     names = [factor.name for factor in sprites.FACTORS]

@@ -14,21 +14,21 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vae.elbo.quadrature import (
-    CoarseScan,
-    coarse_scan,
-    log_sum_exp,
-    quadrature,
-)
+from vae.elbo.nodes import log_prior, log_sum_exp, node_log_likelihoods
+from vae.elbo.quadrature import CoarseScan, coarse_scan, quadrature
+from vae.elbo.seen import Seen
 from vae.elbo.tiles import row_sums
 from vae.model.vae import LatentModel
 
 __all__ = [
     "Bound",
     "Evidence",
+    "estimate_bound",
     "exact_evidence",
     "importance_bound",
+    "importance_draws",
     "nested_bounds",
+    "weigh_draws",
 ]
 
 
@@ -57,6 +57,47 @@ class Evidence(NamedTuple):
 
     log_evidence: Tensor
     error: Tensor
+
+
+@torch.inference_mode()
+def estimate_bound(seen: Seen, k: int) -> Bound:
+    r"""Takes the bound :math:`L_k` of images, each by itself.
+
+    Args:
+        seen: The images.
+        k: The number of draws.
+
+    Returns:
+        The bounds.
+
+    Raises:
+        ValueError: If ``k`` is out of range.
+    """
+    if not 1 <= k <= 1_000_000:
+        raise ValueError(f"importance_samples must lie in 0..1000000, not {k}.")
+    parts = [importance_bound(importance_draws(part, k)[1]) for part in seen.parts(k)]
+    return Bound(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def importance_draws(seen: Seen, k: int) -> tuple[Tensor, Tensor]:
+    """So many draws of each q, (B, k, D), and their log importance weights, (B, k)."""
+    return weigh_draws(seen, seen.normals("importance", k))
+
+
+def weigh_draws(seen: Seen, e: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Draws of q and their log importance weights :math:`\log p(x, z) - \log q(z \mid x)`.
+
+    Args:
+        seen: The images.
+        e: Standard normals, with shape :math:`(B, k, D)`.
+
+    Returns:
+        The draws :math:`\mu + \sigma e`, with that shape, and their log-weights, (B, k).
+    """
+    z = seen.codes(e)
+    # log N(z; mu, sigma^2) at z = mu + sigma e.
+    log_posterior = log_prior(e) - seen.sigma.log().sum(-1)[:, None]
+    return z, node_log_likelihoods(seen.model, seen.x, z) + log_prior(z) - log_posterior
 
 
 def importance_bound(log_weights: Tensor) -> Bound:
@@ -105,6 +146,7 @@ def nested_bounds(log_weights: Tensor, groups: Sequence[int]) -> Tensor:
     return torch.stack(rungs, -1)
 
 
+@torch.inference_mode()
 def exact_evidence(
     model: LatentModel,
     x: Tensor,

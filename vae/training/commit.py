@@ -14,7 +14,7 @@ import torch
 import vae
 from vae.data.datasets import ImageData, copies_of
 from vae.elbo.evaluation import reference_of, split_metrics
-from vae.elbo.scoring import draws_used
+from vae.elbo.expectation import draws_used
 from vae.model import checkpoint
 from vae.training.config import TrainConfig
 from vae.training.fit import Fitted
