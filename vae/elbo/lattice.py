@@ -32,6 +32,8 @@ _REACH = 6.0
 # The first level with two changes to judge it by.
 FIRST_LEVEL = 2
 _TOLERANCE = 1e-3
+# How much of the last changes counts as error, the latest first.
+_SHARES = torch.tensor([1.0, 1.0, 1 / 16], dtype=torch.float64)
 # Bound the work for one image, in pixels decoded, and the memory of one step, in codes.
 _PIXELS = 2**24
 _CODES_AT_ONCE = 200_000
@@ -43,7 +45,7 @@ class Expectation(NamedTuple):
     Attributes:
         value: In nats, with shape :math:`(B,)`.
         error: What the value may be off, numerically, in nats, with shape :math:`(B,)`: the last
-            two changes, and what float32 may round.
+            two changes, a sixteenth of the one before, and what float32 may round.
         level: The lattice of each, for :func:`lattice_nodes`, ``int64``, with shape :math:`(B,)`.
     """
 
@@ -57,9 +59,9 @@ def expect(
 ) -> Expectation:
     r"""Takes :math:`E_q[\log p(x \mid z)]`, on finer lattices for the images that need them.
 
-    An image is done once the last two doublings of the nodes together moved its value by at most
-    1e-3 nat: one change alone can be small by chance. (A wave of a single frequency may look alike
-    on three lattices; what a network draws is none.) Where 2^24 decoded pixels don't suffice, as
+    An image is done once the last two doublings of the nodes, and a sixteenth of the one before,
+    together moved its value by at most 1e-3 nat: a change can be small by chance, and two in a row
+    were on one image in ten thousand. Where 2^24 decoded pixels don't suffice, as
     for a q far wider than the prior, the value stands with the error that is left.
 
     Args:
@@ -73,7 +75,8 @@ def expect(
     """
     dims, count = model.config.latent_dim, len(x)
     total = torch.zeros(count, dtype=torch.float64)
-    value, change, error = total.clone(), total.clone(), total.clone()
+    value, error = total.clone(), total.clone()
+    changes = torch.zeros(3, count, dtype=torch.float64)  # the latest first
     level = torch.zeros(count, dtype=torch.int64)
     active, mass = torch.arange(count), 0.0
     for at in range(_last_level(model.config) + 1):
@@ -82,10 +85,12 @@ def expect(
         for rows in active.split(max(1, _CODES_AT_ONCE // len(nodes))):
             values = node_log_likelihoods(model, x[rows], codes(rows, nodes))
             total[rows] += row_sums(values * weights)
-        before, last = value[active], change[active]
+        before = value[active]
         value[active] = total[active] / mass
-        change[active] = (value[active] - before).abs()
-        error[active] = change[active] + last
+        changes[1:, active] = changes[:-1, active]
+        # The first lattice has none before it.
+        changes[0, active] = (value[active] - before).abs() if at else 0.0
+        error[active] = _SHARES @ changes[:, active]
         level[active] = at
         if at >= FIRST_LEVEL:
             active = active[~(error[active] <= _TOLERANCE)]
