@@ -17,11 +17,11 @@ from PIL import Image
 from torch import Tensor
 
 from vae.data.datasets import DataMissing, open_data
-from vae.elbo.evidence import exact_evidence
 from vae.elbo.expectation import estimate_elbo, take_apart
 from vae.elbo.gaps import best_gaussian, gap_split
 from vae.elbo.lattice import FIRST_LEVEL, expect, lattice_nodes
 from vae.elbo.nodes import hermite_nodes, node_log_likelihoods
+from vae.elbo.quadrature import exact_evidence
 from vae.elbo.scoring import score_levels
 from vae.elbo.seen import see
 from vae.model.checkpoint import Checkpoint

@@ -19,9 +19,10 @@ import vae
 from vae.data.spec import ImageSpec
 from vae.elbo.calibration import Calibration
 from vae.elbo.calibration_sets import calibration_of
-from vae.elbo.evidence import estimate_bound, exact_evidence
+from vae.elbo.evidence import estimate_bound
 from vae.elbo.expectation import DRAWS, estimate_elbo, take_apart
 from vae.elbo.gaps import best_gaussian
+from vae.elbo.quadrature import exact_evidence
 from vae.elbo.rows import FORMATS, ScoreRow, refused_row, to_csv, to_json, to_json_lines
 from vae.elbo.scoring import bits_per_dim, score_levels
 from vae.elbo.seen import see

@@ -23,6 +23,7 @@ class _Arguments:
         rate: The rate of false alarms; 1 %, or the smallest that is supported, when not given.
         limit: The most images of each kind.
         seed: The seed that makes the strange images.
+        evidence: Whether log p(x) is one of the opinions, where it is exact; it takes a minute.
         json: Print one JSON document.
     """
 
@@ -30,6 +31,7 @@ class _Arguments:
     rate: float | None = None
     limit: int = 500
     seed: int = 0
+    evidence: bool = True
     json: bool = False
 
 
@@ -43,7 +45,7 @@ def bench_alarms(arguments: list[str]) -> int:
         raise Stop(EXIT_USAGE, f"--limit must be at least 1, not {flags.limit}.")
     loaded = open_checkpoint(flags.checkpoint)
     try:
-        found = alarm_rates(loaded, flags.rate, flags.limit, flags.seed)
+        found = alarm_rates(loaded, flags.rate, flags.limit, flags.seed, flags.evidence)
     except DataMissing as error:
         raise Stop(EXIT_MISSING, str(error)) from error
     except ValueError as error:

@@ -19,8 +19,8 @@ from vae.data.spec import ImageSpec
 from vae.data.sprites import FACTORS, factors_of, render
 from vae.elbo.calibration_sets import calibration_of
 from vae.elbo.complexity import code_lengths, complexity_excess, excess_tie
-from vae.elbo.evidence import exact_evidence
 from vae.elbo.expectation import estimate_elbo
+from vae.elbo.quadrature import exact_evidence
 from vae.elbo.seen import see
 from vae.elbo.typicality import typicality
 from vae.model.checkpoint import Checkpoint
@@ -99,7 +99,11 @@ def letters(count: int, spec: ImageSpec, rng: np.random.Generator) -> np.ndarray
 
 
 def alarm_rates(
-    checkpoint: Checkpoint, rate: float | None = None, limit: int = 500, seed: int = 0
+    checkpoint: Checkpoint,
+    rate: float | None = None,
+    limit: int = 500,
+    seed: int = 0,
+    evidence: bool = True,
 ) -> AlarmRates:
     """Measures what alarms at one rate of false alarms catch.
 
@@ -108,6 +112,7 @@ def alarm_rates(
         rate: The rate of false alarms; 1 %, or the smallest that is supported, when not given.
         limit: The most images of each kind.
         seed: The seed that makes the strange images.
+        evidence: Whether log p(x) is one of the opinions, where it is exact.
 
     Returns:
         The shares of each kind that each opinion flags.
@@ -124,7 +129,7 @@ def alarm_rates(
     ordinary = data.read(data.splits.validation[:limit])
     kinds = {"untouched": ordinary, **strange_images(ordinary, spec, seed)}
     kinds |= _other_sets(data, len(ordinary))
-    opinions = _opinions(checkpoint, data)
+    opinions = _opinions(checkpoint, data, evidence)
     shares = {
         kind: {
             name: float((p <= rate + 1e-12).mean()) for name, p in opinions(kinds[kind]).items()
@@ -137,11 +142,11 @@ def alarm_rates(
 
 
 def _opinions(
-    checkpoint: Checkpoint, data: ImageData
+    checkpoint: Checkpoint, data: ImageData, evidence: bool
 ) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
     """The p-values (B,) of each opinion on images, all against the calibration images."""
     calibration, reference = calibration_of(checkpoint), checkpoint.reference
-    exact = checkpoint.config.latent_dim <= 2
+    exact = evidence and checkpoint.config.latent_dim <= 2
     rows = reference.of_split("calibration")
     own = observe(checkpoint.config, data.read(reference.indices[rows])).numpy()
     elbos = reference.elbo[rows]

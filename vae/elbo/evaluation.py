@@ -15,9 +15,10 @@ from tqdm import tqdm
 
 from vae.data.datasets import ImageData
 from vae.elbo.aggregate import active_units
-from vae.elbo.disentanglement import FACTOR_IMAGES, factor_metrics
-from vae.elbo.evidence import Bound, Evidence, estimate_bound, exact_evidence
+from vae.elbo.evidence import Bound, estimate_bound
 from vae.elbo.expectation import DRAWS, draws_used, estimate_elbo
+from vae.elbo.factors import FACTOR_IMAGES, factor_metrics
+from vae.elbo.quadrature import Evidence, exact_evidence
 from vae.elbo.scoring import bits_per_dim, check_counts
 from vae.elbo.seen import see
 from vae.elbo.surgery import surgery
@@ -194,7 +195,7 @@ def evaluate(
     Returns:
         JSON values: ``split``, ``draws``, ``importance_samples``, and those of :func:`means_of`,
         :func:`aggregate_metrics` and, of a model of sprites,
-        :func:`vae.elbo.disentanglement.factor_metrics`.
+        :func:`vae.elbo.factors.factor_metrics`.
 
     Raises:
         DataMissing: If the images aren't in the checkpoint and their data set isn't there.

@@ -1,4 +1,4 @@
-r"""Bounds on :math:`\log p(x)`, and its exact value where the latent space is small enough.
+r"""The importance-weighted bounds :math:`L_k` on :math:`\log p(x)`.
 
 References:
     | Importance Weighted Autoencoders (Burda et al., 2016), eq. 8, https://arxiv.org/abs/1509.00519
@@ -15,16 +15,12 @@ import torch
 from torch import Tensor
 
 from vae.elbo.nodes import log_prior, log_sum_exp, node_log_likelihoods
-from vae.elbo.quadrature import CoarseScan, coarse_scan, quadrature
 from vae.elbo.seen import Seen
 from vae.elbo.tiles import row_sums
-from vae.model.vae import LatentModel
 
 __all__ = [
     "Bound",
-    "Evidence",
     "estimate_bound",
-    "exact_evidence",
     "importance_bound",
     "importance_draws",
     "nested_bounds",
@@ -45,18 +41,6 @@ class Bound(NamedTuple):
     value: Tensor
     standard_error: Tensor
     effective_samples: Tensor
-
-
-class Evidence(NamedTuple):
-    r"""The exact evidence of each image by quadrature.
-
-    Attributes:
-        log_evidence: :math:`\log p(x)` in nats, NaN where out of reach, with shape :math:`(B,)`.
-        error: What it may be off, numerically, in nats, with shape :math:`(B,)`.
-    """
-
-    log_evidence: Tensor
-    error: Tensor
 
 
 @torch.inference_mode()
@@ -144,40 +128,3 @@ def nested_bounds(log_weights: Tensor, groups: Sequence[int]) -> Tensor:
         for k in groups
     ]
     return torch.stack(rungs, -1)
-
-
-@torch.inference_mode()
-def exact_evidence(
-    model: LatentModel,
-    x: Tensor,
-    mu: Tensor,
-    tolerance: float = 1e-4,
-    finest: int = 64,
-    scan: CoarseScan | None = None,
-) -> Evidence:
-    r"""Computes :math:`\log p(x) = \log \int p(x \mid z) p(z) dz` by :func:`quadrature`.
-
-    Args:
-        model: A model with :math:`D \le 2`.
-        x: The images, with shape :math:`(B, C, H, W)`.
-        mu: The posterior means, with shape :math:`(B, D)`.
-        tolerance: The change in nats at which halving stops.
-        finest: The most parts of a cell's side, a power of 2.
-        scan: The model's decoded coarse cells, for a caller that keeps them.
-
-    Returns:
-        The evidence and its numerical error.
-
-    Raises:
-        ValueError: If :math:`D > 2`.
-    """
-    if scan is None and len(x) > 1 and mu.shape[-1] <= 2:
-        scan = coarse_scan(model)
-    results = [
-        quadrature(model, image, centre, tolerance, finest, scan)
-        for image, centre in zip(x, mu, strict=True)
-    ]
-    return Evidence(
-        torch.stack([result.log_evidence for result in results]),
-        torch.stack([result.error for result in results]),
-    )

@@ -22,8 +22,10 @@ from vae.model.vae import LatentModel
 
 __all__ = [
     "CoarseScan",
+    "Evidence",
     "Quadrature",
     "coarse_scan",
+    "exact_evidence",
     "quadrature",
 ]
 
@@ -78,6 +80,18 @@ class Quadrature(NamedTuple):
     def masses(self) -> Tensor:
         r"""The posterior mass :math:`p(z \mid x) h^D` of each node; they sum to 1, (N,)."""
         return torch.softmax(self.log_joint, 0)
+
+
+class Evidence(NamedTuple):
+    r"""The exact evidence of each image by quadrature.
+
+    Attributes:
+        log_evidence: :math:`\log p(x)` in nats, NaN where out of reach, with shape :math:`(B,)`.
+        error: What it may be off, numerically, in nats, with shape :math:`(B,)`.
+    """
+
+    log_evidence: Tensor
+    error: Tensor
 
 
 def coarse_scan(model: LatentModel) -> CoarseScan | None:
@@ -142,6 +156,43 @@ def quadrature(
         nan = torch.full((), math.nan, dtype=torch.float64)
         return Quadrature(empty, empty[:, 0], _STEP, nan, nan)
     return _integrate(model, image, cells, tolerance, finest, most)
+
+
+@torch.inference_mode()
+def exact_evidence(
+    model: LatentModel,
+    x: Tensor,
+    mu: Tensor,
+    tolerance: float = 1e-4,
+    finest: int = 64,
+    scan: CoarseScan | None = None,
+) -> Evidence:
+    r"""Computes :math:`\log p(x) = \log \int p(x \mid z) p(z) dz` by :func:`quadrature`.
+
+    Args:
+        model: A model with :math:`D \le 2`.
+        x: The images, with shape :math:`(B, C, H, W)`.
+        mu: The posterior means, with shape :math:`(B, D)`.
+        tolerance: The change in nats at which halving stops.
+        finest: The most parts of a cell's side, a power of 2.
+        scan: The model's decoded coarse cells, for a caller that keeps them.
+
+    Returns:
+        The evidence and its numerical error.
+
+    Raises:
+        ValueError: If :math:`D > 2`.
+    """
+    if scan is None and len(x) > 1 and mu.shape[-1] <= 2:
+        scan = coarse_scan(model)
+    results = [
+        quadrature(model, image, centre, tolerance, finest, scan)
+        for image, centre in zip(x, mu, strict=True)
+    ]
+    return Evidence(
+        torch.stack([result.log_evidence for result in results]),
+        torch.stack([result.error for result in results]),
+    )
 
 
 def _cells(dims: int, reach: int, times: int = 1) -> Tensor:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from vae.elbo.calibration_sets import calibration_of
-from vae.elbo.evidence import Bound, Evidence, estimate_bound, exact_evidence
+from vae.elbo.evidence import Bound, estimate_bound
 from vae.elbo.expectation import DRAWS, Elbo, estimate_elbo
+from vae.elbo.quadrature import Evidence, exact_evidence
 from vae.elbo.rows import ScoreRow
 from vae.elbo.seen import Seen, see
 from vae.elbo.verdict import USUAL_RATE, words

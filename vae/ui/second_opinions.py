@@ -14,9 +14,10 @@ import streamlit as st
 
 from vae.elbo.complexity import code_lengths, complexity_excess, excess_tie
 from vae.elbo.counterfactual import AcceptedMove, nearest_accepted
-from vae.elbo.evidence import estimate_bound, exact_evidence
+from vae.elbo.evidence import estimate_bound
 from vae.elbo.expectation import estimate_elbo
 from vae.elbo.gaps import best_gaussian
+from vae.elbo.quadrature import exact_evidence
 from vae.elbo.seen import see
 from vae.elbo.typicality import tie, typicality
 from vae.explore.selection import nearest_to
