@@ -21,6 +21,7 @@ FLOORS = {
 STREAMLIT_IN = {"ui", "app", "pages"}
 NO_TORCH_IN = {"data", "figures", "pages"}
 INSIDE_FUNCTIONS = {"torchvision", "sklearn"}
+OF_THE_TESTS = {"tests", *(path.stem for path in (ROOT / "tests").iterdir())}
 
 
 def violations(root: Path) -> list[str]:
@@ -67,6 +68,8 @@ def broken_rule(room: str, module: str, inside: bool) -> str | None:
         return "import it inside the function that needs it"
     if top in ("app", "pages"):
         return "nothing imports a screen"
+    if top in OF_THE_TESTS:
+        return "the product does not need its tests and benchmarks"
     if top != "vae" or not rest or rest[0] == "__version__":
         return None
     if rest[0] not in FLOORS or room not in FLOORS:
@@ -101,6 +104,7 @@ def test_the_house_keeps_its_floors() -> None:
         ("vae/figures/x.py", "from torch import Tensor"),
         ("pages/x.py", "if True:\n    import torch.nn"),
         ("vae/training/x.py", "import torchvision"),
+        ("vae/cli/x.py", "def f():\n    from bench import score"),
         (
             "vae/data/x.py",
             "try:\n    from sklearn.datasets import load_digits\nfinally:\n    pass",
