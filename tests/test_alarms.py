@@ -1,4 +1,4 @@
-"""What alarms catch, and the commands that measure."""
+"""What alarms catch, and the command that measures it."""
 
 from __future__ import annotations
 
@@ -61,26 +61,11 @@ def test_letters_fill_the_frame(background: float) -> None:
 
 
 def test_the_table(run) -> None:
-    flags = ("bench", "alarms", "digits-2d", "--limit", "20", "--rate", "0.05", "--no-evidence")
+    flags = ("alarms", "digits-2d", "--limit", "20", "--rate", "0.05", "--no-evidence")
     table = run(*flags)
     assert table.code == 0 and "5.00 % false alarms (95 %: 3.2" in table.out
     assert [line for line in table.out.splitlines() if line.startswith("  noise")]
     document = json.loads(run(*flags, "--json").out)
     assert document["model"] == "digits-2d" and document["shares"]["noise"]["ELBO"] == 1.0
-    refused = run("bench", "alarms", "digits-2d", "--rate", "0.001")
+    refused = run("alarms", "digits-2d", "--rate", "0.001")
     assert refused.code == 2 and "499 calibration images" in refused.sentence()
-
-
-def test_benchmarks_are_found_by_name(run) -> None:
-    assert "score" in run("bench", "--help").out
-    wrong = run("bench", "scoer")
-    assert wrong.code == 2 and "score" in wrong.sentence()
-    assert run("bench", "score", "--files", "10").code == 2
-
-
-@pytest.mark.slow
-def test_the_benchmark_of_scoring_runs(run) -> None:
-    flags = ("--files", "3072", "--rounds", "1", "--images", "16", "--memory-draws", "2")
-    found = run("bench", "score", *flags)
-    assert found.code == 0
-    assert found.out.count("(aim") == 4 and "ours / decode, then forward" in found.out

@@ -12,7 +12,6 @@ import pytest
 import torch
 from conftest import few_digits
 
-from vae.cli.main import main
 from vae.model import linear
 from vae.training import speed as module
 from vae.training.config import TrainConfig
@@ -205,17 +204,3 @@ def test_the_program_with_and_without_a_compiler(tmp_path: Path, compiler: str) 
     expected = Speed(compiled=works, onednn=linear.onednn_pays())
     assert manifest["training"]["arithmetic"] == expected.name
     assert ("not possible here" in done.stderr) != works
-
-
-def test_the_benchmark_prints_ratios(capsys: pytest.CaptureFixture[str]) -> None:
-    flags = ["--network", "mlp", "--turns", "3", "--steps", "4", "--no-fast", "--device", "cpu"]
-    assert main(["bench", "train", *flags, "--json"]) == 0
-    ratios = json.loads(capsys.readouterr().out)
-    assert [(one["loop"], one["against"]) for one in ratios] == [
-        ("ours, float32", "bare"), ("ours, float32", "conventional"),
-    ]  # fmt: skip
-    assert all(0 < one["low"] <= one["median"] <= one["high"] for one in ratios)
-    assert main(["bench", "train", *flags]) == 0
-    assert "x bare" in capsys.readouterr().out
-    assert main(["bench", "train", "--turns", "1"]) == 2
-    assert "at least 3 turns" in capsys.readouterr().err

@@ -31,7 +31,7 @@ _HOMES = {
     "calibration_of": "vae.elbo.calibration_sets",
     "calibrations": "vae.elbo.calibration_sets",
     "evaluate": "vae.elbo.evaluation",
-    "load": "vae.model.checkpoint",
+    "load": "vae.model.registry",
     "open_data": "vae.data.datasets",
     "prepare": "vae.elbo.files",
     "preprocess": "vae.data.adaptation",

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from vae.cli import app, bench, calibrate, data, evaluate, score, train
+from vae.cli import alarms, app, calibrate, data, evaluate, score, train
 from vae.cli.company import considerate
 from vae.cli.program import EXIT_USAGE, Stop
 
@@ -17,9 +17,9 @@ _COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "evaluate": (evaluate.TEXT, evaluate.evaluate),
     "score": (score.TEXT, score.score),
     "calibrate": (calibrate.TEXT, calibrate.calibrate),
+    "alarms": (alarms.TEXT, alarms.alarms),
     "app": (app.TEXT, app.app),
     "data": (data.TEXT, data.data),
-    "bench": (bench.TEXT, bench.bench),
 }
 
 
