@@ -8,13 +8,14 @@ PYTHON   ?= python3
 PORT     ?=
 PIP_ARGS ?=
 ARGS     ?=
+NAME     ?=
 
 VENV := .venv
 RUN  := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: app test test-slow lint train-digits screenshots help no-python
+.PHONY: app test test-slow lint train-digits screenshots bench help no-python
 
 app: $(VENV)/.app-installed ## Open the app on http://localhost:8501 (another port: PORT=9000)
 	$(RUN) -m vae app $(if $(PORT),--port $(PORT))
@@ -35,6 +36,9 @@ train-digits: $(VENV)/.app-installed ## Train the small model of handwritten dig
 screenshots: $(VENV)/.dev-installed ## Take a picture of every screen (needs Chromium)
 	PYTHONPATH=. $(RUN) tests/screenshots.py $(ARGS)
 
+bench: $(VENV)/.dev-installed ## Measure speed: NAME=train, say; without NAME, list the benchmarks
+	PYTHONPATH=.:tests $(RUN) -m bench $(NAME) $(ARGS)
+
 help: ## List these commands
 	@echo "Usage: make COMMAND [VARIABLE=value]"
 	@echo
@@ -43,8 +47,9 @@ help: ## List these commands
 	@echo "Variables"
 	@echo "  PORT           the port of the app"
 	@echo "  PYTHON         the Python that creates .venv, 3.11 or newer (default: python3)"
+	@echo "  NAME           the benchmark"
 	@echo "  PIP_ARGS       more arguments for pip install, such as a wheel index for CPU-only torch"
-	@echo "  ARGS           more arguments for pytest or the screenshots"
+	@echo "  ARGS           more arguments for pytest, the screenshots or the benchmark"
 
 # A .venv whose Python no longer runs (after an upgrade, say) is made anew, whatever its stamps say.
 $(VENV)/.app-installed: requirements.txt $(if $(shell $(RUN) -c '' 2>/dev/null && echo runs),,no-python)

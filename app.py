@@ -9,8 +9,9 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 import streamlit as st  # noqa: E402
 
+import vae  # noqa: E402
 from vae.ui.errors import report  # noqa: E402
 from vae.ui.routes import routes  # noqa: E402
 
-frame = Path(__file__).parent / "vae" / "ui" / "frame.py"
+frame = Path(vae.__file__).parent / "ui" / "frame.py"
 app = st.App(frame, routes=routes(), on_script_error=report)

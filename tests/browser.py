@@ -9,14 +9,13 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-
-from vae.cli.chromium import answers
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
@@ -82,6 +81,15 @@ def app_process(
             except subprocess.TimeoutExpired:
                 process.kill()
                 raise
+
+
+def answers(address: str) -> bool:
+    """Whether a server of the app is up at an address."""
+    try:
+        with urllib.request.urlopen(f"{address}/_stcore/health", timeout=1):
+            return True
+    except OSError:
+        return False
 
 
 def lead(page: Page) -> Locator:

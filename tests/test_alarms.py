@@ -1,4 +1,4 @@
-"""What alarms catch, and the commands that measure."""
+"""What alarms catch, and the command that measures it."""
 
 from __future__ import annotations
 
@@ -10,16 +10,14 @@ from test_cli import run as run_in_here
 
 from vae.data.datasets import open_data
 from vae.data.spec import ImageSpec
-from vae.elbo import alarms
 from vae.elbo.alarms import KINDS, alarm_rates, letters, strange_images
 
 run = run_in_here  # a fixture
 
 
 @pytest.mark.parametrize("name", ["digits-2d", "digits-10d"])
-def test_what_is_no_image_is_flagged(name: str, checkpoint, monkeypatch) -> None:
-    monkeypatch.setattr(alarms, "_EXACT", False)  # log p(x) takes most of a minute
-    found = alarm_rates(checkpoint(name))
+def test_what_is_no_image_is_flagged(name: str, checkpoint) -> None:
+    found = alarm_rates(checkpoint(name), evidence=False)
     assert found.rate == 0.01 and (found.low, found.high) == pytest.approx(
         (0.0033, 0.0204), abs=1e-4
     )
@@ -62,28 +60,12 @@ def test_letters_fill_the_frame(background: float) -> None:
     assert (ink.any((1, 3)).mean(-1) > 0.9).all()  # on nearly every row
 
 
-def test_the_table(run, monkeypatch) -> None:
-    monkeypatch.setattr(alarms, "_EXACT", False)
-    flags = ("bench", "alarms", "digits-2d", "--limit", "20", "--rate", "0.05")
+def test_the_table(run) -> None:
+    flags = ("alarms", "digits-2d", "--limit", "20", "--rate", "0.05", "--no-evidence")
     table = run(*flags)
     assert table.code == 0 and "5.00 % false alarms (95 %: 3.2" in table.out
     assert [line for line in table.out.splitlines() if line.startswith("  noise")]
     document = json.loads(run(*flags, "--json").out)
     assert document["model"] == "digits-2d" and document["shares"]["noise"]["ELBO"] == 1.0
-    refused = run("bench", "alarms", "digits-2d", "--rate", "0.001")
+    refused = run("alarms", "digits-2d", "--rate", "0.001")
     assert refused.code == 2 and "499 calibration images" in refused.sentence()
-
-
-def test_benchmarks_are_found_by_name(run) -> None:
-    assert "score" in run("bench", "--help").out
-    wrong = run("bench", "scoer")
-    assert wrong.code == 2 and "score" in wrong.sentence()
-    assert run("bench", "score", "--files", "10").code == 2
-
-
-@pytest.mark.slow
-def test_the_benchmark_of_scoring_runs(run) -> None:
-    flags = ("--files", "3072", "--rounds", "1", "--images", "16", "--memory-draws", "2")
-    found = run("bench", "score", *flags)
-    assert found.code == 0
-    assert found.out.count("(aim") == 4 and "ours / decode, then forward" in found.out

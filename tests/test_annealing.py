@@ -12,6 +12,7 @@ from torch.distributions import Independent, Normal
 
 from vae.data.spec import ImageSpec
 from vae.elbo.annealing import annealed_evidence, annealing_schedule
+from vae.elbo.seen import see
 from vae.model.config import ModelConfig
 from vae.model.vae import observe
 
@@ -53,7 +54,7 @@ def test_the_schedule_rises_from_0_to_1() -> None:
 def test_five_dimensions_in_closed_form(orthogonal: bool, settings: dict) -> None:
     model, levels = LinearGaussian(5, 0.5, orthogonal), levels_of(3)
     expected = model.log_evidence(observe(model.config, levels))
-    found = annealed_evidence(model, levels, **settings)
+    found = annealed_evidence(see(model, levels), **settings)
     assert within(found.log_evidence, expected, found.standard_error + 1e-5)
     assert (found.standard_error < 0.5).all()
     assert ((found.effective_samples >= 1) & (found.effective_samples <= 64.001)).all()
@@ -62,7 +63,7 @@ def test_five_dimensions_in_closed_form(orthogonal: bool, settings: dict) -> Non
 
 def test_where_q_is_the_posterior_every_weight_is_the_evidence() -> None:
     model, levels = LinearGaussian(5, 0.3), levels_of(2)
-    found = annealed_evidence(model, levels, start="posterior", temperatures=20)
+    found = annealed_evidence(see(model, levels), start="posterior", temperatures=20)
     expected = model.log_evidence(observe(model.config, levels))
     assert (found.log_weights - expected[:, None]).abs().max() < 1e-4
 
@@ -70,7 +71,7 @@ def test_where_q_is_the_posterior_every_weight_is_the_evidence() -> None:
 def test_chains_reach_mass_that_q_misses() -> None:
     model, levels = Misled(5, 0.5, orthogonal=False), levels_of(3)
     x = observe(model.config, levels)
-    found = annealed_evidence(model, levels, start="posterior", temperatures=200)
+    found = annealed_evidence(see(model, levels), start="posterior", temperatures=200)
     assert within(found.log_evidence, model.log_evidence(x), found.standard_error)
     weights = torch.softmax(found.log_weights, -1)[..., None]
     mean = (weights * found.z).sum(1)
@@ -100,8 +101,8 @@ def test_a_peak_that_the_encoder_does_not_know_is_found() -> None:
     x = observe(model.config, levels)
     joint = model.decode(axis).log_prob(x).double() + Normal(0.0, 1.0).log_prob(axis[:, 0])
     exact = torch.logsumexp(joint, 0) + math.log(0.001)
-    blind = annealed_evidence(model, levels, start="posterior")
-    found = annealed_evidence(model, levels)
+    blind = annealed_evidence(see(model, levels), start="posterior")
+    found = annealed_evidence(see(model, levels))
     assert within(found.log_evidence, exact, found.standard_error)
     # It sees half of the mass and is sure of itself: what the mixture is there for.
     assert within(blind.log_evidence, exact - math.log(2), blind.standard_error, errors=6)
@@ -109,7 +110,7 @@ def test_a_peak_that_the_encoder_does_not_know_is_found() -> None:
 
 
 def check_evidence(model, rows: np.ndarray) -> None:
-    found = annealed_evidence(model, model.reference.levels[rows])
+    found = annealed_evidence(see(model, model.reference.levels[rows]))
     stored = torch.from_numpy(model.reference.log_evidence[rows])
     assert within(found.log_evidence, stored, found.standard_error)
 
@@ -125,7 +126,7 @@ def test_many_images_agree_with_quadrature(checkpoint) -> None:
 
 def test_more_dimensions_agree_with_the_bound(checkpoint) -> None:
     model = checkpoint("digits-10d")
-    found = annealed_evidence(model, model.reference.levels[:2])
+    found = annealed_evidence(see(model, model.reference.levels[:2]))
     bound = torch.from_numpy(model.reference.iwae_bound[:2])
     assert (found.log_evidence >= bound - 4 * found.standard_error - 0.5).all()
     assert (found.effective_samples > 10).all()
@@ -134,11 +135,11 @@ def test_more_dimensions_agree_with_the_bound(checkpoint) -> None:
 def test_company_and_repetition_change_nothing() -> None:
     model, levels = LinearGaussian(4, orthogonal=False), levels_of(3)
     settings = {"chains": 8, "temperatures": 10}
-    together = annealed_evidence(model, levels, **settings)
-    alone = annealed_evidence(model, levels[1:2], **settings)
+    together = annealed_evidence(see(model, levels), **settings)
+    alone = annealed_evidence(see(model, levels[1:2]), **settings)
     for first, second in zip(together, alone, strict=True):
         assert torch.equal(first[1], second[0])
-    other = annealed_evidence(model, levels, seed=1, **settings)
+    other = annealed_evidence(see(model, levels, 1), **settings)
     assert (other.log_weights != together.log_weights).any()
     assert together.z.shape == (3, 8, 4) and together.log_weights.shape == (3, 8)
 
@@ -147,9 +148,9 @@ def test_progress_rises_to_the_end_and_may_end_the_work() -> None:
     model, levels = LinearGaussian(4), levels_of(2)
     settings = {"chains": 8, "temperatures": 10}
     shares: list[float] = []
-    watched = annealed_evidence(model, levels, progress=shares.append, **settings)
+    watched = annealed_evidence(see(model, levels), progress=shares.append, **settings)
     assert shares == pytest.approx(np.arange(1, 21) / 20)
-    assert torch.equal(watched.z, annealed_evidence(model, levels, **settings).z)
+    assert torch.equal(watched.z, annealed_evidence(see(model, levels), **settings).z)
 
     def give_up(share: float) -> None:
         shares.append(share)
@@ -157,7 +158,7 @@ def test_progress_rises_to_the_end_and_may_end_the_work() -> None:
 
     shares.clear()
     with pytest.raises(InterruptedError):
-        annealed_evidence(model, levels, progress=give_up, **settings)
+        annealed_evidence(see(model, levels), progress=give_up, **settings)
     assert len(shares) == 1
 
 
@@ -172,4 +173,4 @@ def test_progress_rises_to_the_end_and_may_end_the_work() -> None:
 )
 def test_what_is_out_of_range_is_refused(settings: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        annealed_evidence(LinearGaussian(3), levels_of(1), **settings)
+        annealed_evidence(see(LinearGaussian(3), levels_of(1)), **settings)

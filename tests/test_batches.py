@@ -10,12 +10,13 @@ import torch
 from conftest import few_digits
 
 from vae.data.datasets import ImageData, open_data
-from vae.elbo.scoring import sample_scores
+from vae.elbo.expectation import estimate_elbo
+from vae.elbo.seen import see
 from vae.model.vae import VAE, observe
-from vae.training.state.batches import Batches, binarize, random_halves
+from vae.processes import Processes
 from vae.training.config import TrainConfig
 from vae.training.fit import fit
-from vae.processes import Processes
+from vae.training.state.batches import Batches, binarize, random_halves
 from vae.training.validation import on_device
 
 CPU = torch.device("cpu")
@@ -147,7 +148,7 @@ def test_validation_where_the_model_lies_agrees_with_the_scores() -> None:
         model = VAE(QUICK.model(data.spec)).eval()
     levels = data.read(data.splits.validation)
     found = on_device(model, levels, QUICK, CPU)
-    scored = sample_scores(model, levels, draws=8)
+    scored = estimate_elbo(see(model, levels), 8)
     assert torch.allclose(found.kl_per_dim, scored.terms.kl_per_dim, atol=1e-5)
     gap = (found.elbo - scored.terms.elbo).mean()
     error = scored.elbo_se.square().mean().sqrt() / len(levels) ** 0.5

@@ -7,13 +7,14 @@ import pytest
 import torch
 
 from vae.elbo.counterfactual import nearest_accepted
-from vae.elbo.scoring import sample_scores
+from vae.elbo.expectation import estimate_elbo
+from vae.elbo.seen import see
 from vae.elbo.tiles import decode_means
 
 
 def elbo_at(model, z) -> np.ndarray:
     image = decode_means(model, torch.as_tensor(z)).numpy()
-    return sample_scores(model, model.config.image.to_levels(image)).terms.elbo.numpy()
+    return estimate_elbo(see(model, model.config.image.to_levels(image))).value.numpy()
 
 
 def test_a_code_that_passes_need_not_move(checkpoint) -> None:

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from vae.data import sprites
-from vae.elbo.disentanglement import factor_metrics, mutual_information_gap
+from vae.elbo.disentanglement import mutual_information_gap
+from vae.elbo.factors import factor_metrics
 
 SIZES = (3, 4, 2)
 

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from vae.cli.evaluate import metrics_table
-from vae.elbo.evaluation import means_of, statistics_of
-from vae.model.stored import Reference
+from vae.elbo.evaluation import Statistics, means_of, statistics_of
 
 
 @pytest.fixture
@@ -21,10 +20,9 @@ def two_threads():
     torch.set_num_threads(before)
 
 
-def statistics(model, rows: np.ndarray, read=None) -> Reference:
-    which = Reference.of_images(rows, np.zeros(len(rows), np.uint8), rows)
+def statistics(model, rows: np.ndarray, read=None) -> Statistics:
     reader = read or (lambda some: model.reference.levels[rows[some]])
-    return statistics_of(model.model, reader, which, 4, 8, progress=False)
+    return statistics_of(model.model, reader, len(rows), 4, 8, progress=False)
 
 
 def test_threads_and_parts_change_no_number(checkpoint, two_threads):
@@ -39,7 +37,7 @@ def test_threads_and_parts_change_no_number(checkpoint, two_threads):
         return model.reference.levels[rows[some]]
 
     together = statistics(model, rows, read)
-    for name, one, other in zip(Reference._fields, alone, together, strict=True):
+    for name, one, other in zip(Statistics._fields, alone, together, strict=True):
         np.testing.assert_array_equal(one, other, err_msg=name)
     # The parts were computed by threads of their own, each by itself.
     assert threading.get_ident() not in {thread for thread, _ in seen}
@@ -64,9 +62,8 @@ def test_one_image_is_enough(checkpoint):
 @pytest.mark.parametrize(("count", "known"), [(None, 24), (100, 24), (24, 24), (7, 7), (0, 0)])
 def test_the_evidence_is_bounded_by_number(checkpoint, count, known):
     model, rows = checkpoint("digits-2d"), np.arange(188, 212)  # across both splits
-    which = Reference.of_images(rows, np.zeros(24, np.uint8), rows)
     found = statistics_of(
-        model.model, lambda some: model.reference.levels[rows[some]], which, importance_samples=0,
+        model.model, lambda some: model.reference.levels[rows[some]], 24, importance_samples=0,
         progress=False, evidence_images=count,
     )  # fmt: skip
     here = np.flatnonzero(np.isfinite(found.log_evidence))

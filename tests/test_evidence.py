@@ -10,9 +10,11 @@ import torch
 from conftest import within
 
 from vae.elbo.crosscheck import _hats, sampled_evidence
-from vae.elbo.evidence import exact_evidence, importance_bound, nested_bounds
-from vae.elbo.quadrature import hermite_nodes, node_log_likelihoods, quadrature
-from vae.elbo.scoring import sample_scores
+from vae.elbo.evidence import estimate_bound, importance_bound, nested_bounds
+from vae.elbo.expectation import estimate_elbo
+from vae.elbo.nodes import hermite_nodes, node_log_likelihoods
+from vae.elbo.quadrature import exact_evidence, quadrature
+from vae.elbo.seen import see
 from vae.elbo.terms import log_density
 from vae.model.noise import image_normals
 from vae.model.vae import observe
@@ -123,32 +125,34 @@ def test_a_step_that_is_too_coarse_says_so(linear_gaussian, sigma: float) -> Non
 def test_the_bound_is_tight_where_q_is_the_posterior(linear_gaussian, dims: int) -> None:
     model, levels = linear_gaussian(dims), levels_of(5)
     expected = model.log_evidence(observe(model.config, levels))
-    scores = sample_scores(model, levels, importance_samples=10, evidence=True)
-    for value in (scores.terms.elbo, scores.iwae_bound, scores.log_evidence):
+    seen = see(model, levels)
+    elbo, bound = estimate_elbo(seen), estimate_bound(seen, 10)
+    exact = exact_evidence(model, seen.x, seen.mu)
+    for value in (elbo.value, bound.value, exact.log_evidence):
         assert (value - expected).abs().max() < 1e-4
-    assert (scores.elbo_se == 0).all()
+    assert (elbo.standard_error == 0).all()
 
 
 def test_the_bound_is_tight_in_more_dimensions(linear_gaussian) -> None:
     model, levels = linear_gaussian(5), levels_of(5)
     expected = model.log_evidence(observe(model.config, levels))
-    scores = sample_scores(model, levels, draws=256, importance_samples=7, evidence=True)
+    seen = see(model, levels)
+    elbo, bound = estimate_elbo(seen, 256), estimate_bound(seen, 7)
     # The weights are constant, so every L_k is exact; the ELBO averages over draws.
-    assert (scores.iwae_bound - expected).abs().max() < 1e-4
-    assert within(scores.terms.elbo, expected, scores.elbo_se)
-    assert scores.log_evidence.isnan().all()
+    assert (bound.value - expected).abs().max() < 1e-4
+    assert within(elbo.value, expected, elbo.standard_error)
 
 
 def test_the_gap_is_the_divergence_to_the_posterior(linear_gaussian) -> None:
     # log p(x) = ELBO(x) + KL(q || p(z|x)), with a q that cannot be the correlated posterior.
     model, levels = linear_gaussian(2, orthogonal=False), levels_of(4)
-    x = observe(model.config, levels)
-    scores = sample_scores(model, levels)
+    seen = see(model, levels)
+    x = seen.x
     true = torch.distributions.MultivariateNormal(model.posterior_mean(x), model.covariance)
-    q = torch.distributions.MultivariateNormal(scores.mu, torch.diag_embed(scores.sigma.square()))
+    q = torch.distributions.MultivariateNormal(seen.mu, torch.diag_embed(seen.sigma.square()))
     gap = torch.distributions.kl_divergence(q, true)
     assert gap.min() > 1e-3
-    assert torch.allclose(scores.terms.elbo + gap, model.log_evidence(x), atol=1e-4)
+    assert torch.allclose(estimate_elbo(seen).value + gap, model.log_evidence(x), atol=1e-4)
 
 
 # --- Bounds -----------------------------------------------------------------------------------
@@ -290,38 +294,37 @@ def test_what_a_quadrature_misses_is_found(checkpoint) -> None:
 
 @pytest.fixture(scope="module")
 def forty(checkpoint):
-    """Forty reference images of the 2-D digits: rows, scores with all extras, and the model."""
+    """Forty reference images of the 2-D digits: rows, what is seen, log p(x), and the model."""
     model = checkpoint("digits-2d")
     rows = np.random.default_rng(0).choice(model.reference.size, 40, replace=False)
-    scores = sample_scores(
-        model.model, model.reference.levels[rows], importance_samples=1_000, evidence=True
-    )
-    return rows, scores, model
+    seen = see(model.model, model.reference.levels[rows])
+    return rows, seen, exact_evidence(seen.model, seen.x, seen.mu), model
 
 
 def test_no_bound_exceeds_the_evidence(forty) -> None:
-    _, scores, _ = forty
-    assert (scores.terms.elbo <= scores.log_evidence + 1e-3).all()
-    assert (scores.iwae_bound <= scores.log_evidence + 4 * scores.iwae_bound_se).all()
-    assert (scores.log_evidence_error < 1e-3).all()
+    _, seen, exact, _ = forty
+    bound = estimate_bound(seen, 1_000)
+    assert (estimate_elbo(seen).value <= exact.log_evidence + 1e-3).all()
+    assert (bound.value <= exact.log_evidence + 4 * bound.standard_error).all()
+    assert (exact.error < 1e-3).all()
 
 
 def test_the_stored_evidence_is_found_again(forty) -> None:
-    rows, scores, model = forty
+    rows, _, exact, model = forty
     stored = torch.from_numpy(model.reference.log_evidence[rows])
-    assert torch.allclose(scores.log_evidence, stored, rtol=1e-6, atol=1e-4)
+    assert torch.allclose(exact.log_evidence, stored, rtol=1e-6, atol=1e-4)
     assert (model.reference.elbo <= model.reference.log_evidence + 1e-3).all()
 
 
 def test_a_second_method_agrees(forty) -> None:
     # An importance sampler whose proposals follow the true posterior on a coarse lattice of
     # squares, mixed with wide ones: it misses no mass wherever the encoder points.
-    rows, scores, model = forty
+    rows, _, exact, model = forty
     x = observe(model.config, model.reference.levels[rows[:10]])
     axis = torch.arange(-25, 26, dtype=torch.float64) * 0.2
     cells = torch.cartesian_prod(axis, axis)
     generator = torch.Generator().manual_seed(0)
-    for image, expected in zip(x, scores.log_evidence[:10], strict=True):
+    for image, expected in zip(x, exact.log_evidence[:10], strict=True):
         joint = log_joint(model, image, cells)
         shares = 0.9 * torch.softmax(joint / 1.5, 0) + 0.1 * torch.softmax(joint / 20, 0)
         chosen = torch.multinomial(shares, 4_000, replacement=True, generator=generator)

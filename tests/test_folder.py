@@ -8,6 +8,7 @@ from unicodedata import normalize
 import numpy as np
 import pytest
 from PIL import Image
+from process_ending import FATAL, end_process
 
 import vae
 from vae.cli.program import Stop
@@ -101,12 +102,9 @@ def test_what_is_cut_first_is_cut_in_other_processes_too(photos, monkeypatch):
 
 def test_a_file_that_ends_its_process_is_left_out_alone(photos, monkeypatch, capsys):
     files = sorted(map(str, photos.rglob("*.png")))
+    Image.new("RGB", (20, 24), (FATAL,) * 3).save(files[9])
     several_processes(monkeypatch)
-    ask = bulk._Pool._ask
-    monkeypatch.setattr(
-        bulk._Pool, "_ask", lambda self, paths: None if files[9] in paths else ask(self, paths)
-    )
-    images = FileSet(files, ImageSpec(channels=1, height=8, width=8))
+    images = FileSet(files, ImageSpec(channels=1, height=8, width=8), trim=end_process)
     assert sum(map(len, images)) == 59
     assert images.kept == [i for i in range(60) if i != 9]
     assert f"left out {files[9]}: The file ended the program" in capsys.readouterr().err

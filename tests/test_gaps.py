@@ -11,10 +11,11 @@ from conftest import LinearGaussian
 from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
 
 from vae.data.spec import ImageSpec
+from vae.elbo.expectation import estimate_elbo
 from vae.elbo.gaps import best_full_gaussian, best_gaussian, gap_split
 from vae.elbo.gaussian_fit import Gaussians, gaussian_kl
 from vae.elbo.gradients import log_likelihood_gradients
-from vae.elbo.scoring import sample_scores
+from vae.elbo.seen import see
 from vae.model.config import ModelConfig
 from vae.model.vae import observe
 
@@ -79,7 +80,7 @@ def test_the_slope_in_closed_form(linear_gaussian, dims: int) -> None:
 def test_the_best_diagonal_gaussian_in_closed_form(kind, dims: int, sigma: float) -> None:
     model, levels = kind(dims, sigma, orthogonal=False), levels_of(3)
     x = observe(model.config, levels)
-    best = best_gaussian(model, levels)
+    best = best_gaussian(see(model, levels))
     precision = torch.linalg.inv(model.covariance)
     width = precision.diagonal().rsqrt()
     assert ((best.mu - model.posterior_mean(x)) / width).abs().max() < 5e-3
@@ -98,20 +99,20 @@ def test_the_best_diagonal_gaussian_in_closed_form(kind, dims: int, sigma: float
 @pytest.mark.parametrize("dims", [1, 2])
 def test_a_full_covariance_closes_the_gap(dims: int) -> None:
     model, levels = Misled(dims, orthogonal=False), levels_of(3)
-    best = best_gaussian(model, levels)
-    full = best_full_gaussian(model, levels, best)
+    best = best_gaussian(see(model, levels))
+    full = best_full_gaussian(see(model, levels), best)
     assert (full.elbo >= best.elbo).all()
     assert (best.log_evidence - full.elbo).abs().max() < 1e-3
     assert torch.allclose(full.covariance, model.covariance.expand(3, dims, dims), rtol=2e-2)
     with pytest.raises(ValueError, match="at most 2 latent dimensions, not 3"):
-        best_full_gaussian(LinearGaussian(3), levels, best)
+        best_full_gaussian(see(LinearGaussian(3), levels), best)
 
 
 @pytest.mark.parametrize("kind", [LinearGaussian, Misled])
 def test_more_dimensions_by_draws(kind) -> None:
     model, levels = kind(5, orthogonal=False), levels_of(3)
     x = observe(model.config, levels)
-    best = best_gaussian(model, levels, draws=256)
+    best = best_gaussian(see(model, levels), draws=256)
     assert best.log_evidence.isnan().all() and (best.elbo_se > 0).all()
     precision = torch.linalg.inv(model.covariance)
     approximation = 0.5 * (precision.diagonal().log().sum() - torch.logdet(precision))
@@ -120,8 +121,8 @@ def test_more_dimensions_by_draws(kind) -> None:
     # Draws that the climb has seen would flatter it; these it hasn't.
     short = parts.approximation - approximation
     assert (short > -4 * best.elbo_se).all() and (short < 4 * best.elbo_se + 0.1).all()
-    scores = sample_scores(model, levels, draws=256)
-    assert torch.allclose(best.encoder_elbo, scores.terms.elbo, rtol=1e-9)
+    elbo = estimate_elbo(see(model, levels), 256).value
+    assert torch.allclose(best.encoder_elbo, elbo, rtol=1e-9)
     if kind is Misled:
         assert (parts.amortization > 10 * best.gain_se).all()
     else:
@@ -139,7 +140,7 @@ def test_the_gain_is_not_flattered_by_the_draws_that_tell_it() -> None:
     """Whichever start is taken, the draws that report its gain had no say in that."""
     model, levels = Bent(8), levels_of(100)
     x = observe(model.config, levels)
-    best = best_gaussian(model, levels, draws=2, fit_draws=4)
+    best = best_gaussian(see(model, levels), draws=2, fit_draws=4)
     e = torch.from_numpy(np.random.default_rng(3).standard_normal((1_000, 8)))
 
     def elbo(mu: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
@@ -158,7 +159,7 @@ def test_the_gain_is_not_flattered_by_the_draws_that_tell_it() -> None:
 
 def test_one_of_two_peaks_is_chosen() -> None:
     model, levels = TwoPeaks(), np.array([[[[64]]], [[[128]]]], dtype=np.uint8)
-    best = best_gaussian(model, levels)
+    best = best_gaussian(see(model, levels))
     peaks = torch.sqrt(4 * torch.tensor([[64], [128]]).double() / 255)
     assert (best.mu.abs() - peaks).abs().max() < 0.03
     # A Gaussian on one of two equal peaks lacks the other half of the mass: log 2 nats.
@@ -170,8 +171,8 @@ def test_one_of_two_peaks_is_chosen() -> None:
 
 def check_order(model, rows: np.ndarray) -> None:
     """ELBO <= ELBO(q*) <= ELBO(full) <= log p(x), and the parts make the whole."""
-    best = best_gaussian(model, model.reference.levels[rows])
-    full = best_full_gaussian(model, model.reference.levels[rows], best)
+    best = best_gaussian(see(model, model.reference.levels[rows]))
+    full = best_full_gaussian(see(model, model.reference.levels[rows]), best)
     parts = gap_split(best)
     stored = torch.from_numpy(model.reference.elbo[rows])
     assert torch.allclose(best.encoder_elbo, stored, atol=1e-4)
@@ -201,8 +202,8 @@ def test_every_image_keeps_the_order(checkpoint, name: str) -> None:
 def test_company_and_repetition_change_nothing(checkpoint, name: str) -> None:
     model = checkpoint(name)
     levels = model.reference.levels[:4]
-    together, again = best_gaussian(model, levels), best_gaussian(model.model, levels)
-    alone = best_gaussian(model, levels[2:3])
+    together, again = best_gaussian(see(model, levels)), best_gaussian(see(model.model, levels))
+    alone = best_gaussian(see(model, levels[2:3]))
     for first, second, third in zip(together, again, alone, strict=True):
         assert torch.equal(first.nan_to_num(0), second.nan_to_num(0))
         assert torch.equal(first[2].nan_to_num(0), third[0].nan_to_num(0))
@@ -210,7 +211,7 @@ def test_company_and_repetition_change_nothing(checkpoint, name: str) -> None:
 
 def test_many_dimensions_gain_something(checkpoint) -> None:
     model = checkpoint("digits-10d")
-    best = best_gaussian(model, model.reference.levels[:8])
+    best = best_gaussian(see(model, model.reference.levels[:8]))
     gain = best.elbo - best.encoder_elbo
     assert (gain >= 0).all() and gain.mean() > 1
     bound = torch.from_numpy(model.reference.iwae_bound[:8])
@@ -222,7 +223,7 @@ def test_the_model_is_left_as_it_was(checkpoint) -> None:
     model = checkpoint("digits-2d")
     before = {key: value.clone() for key, value in model.model.state_dict().items()}
     with torch.inference_mode():
-        best_gaussian(model, model.reference.levels[:1])
+        best_gaussian(see(model, model.reference.levels[:1]))
     for key, value in model.model.state_dict().items():
         assert torch.equal(value, before[key])
     assert all(weight.grad is None for weight in model.model.parameters())
@@ -238,7 +239,7 @@ def test_the_model_is_left_as_it_was(checkpoint) -> None:
 )
 def test_draws_out_of_range_are_refused(settings: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        best_gaussian(LinearGaussian(3), levels_of(1), **settings)
+        best_gaussian(see(LinearGaussian(3), levels_of(1)), **settings)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -246,7 +247,7 @@ def test_foreign_images_have_a_best_gaussian_too(checkpoint, seed: int) -> None:
     model = checkpoint("digits-2d")
     noise = np.random.default_rng(seed).integers(0, 17, (3, 1, 8, 8), dtype=np.uint8)
     inverted = 16 - model.reference.levels[:2]
-    parts = gap_split(best_gaussian(model, np.concatenate((noise, inverted))))
+    parts = gap_split(best_gaussian(see(model, np.concatenate((noise, inverted)))))
     known = parts.log_evidence.isfinite()
     assert (parts.amortization >= 0).all() and known.any()
     assert (parts.approximation[known] >= -1e-2).all()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,8 +12,8 @@ import pytest
 
 from vae.cli.train import _parsed
 from vae.model.checkpoint import load
-from vae.training.run import launch
 from vae.training.presets import PRESETS
+from vae.training.run import launch
 from vae.training.run.run_folder import RunFolder
 
 
@@ -93,20 +92,6 @@ def test_a_run_goes_on_alone_and_stops_and_resumes(
     model = load(root / "mine")
     assert model.history[-1]["step"] > reached
     assert not RunFolder(root / "mine").path.exists()
-
-
-def test_how_the_apps_threads_wait_is_no_matter_of_the_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("ELBOSCOPE_CACHE", str(tmp_path))
-    monkeypatch.setenv("GOMP_SPINCOUNT", "1000")
-    program = tmp_path / "program"
-    program.write_text('#!/bin/sh\necho "${GOMP_SPINCOUNT-unset} ${ELBOSCOPE_CACHE-unset}"\n')
-    program.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(program))
-    launch.start("mine", [])
-    wait(lambda: launch.last_words("mine"))
-    assert launch.last_words("mine") == f"unset {tmp_path}"
 
 
 def test_a_run_that_cannot_begin_leaves_its_reason(

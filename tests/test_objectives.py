@@ -17,10 +17,9 @@ from vae.data.spec import ImageSpec
 from vae.elbo.aggregate import aggregate_log_density
 from vae.elbo.terms import Terms, log_density
 from vae.model.vae import VAE
-from vae.training.loss.batch_objectives import free_bits_penalty, moment_penalty, total_correlation
 from vae.training.config import Objective, TrainConfig
 from vae.training.fit import fit
-from vae.training.loss.training_loss import TrainingLoss
+from vae.training.loss.batch_objectives import free_bits_penalty, moment_penalty, total_correlation
 from vae.training.loss.objectives import (
     beta_loss,
     capacity_loss,
@@ -29,6 +28,7 @@ from vae.training.loss.objectives import (
     iwae_loss,
 )
 from vae.training.loss.schedules import kl_setting, learning_rate
+from vae.training.loss.training_loss import TrainingLoss
 
 QUICK = TrainConfig(
     hidden=(16,), latent_dim=3, steps=12, batch_size=32, evaluate_every=6, warmup_steps=2,

@@ -678,7 +678,7 @@ def test_without_checkpoints_the_page_says_what_to_do(monkeypatch, tmp_path):
     monkeypatch.setenv("ELBOSCOPE_CHECKPOINTS", str(tmp_path))
     app = frame()
     assert not app.exception
-    assert "make train-digits" in app.warning[0].value
+    assert "train digits-2d --out FOLDER/digits-2d" in app.warning[0].value
 
 
 def test_a_damaged_checkpoint_is_listed_and_the_others_work(monkeypatch, tmp_path):

@@ -7,9 +7,9 @@ import re
 
 import numpy as np
 import pytest
+from bench.crowd import write_crowd
 from PIL import Image
 
-from vae.explore.synthetic import write_crowd
 from vae.figures import palette
 from vae.figures.frame import framed_span
 from vae.figures.latent_map import all_pairs

@@ -15,15 +15,15 @@ import pytest
 import torch
 from conftest import few_digits
 
+from vae import processes as module
 from vae.cli.program import Stop
 from vae.model.checkpoint import load
-from vae.training import processes as module
+from vae.processes import ALONE, Processes, joined
 from vae.training.config import TrainConfig
 from vae.training.fit import fit
-from vae.training.state.packing import pack, unpack
-from vae.processes import ALONE, Processes, joined
-from vae.training.state.run_state import RunState
 from vae.training.run.monitor import Watch
+from vae.training.state.packing import pack, unpack
+from vae.training.state.run_state import RunState
 
 ROOT = Path(__file__).parents[1]
 QUICK = TrainConfig(

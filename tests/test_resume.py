@@ -29,13 +29,13 @@ from PIL import Image
 from vae.model.checkpoint import load
 from vae.model.originals import own_data
 from vae.training.config import TrainConfig
-from vae.training.state.differences import Changed, changes
 from vae.training.fit import Diverged, Fitted, fit
-from vae.training.state.packing import Damaged, pack, unpack
-from vae.training.run.run_folder import RunFolder, RunLocked, is_running, process_mark
-from vae.training.state.run_state import RunState, config_of
-from vae.training.run.stopping import Interrupted, StopSignals
 from vae.training.run.monitor import Watch
+from vae.training.run.run_folder import RunFolder, RunLocked, is_running, process_mark
+from vae.training.run.stopping import Interrupted, StopSignals
+from vae.training.state.differences import Changed, changes
+from vae.training.state.packing import Damaged, pack, unpack
+from vae.training.state.run_state import RunState, config_of
 
 ROOT = Path(__file__).parents[1]
 QUICK = TrainConfig(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import multiprocessing
 import os
 import pickle
 import random
@@ -20,6 +21,7 @@ import pytest
 from conftest import CHECKPOINTS, Tiny
 from image_corpus import CASES
 from PIL import Image
+from process_ending import FATAL, end_process
 from test_cli import run as run_in_here
 
 import vae
@@ -304,52 +306,48 @@ def test_processes_decode_as_this_one_does(corpus: list[str]) -> None:
 
 def test_a_decoding_process_knows_no_torch() -> None:
     # Published sets bring a function along, so their module is imported there too.
-    modules = "vae.data.worker, vae.data.bulk, vae.data.published"
+    modules = "vae.data.bulk, vae.data.published"
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
-def test_a_file_that_ends_its_process_costs_one_row(corpus: list[str], monkeypatch) -> None:
-    asked = []
-
-    def ask(self: bulk._Pool, paths: list[str]) -> bulk.Decoded | None:
-        asked.append(len(paths))
-        return None if corpus[3] in paths else self.decoder(paths)
-
-    monkeypatch.setattr(bulk._Pool, "_ask", ask)
-    decoder = Decoder(SPECS[0])
-    with decoded(decoder, [corpus[:8]], workers=1) as results:
-        (found,) = results
-    expected = decoder(corpus[:8])
-    assert found.refused == {**expected.refused, 3: found.refused[3]}
-    assert found.refused[3][0] == "E-FILE-02" and found.stamps[3] == (-1, -1)
-    assert len(found.stamps) == 8 and asked[0] == 8
-    assert len(found.levels) == 8 - len(found.refused)
+def test_a_file_that_ends_its_process_costs_one_row(tmp_path: Path) -> None:
+    files = [str(tmp_path / f"{i}.png") for i in range(12)]
+    for i, file in enumerate(files):
+        Image.new("L", (8, 8), FATAL if i in (3, 9) else i).save(file)
+    decoder = Decoder(SPECS[1], trim=end_process)
+    with decoded(decoder, [files[:8], files[8:], files[:2]], workers=2) as results:
+        first, second, third = results
+    assert {i: code for i, (code, _) in first.refused.items()} == {3: "E-FILE-02"}
+    assert {i: code for i, (code, _) in second.refused.items()} == {1: "E-FILE-02"}
+    assert first.stamps[3] == (-1, -1) and len(first.stamps) == 8
+    expected = decoder([files[i] for i in (0, 1, 2, 4, 5, 6, 7)])
+    assert np.array_equal(first.levels, expected.levels) and not third.refused
+    assert len(second.levels) == 3 and len(third.levels) == 2
 
 
 def test_processes_killed_from_outside_are_replaced(corpus: list[str]) -> None:
     decoder = Decoder(SPECS[0], Adaptation(), Limits(), "mnist")
-    pool = bulk._Pool(decoder, 1)
-    try:
-        first = pool._decode(corpus[:4])
-        pool.processes[0].kill()
-        pool.processes[0].wait()
-        again = pool._decode(corpus[:4])
-        assert np.array_equal(first.levels, again.levels) and first[1:] == again[1:]
-        assert len(pool.processes) > 1
-    finally:
-        pool.close()
-    assert all(process.returncode is not None for process in pool.processes)
+    with decoded(decoder, [corpus[:4]] * 6, workers=1, ahead=1) as results:
+        found = [next(results)]
+        for process in multiprocessing.active_children():
+            process.kill()
+        found += results
+    assert len(found) == 6
+    for one in found:
+        assert np.array_equal(one.levels, found[0].levels) and one[1:] == found[0][1:]
+    assert multiprocessing.active_children() == []
 
 
 def test_decoding_processes_end_with_their_parent(corpus: list[str]) -> None:
     code = (
-        "import sys, os, time, pickle\n"
-        "from vae.data.bulk import _Pool\n"
-        "pool = _Pool(pickle.loads(bytes.fromhex(sys.argv[1])), 1)\n"
-        "pool._decode(sys.argv[2:])\n"
-        "print(pool.processes[0].pid, flush=True)\n"
-        "time.sleep(60)"
+        "import sys, time, pickle, multiprocessing\n"
+        "from vae.data.bulk import decoded\n"
+        "decoder = pickle.loads(bytes.fromhex(sys.argv[1]))\n"
+        "with decoded(decoder, [sys.argv[2:]] * 3, 1) as results:\n"
+        "    next(results)\n"
+        "    print(multiprocessing.active_children()[0].pid, flush=True)\n"
+        "    time.sleep(60)"
     )
     decoder = pickle.dumps(Decoder(SPECS[0])).hex()
     parent = subprocess.Popen(
@@ -365,6 +363,19 @@ def test_decoding_processes_end_with_their_parent(corpus: list[str]) -> None:
             break
         time.sleep(0.05)
     assert not _lives(child)
+
+
+def test_a_script_without_a_guard_is_told_so(corpus: list[str], tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n"
+        "from vae.data.bulk import Decoder, decoded\n"
+        "from vae.data.spec import ImageSpec\n"
+        f"with decoded(Decoder(ImageSpec(1, 8, 8)), [{corpus[:2]!r}], 1) as results:\n"
+        "    list(results)\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and "guards its main part" in done.stderr
 
 
 def _lives(pid: int) -> bool:

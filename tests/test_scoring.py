@@ -19,15 +19,13 @@ import vae
 from vae.data.spec import ImageSpec
 from vae.elbo.calibration import Calibration
 from vae.elbo.calibration_sets import calibration_of
+from vae.elbo.evidence import estimate_bound
+from vae.elbo.expectation import DRAWS, estimate_elbo, take_apart
 from vae.elbo.gaps import best_gaussian
+from vae.elbo.quadrature import exact_evidence
 from vae.elbo.rows import FORMATS, ScoreRow, refused_row, to_csv, to_json, to_json_lines
-from vae.elbo.scoring import (
-    SampleScores,
-    bits_per_dim,
-    sample_receipt,
-    sample_scores,
-    score_levels,
-)
+from vae.elbo.scoring import bits_per_dim, score_levels
+from vae.elbo.seen import see
 from vae.elbo.tiles import decode_means, decoder_rows, map_tiles, row_sums
 from vae.model.config import ModelConfig
 from vae.model.noise import image_normals, image_uniforms
@@ -52,23 +50,25 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def columns(scores: SampleScores) -> dict[str, torch.Tensor]:
-    fields = {**scores._asdict(), **scores.terms._asdict(), "elbo": scores.terms.elbo}
-    return {name: value for name, value in fields.items() if isinstance(value, torch.Tensor)}
+def numbers(model: VAE, levels: np.ndarray, draws: int, k: int) -> dict[str, torch.Tensor]:
+    """All that is computed of images, each column with an image a row."""
+    seen = see(model, levels)
+    elbo, bound = estimate_elbo(seen, draws), estimate_bound(seen, k)
+    columns = {"mu": seen.mu, "sigma": seen.sigma, "elbo": elbo.value, **elbo.terms._asdict()}
+    columns |= {name: getattr(elbo, name) for name in ("standard_error", "error", "level")}
+    return columns | {f"bound: {name}": value for name, value in bound._asdict().items()}
 
 
-def assert_same(scores: SampleScores, others: SampleScores) -> None:
-    for name, value in columns(scores).items():
-        other = columns(others)[name]
+def assert_same(one: dict[str, torch.Tensor], all_: dict, rows: np.ndarray) -> None:
+    for name, value in one.items():
+        other = all_[name][rows]
         assert torch.equal(value.nan_to_num(), other.nan_to_num()), name
         assert torch.equal(value.isnan(), other.isnan()), name
 
 
-def of(scores: SampleScores, rows: np.ndarray) -> SampleScores:
-    """The scores of some of the images."""
-    parts = {k: v[rows] for k, v in scores._asdict().items() if isinstance(v, torch.Tensor)}
-    terms = type(scores.terms)(*(value[rows] for value in scores.terms))
-    return scores._replace(**parts, terms=terms)
+def receipt_of(model: VAE, levels: np.ndarray, draws: int = DRAWS) -> vae.Receipt:
+    seen = see(model, levels[None])
+    return take_apart(seen, estimate_elbo(seen, draws))
 
 
 # --- Exactness --------------------------------------------------------------------------------
@@ -89,29 +89,29 @@ def photos() -> tuple[VAE, np.ndarray]:
 def test_company_order_and_threads_change_nothing(name: str, checkpoint) -> None:
     if name == "conv":
         model, levels = photos()
-        options = {"draws": 6, "importance_samples": 5}
+        options = (6, 5)
     else:
         model, levels = checkpoint(name).model, checkpoint(name).reference.levels[:500]
-        options = {"draws": 64, "importance_samples": 20}
+        options = (64, 20)
     count, rng = len(levels), np.random.default_rng(1)
-    together = sample_scores(model, levels, **options)
+    together = numbers(model, levels, *options)
     for i in rng.choice(count, 8, replace=False):
-        alone = sample_scores(model, levels[i : i + 1], **options)
-        assert_same(alone, of(together, np.array([i])))
+        assert_same(numbers(model, levels[i : i + 1], *options), together, np.array([i]))
     order = rng.permutation(count)
-    assert_same(sample_scores(model, levels[order], **options), of(together, order))
+    assert_same(numbers(model, levels[order], *options), together, order)
     with threads(2):
         for some in (np.arange(1), np.arange(50)):
-            assert_same(sample_scores(model, levels[some], **options), of(together, some))
+            assert_same(numbers(model, levels[some], *options), together, some)
 
 
 def test_company_and_threads_leave_the_evidence_alone(checkpoint) -> None:
     model = checkpoint("digits-2d")
     levels = model.reference.levels[:6]
-    together = sample_scores(model.model, levels, evidence=True)
+    seen = see(model.model, levels)
+    together = exact_evidence(seen.model, seen.x, seen.mu)
     with threads(2):
-        alone = sample_scores(model.model, levels[3:4], evidence=True)
-    assert_same(alone, of(together, np.array([3])))
+        alone = exact_evidence(seen.model, seen.x[3:4], seen.mu[3:4])
+    assert_same(alone._asdict(), together._asdict(), np.array([3]))
 
 
 def test_rows_are_the_same_alone(checkpoint) -> None:
@@ -165,7 +165,7 @@ def test_few_draws_decode_no_more_than_they_need(monkeypatch) -> None:
     decode = model.decode
     monkeypatch.setattr(model, "decode", lambda z: decoded.append(len(z)) or decode(z))
     levels = np.zeros((1000, 1, 8, 8), np.uint8)
-    sample_scores(model, levels, draws=1)
+    estimate_elbo(see(model, levels), 1)
     assert sum(decoded) == decoder_rows(config) == 1024
 
 
@@ -200,7 +200,7 @@ def test_a_receipt_leaves_nothing_over(name: str, split: str, checkpoint) -> Non
     rows = model.reference.of_split(split)
     for i in rows[:: len(rows) // 8]:
         levels = model.reference.levels[i]
-        receipt = sample_receipt(model.model, levels)
+        receipt = receipt_of(model.model, levels)
         (row,) = score_levels(model, levels[None], evidence=False)
         assert abs(receipt.residual) <= 1e-6 * abs(receipt.elbo)
         assert (receipt.elbo, receipt.elbo_se) == (row.elbo, row.elbo_se)
@@ -215,7 +215,7 @@ def test_a_receipt_blames_the_pixel_that_changed(checkpoint) -> None:
     model = checkpoint("digits-2d")
     levels = model.reference.levels[0].copy()
     levels[0, 0, 0] = 16  # a white corner, which no digit has
-    pixels = sample_receipt(model.model, levels).pixels
+    pixels = receipt_of(model.model, levels).pixels
     assert pixels.argmin() == 0
 
 
@@ -239,8 +239,8 @@ def test_a_single_draw_has_no_standard_error(checkpoint) -> None:
         assert row.draws == row.importance_samples == 1
         assert row.elbo_se is row.iwae_bound_se is row.elbo_uncertainty is None
     assert b"NaN" not in to_json(rows) and b"nan" not in to_csv(rows)
-    assert math.isnan(sample_receipt(deep.model, levels[0], draws=1).elbo_uncertainty)
-    assert best_gaussian(deep.model, levels[:1], draws=1, fit_draws=4).elbo_se.isnan().all()
+    assert math.isnan(receipt_of(deep.model, levels[0], draws=1).elbo_uncertainty)
+    assert best_gaussian(see(deep.model, levels[:1]), draws=1, fit_draws=4).elbo_se.isnan().all()
 
 
 def test_an_elbo_has_one_error_to_print(checkpoint) -> None:
@@ -248,11 +248,11 @@ def test_an_elbo_has_one_error_to_print(checkpoint) -> None:
         model = checkpoint(name)
         levels = model.reference.levels[:4]
         rows = score_levels(model, levels, evidence=False)
-        scores, stored = sample_scores(model.model, levels), model.reference
+        elbo, stored = estimate_elbo(see(model.model, levels)), model.reference
         for n, row in enumerate(rows):
             sampled = name == "digits-10d"
             assert row.elbo_uncertainty == (row.elbo_se if sampled else row.elbo_error)
-            assert 0 < row.elbo_uncertainty == float(scores.elbo_uncertainty[n])
+            assert 0 < row.elbo_uncertainty == float(elbo.uncertainty[n])
             assert (row.elbo_error is None) == sampled and (row.elbo_se > 0) == sampled
             assert stored.elbo_uncertainty[n] == pytest.approx(row.elbo_uncertainty, abs=1e-3)
 
@@ -260,23 +260,24 @@ def test_an_elbo_has_one_error_to_print(checkpoint) -> None:
 def test_quadrature_is_the_limit_of_sampling(checkpoint) -> None:
     model = checkpoint("digits-2d").model
     levels = checkpoint("digits-2d").reference.levels[:3]
-    scores = sample_scores(model, levels)
+    seen = see(model, levels)
+    elbo = estimate_elbo(seen)
     e = torch.from_numpy(image_normals(levels, 5, "draws", (4_000, 2)))
-    z = scores.mu[:, None] + scores.sigma[:, None] * e
+    z = seen.codes(e)
     for i in range(3):
         x = observe(model.config, levels[i : i + 1])
         with torch.inference_mode():
             values = model.decode(z[i].float()).log_prob(x.expand(4_000, -1, -1, -1)).double()
         error = values.std() / math.sqrt(len(values))
-        assert abs(values.mean() - scores.terms.expected_log_likelihood[i]) < 4 * error
+        assert abs(values.mean() - elbo.terms.expected_log_likelihood[i]) < 4 * error
 
 
 def test_the_standard_error_is_the_spread_over_seeds(checkpoint) -> None:
     model = checkpoint("digits-10d")
     levels = model.reference.levels[:30]
-    runs = [sample_scores(model.model, levels, draws=16, seed=seed) for seed in range(40)]
-    spread = torch.stack([run.terms.elbo for run in runs]).std(0)
-    stated = torch.stack([run.elbo_se for run in runs]).square().mean(0).sqrt()
+    runs = [estimate_elbo(see(model.model, levels, seed), 16) for seed in range(40)]
+    spread = torch.stack([run.value for run in runs]).std(0)
+    stated = torch.stack([run.standard_error for run in runs]).square().mean(0).sqrt()
     assert float((spread / stated).square().mean().sqrt()) == pytest.approx(1, abs=0.1)
 
 
@@ -337,8 +338,6 @@ def test_more_draws_leave_the_percentile_alone(draws: int, checkpoint) -> None:
     ]
     assert [row.draws for row in rows] == [draws] * 20
     assert ([row.elbo for row in rows] == [row.elbo for row in usual]) == (draws == 64)
-    scores = sample_scores(model.model, levels, draws=draws, calibrated_draws=64)
-    assert scores.calibrated_elbo.tolist() == [row.elbo for row in usual]
 
 
 def test_a_calibration_image_stands_where_its_stored_score_stands(checkpoint) -> None:

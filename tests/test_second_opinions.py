@@ -12,8 +12,10 @@ from tests.conftest import LinearGaussian
 from vae.data.images import encode_png
 from vae.elbo.calibration_sets import calibration_of
 from vae.elbo.complexity import code_lengths, complexity_excess
+from vae.elbo.evidence import estimate_bound
+from vae.elbo.expectation import estimate_elbo
 from vae.elbo.refined import refined_bound
-from vae.elbo.scoring import sample_scores
+from vae.elbo.seen import see
 from vae.elbo.typicality import typicality
 from vae.elbo.verdict import Opinions, doubt_level, give_verdict, union_rate, words
 from vae.model.originals import originals
@@ -79,7 +81,7 @@ def test_complexity_catches_the_blank_image_that_scores_too_well(checkpoint) -> 
     levels, elbo = originals(model, rows), model.reference.elbo[rows]
     excess = complexity_excess(elbo, code_lengths(observe(model.config, levels).numpy()).bits)
     blank = np.zeros_like(levels[:1])
-    score = sample_scores(model, blank).terms.elbo.numpy()
+    score = estimate_elbo(see(model, blank)).value.numpy()
     found = typicality(elbo, score)
     assert found.low[0] == 1
     assert found.high[0] == found.two_sided[0] / 2 == 1 / 101
@@ -94,7 +96,7 @@ def test_excess_by_hand() -> None:
 def test_a_refined_bound_reaches_the_evidence_and_says_when_it_is_done(linear_gaussian) -> None:
     model: LinearGaussian = linear_gaussian(3, orthogonal=False)
     levels = np.random.default_rng(0).integers(90, 160, (1, 4, 4)).astype(np.uint8)
-    states = list(refined_bound(model, levels, tolerance=0.02))
+    states = list(refined_bound(see(model, levels[None]), tolerance=0.02))
     exact = model.log_evidence(observe(model.config, levels[None]))[0]
     last = states[-1]
     assert last.done and last.standard_error <= 0.02
@@ -108,22 +110,24 @@ def test_a_refined_bound_reaches_the_evidence_and_says_when_it_is_done(linear_ga
 def test_a_refined_bound_begins_with_the_draws_of_the_score(checkpoint) -> None:
     model = checkpoint("digits-10d")
     levels = originals(model, np.arange(1))
-    bound = sample_scores(model, levels, draws=1, importance_samples=3_000).iwae_bound
-    *_, last = refined_bound(model, levels[0], tolerance=1e-9, most=3_000)
+    bound = estimate_bound(see(model, levels), 3_000).value
+    *_, last = refined_bound(see(model, levels), tolerance=1e-9, most=3_000)
     assert (last.draws, last.done) == (3_000, False)
     assert last.value == pytest.approx(float(bound), abs=1e-6)
 
 
 def test_a_refined_bound_leaves_the_thread_as_it_was(linear_gaussian) -> None:
     model = linear_gaussian(3)
-    states = refined_bound(model, np.full((1, 4, 4), 128, np.uint8), tolerance=1e-9, most=9_000)
+    states = refined_bound(
+        see(model, np.full((1, 1, 4, 4), 128, np.uint8)), tolerance=1e-9, most=9_000
+    )
     next(states)
     assert not torch.is_inference_mode_enabled()
     states.close()
     with pytest.raises(ValueError, match="tolerance"):
-        next(refined_bound(model, np.zeros((1, 4, 4), np.uint8), tolerance=0))
+        next(refined_bound(see(model, np.zeros((1, 1, 4, 4), np.uint8)), tolerance=0))
     with pytest.raises(ValueError, match="most"):
-        next(refined_bound(model, np.zeros((1, 4, 4), np.uint8), most=0))
+        next(refined_bound(see(model, np.zeros((1, 1, 4, 4), np.uint8)), most=0))
 
 
 @pytest.mark.parametrize(

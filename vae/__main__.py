@@ -1,8 +1,11 @@
 """Lets ``python -m vae`` run the command line."""
 
+import os
 import sys
 import warnings
 
+# Threads that wait spin briefly and then sleep: beside another program a core is not theirs alone.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 # What Pillow warns of in an image file is either refused or harmless.
 warnings.filterwarnings("ignore", module=r"PIL\b")
 

@@ -50,8 +50,9 @@ def calibrate(arguments: list[str]) -> int:
 
     from vae.data.listing import LeftOut, image_files, text_of
     from vae.elbo.calibration_sets import calibration_of, check_name, write_calibration
+    from vae.elbo.expectation import draws_used
     from vae.elbo.files import ScoreSettings, score_files
-    from vae.elbo.scoring import check_counts, draws_used
+    from vae.elbo.scoring import check_counts
     from vae.figures.frame import plus_minus
 
     flags = parse(_Arguments, "calibrate", TEXT + _NOTE, arguments)

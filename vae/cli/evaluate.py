@@ -46,7 +46,6 @@ def evaluate(arguments: list[str]) -> int:
     """Runs the command; returns its exit code."""
     from vae.data.datasets import DataMissing
     from vae.elbo.evaluation import evaluate
-    from vae.model.linear import onednn_pays, use_onednn
 
     flags = parse(_Arguments, "evaluate", TEXT, arguments)
     if flags.limit is not None and flags.limit < 1:
@@ -56,8 +55,6 @@ def evaluate(arguments: list[str]) -> int:
             EXIT_USAGE, f"--evidence-images must be at least 0, not {flags.evidence_images}."
         )
     loaded = open_checkpoint(flags.checkpoint)
-    # A quarter of the time for thousands of draws, and 2e-5 nat of another sum's order.
-    use_onednn(loaded.model, onednn_pays())
     try:
         metrics = evaluate(
             loaded,

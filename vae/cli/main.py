@@ -6,8 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from vae.cli import app, bench, calibrate, data, evaluate, score, train
-from vae.cli.company import considerate
+from vae.cli import alarms, app, calibrate, data, evaluate, score, train
 from vae.cli.program import EXIT_USAGE, Stop
 
 __all__ = ["main"]
@@ -17,9 +16,9 @@ _COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "evaluate": (evaluate.TEXT, evaluate.evaluate),
     "score": (score.TEXT, score.score),
     "calibrate": (calibrate.TEXT, calibrate.calibrate),
+    "alarms": (alarms.TEXT, alarms.alarms),
     "app": (app.TEXT, app.app),
     "data": (data.TEXT, data.data),
-    "bench": (bench.TEXT, bench.bench),
 }
 
 
@@ -44,8 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return EXIT_USAGE
     try:
-        with considerate():
-            return _COMMANDS[name][1](rest)
+        return _COMMANDS[name][1](rest)
     except Stop as stop:
         print(f"vae {name}: {stop}", file=sys.stderr)
         return stop.code

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -80,16 +79,15 @@ def data_missing(error: DataMissing) -> Stop:
 
 
 def open_checkpoint(name: str) -> Checkpoint:
-    """Opens a checkpoint by path, or by name among those in the project's folder.
+    """Opens a checkpoint by path, or by name among the shipped ones.
 
     Raises:
         Stop: If there is none, or it is damaged.
     """
-    from vae.model.checkpoint import load
-    from vae.model.registry import default_root, find
+    from vae.model.registry import load
     from vae.model.stored import CheckpointError
 
     try:
-        return load(name if os.path.isdir(name) else find(name, default_root()).path)
+        return load(name)
     except CheckpointError as error:
         raise Stop(EXIT_MISSING, str(error)) from error

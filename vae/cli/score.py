@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from vae.cli import ranks
 from vae.cli.program import (
     EXIT_IO,
     EXIT_MISSING,
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from vae.elbo.parts import Parts, Tally
     from vae.elbo.rows import ScoreRow
     from vae.model.checkpoint import Checkpoint
+    from vae.processes import Processes
 
 __all__ = ["TEXT", "score"]
 
@@ -82,6 +82,7 @@ def score(arguments: list[str]) -> int:
     from vae.elbo.files import ScoreSettings
     from vae.elbo.rows import FORMATS
     from vae.elbo.scoring import check_counts
+    from vae.processes import joined, process_count
 
     flags = parse(_Arguments, "score", TEXT + _NOTE, arguments)
     if not flags.paths:
@@ -91,7 +92,7 @@ def score(arguments: list[str]) -> int:
         raise Stop(
             EXIT_USAGE, f"--out must end in one of {', '.join(FORMATS)}, not {flags.out.name!r}."
         )
-    if flags.out is None and ranks.count() > 1:
+    if flags.out is None and process_count() > 1:
         raise Stop(EXIT_USAGE, "several processes need a file for their rows: pass --out.")
     try:
         check_counts(flags.draws, flags.importance_samples)
@@ -111,11 +112,11 @@ def score(arguments: list[str]) -> int:
     left_out = LeftOut()
     try:
         files = image_files(flags.paths, left_out)
-        with ranks.joined() as rank:
+        with joined() as processes:
             if flags.out is None:
                 tally = _to_screen(loaded, flags, settings, files)
             else:
-                tally = _to_file(loaded, flags, settings, files, rank)
+                tally = _to_file(loaded, flags, settings, files, processes)
     except FileNotFoundError as error:
         if error.errno is not None:
             raise unwritable(flags.out, error) from error
@@ -162,10 +163,11 @@ def _parts_of(
 ) -> Iterator[ScoredPart]:
     from vae.data.bulk import usual_workers
     from vae.elbo.files import score_files
+    from vae.processes import process_count, processes_here
 
     workers = flags.workers
-    if workers is None and ranks.count() > 1:
-        workers = usual_workers(ranks.on_this_machine())
+    if workers is None and process_count() > 1:
+        workers = usual_workers(processes_here())
     return score_files(loaded, files, settings, workers=workers, **more)
 
 
@@ -197,7 +199,7 @@ def _to_file(
     flags: _Arguments,
     settings: ScoreSettings,
     listed: Iterator[ImageFile],
-    rank: int,
+    processes: Processes,
 ) -> Tally | None:
     """Writes rows part by part, and makes one file of them; the first process tells of it."""
     from vae.elbo.parts import Occupied, OtherSettings, Parts, Tally, names_digest
@@ -208,7 +210,7 @@ def _to_file(
 
     def wanted(number: int, files: list) -> bool:
         names.append(names_digest(files))
-        if number % ranks.count() != rank:
+        if number % processes.count != processes.rank:
             return False
         tally = parts.has(number, files) if taken_up else None
         if tally is not None:
@@ -218,17 +220,17 @@ def _to_file(
 
     try:
         taken_up = 0
-        if rank == 0:
+        if processes.leads:
             taken_up = parts.open(_job(loaded, flags, settings), flags.restart)
-        taken_up = ranks.agree(taken_up)
+        taken_up = processes.from_leader(taken_up)
         with _progress(flags) as bar:
             for part in _parts_of(loaded, flags, settings, listed, wanted=wanted):
                 parts.put(part)
                 bar.update(len(part.rows))
         if finished.images:
             print(f"vae score: went on after {finished.images} finished rows.", file=sys.stderr)
-        ranks.agree(0)  # everybody's parts are there
-        return _finish(parts, names) if rank == 0 else None
+        processes.from_leader(None)  # everybody's parts are there
+        return _finish(parts, names) if processes.leads else None
     except (OtherSettings, Occupied) as error:
         raise Stop(EXIT_USAGE, str(error)) from error
     except KeyboardInterrupt:
@@ -313,10 +315,11 @@ def _progress(flags: _Arguments):  # noqa: ANN202  (tqdm has no types)
     from tqdm import tqdm
 
     from vae.data.listing import image_files
+    from vae.processes import process_count
 
     shown = sys.stderr.isatty()
     # Counted first, for the share that is done; it costs a microsecond or two a file.
-    total = sum(1 for _ in image_files(flags.paths)) if shown and ranks.count() == 1 else None
+    total = sum(1 for _ in image_files(flags.paths)) if shown and process_count() == 1 else None
     return tqdm(total=total, disable=not shown, unit="image", file=sys.stderr, smoothing=0.05)
 
 

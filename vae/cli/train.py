@@ -29,8 +29,8 @@ from vae.cli.program import (
 
 if TYPE_CHECKING:
     from vae.data.datasets import ImageData
-    from vae.training.config import TrainConfig
     from vae.processes import Processes
+    from vae.training.config import TrainConfig
     from vae.training.run.run_folder import RunFolder
 
 __all__ = ["TEXT", "train"]
@@ -66,9 +66,9 @@ class _Arguments:
 def train(arguments: list[str]) -> int:
     """Runs the command; returns its exit code."""
     from vae.data.listing import text_of
+    from vae.processes import joined
     from vae.training.config import TrainConfig
     from vae.training.devices import choose_device
-    from vae.processes import joined
 
     for word in arguments:
         if (text := text_of(word)) != word:
@@ -85,7 +85,7 @@ def train(arguments: list[str]) -> int:
         raise Stop(EXIT_USAGE, str(error)) from error
     with joined(device.type) as processes:
         # What the leading process reads of a run to resume, the others may not see.
-        config = TrainConfig.from_dict(processes.same(dataclasses.asdict(config)))
+        config = TrainConfig.from_dict(processes.from_leader(dataclasses.asdict(config)))
         command = shlex.join([*processes.program, "-m", "vae", "train", *arguments])
         return _train(config, to, command, processes)
 
@@ -93,8 +93,8 @@ def train(arguments: list[str]) -> int:
 def _train(config: TrainConfig, to: _Arguments, command: str, processes: Processes) -> int:
     from vae.training.commit import commit
     from vae.training.fit import fit
-    from vae.training.run.stopping import StopSignals
     from vae.training.run.monitor import Watch
+    from vae.training.run.stopping import StopSignals
 
     with (
         _place(to, processes) as folder,
@@ -266,8 +266,8 @@ def _sentences(
     import torch
 
     from vae.training.fit import Diverged
-    from vae.training.state.packing import Damaged
     from vae.training.run.stopping import Interrupted
+    from vae.training.state.packing import Damaged
 
     words = [*processes.program, "-m", "vae", "train", "--resume", "--out", str(to.out)]
     go_on = shlex.join(words)

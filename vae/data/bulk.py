@@ -1,28 +1,26 @@
-r"""Many image files to levels, by as many processes as pay.
+r"""Many image files to levels, in parallel.
 
-A small image costs some 25 microseconds in Pillow and holds the interpreter's lock meanwhile, so
-threads lose; processes that only decode don't. They are programs of their own rather than forks:
-nothing is copied from a process whose threads have started, none of them loads torch, a script
-needs no guard around its main part, and each ends by itself when its pipe closes, however its
-parent ended.
+A small image costs some 25 microseconds in Pillow, which holds the interpreter's lock meanwhile:
+threads lose, processes don't. They are started by *spawn* and load no torch.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import os
-import pickle
-import queue
+import signal
 import stat
-import subprocess
-import sys
+import threading
+import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
-from typing import NamedTuple
+from itertools import takewhile
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -82,23 +80,23 @@ class Decoder:
     data: str = ""
     trim: Callable[[Raster], Raster] | None = None
 
-    def __call__(self, paths: Sequence[str]) -> Decoded:
+    def __call__(self, paths: Iterable[str]) -> Decoded:
         """Decodes files one after the other."""
-        levels, count = np.empty((len(paths), *self.spec.shape), np.uint8), 0
-        refused, stamps, steps = {}, [], Counter()
+        levels: list[np.ndarray] = []
+        refused: dict[int, tuple[str, str]] = {}
+        stamps: list[tuple[int, int]] = []
+        steps: Counter[str] = Counter()
         for position, path in enumerate(paths):
+            stamp = (-1, -1)
             try:
                 content, stamp = read_file(path, self.limits)
-                stamps.append(stamp)
-                levels[count], words = self.levels_of(content)
-                count += 1
-                if words:
-                    steps.update(words)
+                one, words = self.levels_of(content)
+                levels.append(one)
+                steps.update(words)
             except ImageRefused as error:
-                if len(stamps) == position:
-                    stamps.append((-1, -1))
                 refused[position] = (error.code, error.message)
-        return Decoded(levels[:count], refused, stamps, steps)
+            stamps.append(stamp)
+        return Decoded(_stack(levels, self.spec), refused, stamps, steps)
 
     def levels_of(self, content: bytes) -> tuple[np.ndarray, Set[str]]:
         """One file's levels (C, H, W), and the first words of the steps that it took.
@@ -131,6 +129,10 @@ class Decoder:
     def _is_rounded(self) -> np.ndarray | None:
         rounded = is_rounded(_SHADES, self._level_of, self.spec)
         return rounded if rounded.any() else None
+
+
+def _stack(levels: list[np.ndarray], spec: ImageSpec) -> np.ndarray:
+    return np.stack(levels) if levels else np.empty((0, *spec.shape), np.uint8)
 
 
 def steps_told(steps: Mapping[str, int]) -> str:
@@ -199,106 +201,110 @@ def decoded(
     Args:
         decoder: What to do with a file.
         chunks: The paths of each chunk.
-        workers: The number of processes; 0 decodes in this one.
+        workers: The number of processes; 0 decodes in this one. A script that is to start
+            processes guards its main part by ``if __name__ == "__main__"``.
         ahead: The most chunks that are taken before their turn.
 
     Yields:
-        An iterator of one result a chunk.
+        An iterator of one result a chunk. A file that ends a process, say by a fault in a
+        decoder, is refused alone.
+
+    Raises:
+        RuntimeError: If processes end as soon as they start.
     """
     if not workers:
         yield map(decoder, chunks)
         return
-    pool = _Pool(decoder, workers)
-    try:
-        yield pool.map(chunks, ahead)
-    finally:
-        pool.close()
+    with ExitStack() as pools:
+        yield _in_order(decoder, chunks, workers, ahead, pools)
 
 
-class _Pool:
-    """Decoding processes, each behind a thread that speaks to it."""
-
-    def __init__(self, decoder: Decoder, workers: int) -> None:
-        self.decoder, self.workers = decoder, workers
-        self.idle: queue.SimpleQueue[subprocess.Popen | None] = queue.SimpleQueue()
-        self.processes: list[subprocess.Popen] = []
-        for _ in range(workers):
-            self.idle.put(None)  # started when it is first needed
-        self.threads = ThreadPoolExecutor(workers, "decoder")
-        self.closed = False
-
-    def map(self, chunks: Iterable[Sequence[str]], ahead: int) -> Iterator[Decoded]:
-        waiting: deque[Future[Decoded]] = deque()
-        for chunk in chunks:
-            waiting.append(self.threads.submit(self._decode, chunk))
-            if len(waiting) > ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-
-    def close(self) -> None:
-        self.closed = True
-        # Ended first, so that a thread which waits for one is let go.
-        for process in self.processes:
-            process.kill()
-        self.threads.shutdown(cancel_futures=True)
-        for process in self.processes:
-            process.wait()
-            process.stdout.close()
-            with suppress(OSError):  # what was still to be written has no reader any more
-                process.stdin.close()
-
-    def _decode(self, paths: Sequence[str]) -> Decoded:
-        result = self._ask(paths)
-        if result is not None:
-            return result
-        if self.closed or len(paths) == 1:
-            return self._fatal(len(paths))
-        # One of them has ended a process: the others must not suffer for it.
-        parts = [self._decode([path]) for path in paths]
-        return Decoded(
-            np.concatenate([part.levels for part in parts]),
-            {i: part.refused[0] for i, part in enumerate(parts) if part.refused},
-            [part.stamps[0] for part in parts],
-            sum((part.steps for part in parts), Counter()),
-        )
-
-    def _ask(self, paths: Sequence[str]) -> Decoded | None:
-        process = self.idle.get() or self._start()
+def _in_order(
+    decoder: Decoder,
+    chunks: Iterable[Sequence[str]],
+    workers: int,
+    ahead: int,
+    pools: ExitStack,
+) -> Iterator[Decoded]:
+    pool = pools.enter_context(_pool(decoder, workers))
+    waiting: deque[tuple[Sequence[str], Future[Decoded]]] = deque()
+    for paths in chunks:
         try:
-            pickle.dump(paths, process.stdin)
-            process.stdin.flush()
-            return pickle.load(process.stdout)
-        except (OSError, EOFError, ValueError, pickle.UnpicklingError):
-            process.kill()
-            process = None
-            return None
+            future = pool.submit(_decode, paths)
+        except BrokenProcessPool:
+            pool = pools.enter_context(_pool(decoder, workers))
+            future = pool.submit(_decode, paths)
+        waiting.append((paths, future))
+        if len(waiting) > ahead:
+            yield _result(decoder, *waiting.popleft())
+    while waiting:
+        yield _result(decoder, *waiting.popleft())
+
+
+def _result(decoder: Decoder, paths: Sequence[str], future: Future[Decoded]) -> Decoded:
+    try:
+        return future.result()
+    except BrokenProcessPool:  # by one of these files or of others that were under way
+        return _one_by_one(decoder, paths)
+
+
+def _one_by_one(decoder: Decoder, paths: Sequence[str]) -> Decoded:
+    """Decodes each file by itself, so that one that ends its process costs no other."""
+    sentence = "The file ended the program that decodes images; leave it out."
+    fatal = Decoded(_stack([], decoder.spec), {0: ("E-FILE-02", sentence)}, [(-1, -1)], Counter())
+    parts: list[Decoded] = []
+    with ExitStack() as pools:
+        pool = pools.enter_context(_pool(decoder, 1))
+        try:
+            pool.submit(_decode, []).result()
+        except BrokenProcessPool as error:
+            raise RuntimeError(
+                "Processes that decode images end as soon as they start; a script guards its main "
+                'part by `if __name__ == "__main__":`.'
+            ) from error
+        for path in paths:
+            try:
+                parts.append(pool.submit(_decode, [path]).result())
+            except BrokenProcessPool:
+                parts.append(fatal)
+                pool = pools.enter_context(_pool(decoder, 1))
+    return Decoded(
+        np.concatenate([part.levels for part in parts]),
+        {i: part.refused[0] for i, part in enumerate(parts) if part.refused},
+        [part.stamps[0] for part in parts],
+        sum((part.steps for part in parts), Counter()),
+    )
+
+
+@contextmanager
+def _pool(decoder: Decoder, workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Processes that decode. At the end, what they are at is dropped after the next file."""
+    spawn = multiprocessing.get_context("spawn")
+    closing = spawn.RawValue("b", 0)  # without a lock, with which a process might be killed
+    with ProcessPoolExecutor(workers, spawn, _begin, (decoder, closing)) as pool:
+        try:
+            yield pool
         finally:
-            self.idle.put(process)
+            closing.value = 1
+            pool.shutdown(cancel_futures=True)
 
-    def _start(self) -> subprocess.Popen:
-        # -P: a file of the working folder must not pass for a module. What Pillow warns of is
-        # either refused or harmless.
-        command = [sys.executable, "-P", "-W", "ignore", "-m", "vae.data.worker"]
-        home = str(Path(__file__).parents[2])
-        search = os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH"))))
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": search},
-            start_new_session=True,  # an interrupt from the keyboard is its parent's business
-        )
-        self.processes.append(process)
-        pickle.dump(self.decoder, process.stdin)
-        return process
 
-    def _fatal(self, count: int) -> Decoded:
-        sentence = "The file ended the program that decodes images; leave it out."
-        refused = dict.fromkeys(range(count), ("E-FILE-02", sentence))
-        return Decoded(
-            np.empty((0, *self.decoder.spec.shape), np.uint8),
-            refused,
-            [(-1, -1)] * count,
-            Counter(),
-        )
+# --- In a process that decodes ----------------------------------------------------------------
+
+
+def _begin(decoder: Decoder, closing: Any) -> None:  # noqa: ANN401  (a ctypes value)
+    global _decoder, _closing
+    _decoder, _closing = decoder, closing
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's business
+    warnings.simplefilter("ignore")  # what Pillow warns of is either refused or harmless
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    # A pool whose process was killed would wait for work for ever.
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def _decode(paths: Sequence[str]) -> Decoded:
+    return _decoder(takewhile(lambda _: not _closing.value, paths))

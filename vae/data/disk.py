@@ -17,6 +17,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO
 
+from filelock import lock_descriptor
+
 __all__ = [
     "create_file",
     "flush_folder",
@@ -107,29 +109,16 @@ def locked(path: Path, waiting: str = "") -> BinaryIO:
     """
     file = path.open("a+b")
     try:
-        _lock(file, waiting)
-    except BaseException:
-        file.close()
-        raise
-    return file
-
-
-def _lock(file: BinaryIO, waiting: str) -> None:
-    try:
-        import fcntl
-    except ImportError:  # not on every system
-        return
-    try:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError) as error:  # the latter by some network disks
+        if not lock_descriptor(file.fileno(), blocking=False):
             if not waiting:
-                raise BlockingIOError(errno.EAGAIN, "another process holds it") from error
+                raise BlockingIOError(errno.EAGAIN, "another process holds it")
             print(waiting, file=sys.stderr)
-            fcntl.flock(file, fcntl.LOCK_EX)
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
+            lock_descriptor(file.fileno())
+    except BaseException as error:
+        if not isinstance(error, OSError) or error.errno not in _NO_LOCKS:
+            file.close()
             raise
+    return file
 
 
 @cache

@@ -19,16 +19,15 @@ from vae.data.spec import ImageSpec
 from vae.data.sprites import FACTORS, factors_of, render
 from vae.elbo.calibration_sets import calibration_of
 from vae.elbo.complexity import code_lengths, complexity_excess, excess_tie
-from vae.elbo.scoring import SampleScores, sample_scores
+from vae.elbo.expectation import estimate_elbo
+from vae.elbo.quadrature import exact_evidence
+from vae.elbo.seen import see
 from vae.elbo.typicality import typicality
 from vae.model.checkpoint import Checkpoint
 from vae.model.originals import own_data
 from vae.model.vae import observe
 
 __all__ = ["KINDS", "AlarmRates", "alarm_rates", "letters", "strange_images"]
-
-
-_EXACT = True  # whether log p(x) is an opinion, where it is exact
 
 
 class AlarmRates(NamedTuple):
@@ -100,7 +99,11 @@ def letters(count: int, spec: ImageSpec, rng: np.random.Generator) -> np.ndarray
 
 
 def alarm_rates(
-    checkpoint: Checkpoint, rate: float | None = None, limit: int = 500, seed: int = 0
+    checkpoint: Checkpoint,
+    rate: float | None = None,
+    limit: int = 500,
+    seed: int = 0,
+    evidence: bool = True,
 ) -> AlarmRates:
     """Measures what alarms at one rate of false alarms catch.
 
@@ -109,6 +112,7 @@ def alarm_rates(
         rate: The rate of false alarms; 1 %, or the smallest that is supported, when not given.
         limit: The most images of each kind.
         seed: The seed that makes the strange images.
+        evidence: Whether log p(x) is one of the opinions, where it is exact.
 
     Returns:
         The shares of each kind that each opinion flags.
@@ -125,7 +129,7 @@ def alarm_rates(
     ordinary = data.read(data.splits.validation[:limit])
     kinds = {"untouched": ordinary, **strange_images(ordinary, spec, seed)}
     kinds |= _other_sets(data, len(ordinary))
-    opinions = _opinions(checkpoint, data)
+    opinions = _opinions(checkpoint, data, evidence)
     shares = {
         kind: {
             name: float((p <= rate + 1e-12).mean()) for name, p in opinions(kinds[kind]).items()
@@ -138,56 +142,36 @@ def alarm_rates(
 
 
 def _opinions(
-    checkpoint: Checkpoint, data: ImageData
+    checkpoint: Checkpoint, data: ImageData, evidence: bool
 ) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
     """The p-values (B,) of each opinion on images, all against the calibration images."""
     calibration, reference = calibration_of(checkpoint), checkpoint.reference
-    exact = _EXACT and checkpoint.config.latent_dim <= 2
+    exact = evidence and checkpoint.config.latent_dim <= 2
     rows = reference.of_split("calibration")
-    own = data.read(reference.indices[rows])
-    known = _numbers(checkpoint, own, None)
+    own = observe(checkpoint.config, data.read(reference.indices[rows])).numpy()
+    elbos = reference.elbo[rows]
+    kls = reference.expected_log_likelihood[rows] - elbos
+    excesses = complexity_excess(elbos, code_lengths(own).bits)
 
     def of(levels: np.ndarray) -> dict[str, np.ndarray]:
-        scores = sample_scores(
-            checkpoint.model,
-            levels,
-            draws=max(1, calibration.draws),
-            evidence=exact,
-        )
-        found = _numbers(checkpoint, levels, scores)
-        of_elbo = calibration.typicality(found["ELBO"])
-        opinions = {"ELBO": of_elbo.low, "ELBO, two-sided": of_elbo.two_sided}
+        seen = see(checkpoint.model, levels)
+        estimated = estimate_elbo(seen, max(1, calibration.draws))
+        elbo, kl = estimated.value.numpy(), estimated.terms.kl.numpy()
+        places = calibration.typicality(elbo)
+        opinions = {"ELBO": places.low, "ELBO, two-sided": places.two_sided}
         if exact:
-            opinions["log p(x)"] = typicality(known["log p(x)"], found["log p(x)"]).low
-        opinions["KL, two-sided"] = typicality(known["KL"], found["KL"]).two_sided
-        opinions["complexity"] = typicality(
-            known["excess"], found["excess"], excess_tie(found["ELBO"])
-        ).high
+            found = exact_evidence(seen.model, seen.x, seen.mu).log_evidence.numpy()
+            # Out of the quadrature's reach means far below everything within it.
+            known, values = (
+                np.nan_to_num(one, nan=-np.inf) for one in (reference.log_evidence[rows], found)
+            )
+            opinions["log p(x)"] = typicality(known, values).low
+        opinions["KL, two-sided"] = typicality(kls, kl).two_sided
+        excess = complexity_excess(elbo, code_lengths(seen.x.numpy()).bits)
+        opinions["complexity"] = typicality(excesses, excess, excess_tie(elbo)).high
         return opinions
 
     return of
-
-
-def _numbers(
-    checkpoint: Checkpoint, levels: np.ndarray, scores: SampleScores | None
-) -> dict[str, np.ndarray]:
-    """The statistics of images, of the calibration ones where no scores are given."""
-    reference = checkpoint.reference
-    if scores is None:
-        rows = reference.of_split("calibration")
-        elbo, log_evidence = reference.elbo[rows], reference.log_evidence[rows]
-        kl = reference.expected_log_likelihood[rows] - elbo
-    else:
-        elbo, log_evidence = scores.terms.elbo.numpy(), scores.log_evidence.numpy()
-        kl = scores.terms.kl.numpy()
-    bits = code_lengths(observe(checkpoint.config, levels).numpy()).bits
-    return {
-        "ELBO": elbo,
-        # Out of the quadrature's reach means far below everything within it.
-        "log p(x)": np.nan_to_num(log_evidence, nan=-np.inf),
-        "KL": kl,
-        "excess": complexity_excess(elbo, bits),
-    }
 
 
 def _other_sets(data: ImageData, count: int) -> dict[str, np.ndarray]:

@@ -32,10 +32,11 @@ from torch import Tensor
 
 from vae.elbo.evidence import importance_bound
 from vae.elbo.gradients import log_likelihood_gradients
+from vae.elbo.nodes import log_prior
+from vae.elbo.seen import Seen
 from vae.elbo.terms import log_density
-from vae.elbo.tiles import encode_tiled
 from vae.model.noise import image_generator
-from vae.model.vae import LatentModel, observe
+from vae.model.vae import LatentModel
 
 __all__ = ["Annealed", "Start", "annealed_evidence", "annealing_schedule"]
 
@@ -85,7 +86,7 @@ class _Start(NamedTuple):
         if not self.prior_share:
             return own, slope
         own = own + math.log(1 - self.prior_share)
-        prior = log_density(torch.zeros(1), torch.ones(1), z) + math.log(self.prior_share)
+        prior = log_prior(z) + math.log(self.prior_share)
         share = torch.sigmoid(own - prior)[:, None]
         return torch.logaddexp(own, prior), share * slope - (1 - share) * z
 
@@ -126,15 +127,13 @@ def annealing_schedule(temperatures: int) -> Tensor:
 
 
 def annealed_evidence(
-    model: LatentModel,
-    levels: np.ndarray,
+    seen: Seen,
     *,
     start: Start = "mixture",
     chains: int = 64,
     temperatures: int = 100,
     leapfrog: int = 5,
     widen: float = 1.0,
-    seed: int = 0,
     progress: Callable[[float], object] | None = None,
 ) -> Annealed:
     r"""Estimates each image's :math:`\log p(x)` by annealing, each image by itself.
@@ -143,15 +142,13 @@ def annealed_evidence(
     count are fresh, so the estimate stays unbiased. Memory grows with the number of chains alone.
 
     Args:
-        model: The model.
-        levels: The images' levels, ``uint8``, with shape :math:`(B, C, H, W)`, :math:`B \ge 1`.
+        seen: The images.
         start: Whether chains start at :math:`q(z \mid x)` (``posterior``), at the ``prior``, or
             half and half (``mixture``).
         chains: The number K of chains.
         temperatures: The number T of bridges.
         leapfrog: Gradients taken in one Hamiltonian step; 1 makes it Metropolis-adjusted Langevin.
         widen: Multiplies the standard deviations of q at the start.
-        seed: The seed; an image's noise follows from (seed, image).
         progress: Called after every bridge with the share of the work that is done, in (0, 1];
             what it raises ends the work.
 
@@ -169,21 +166,20 @@ def annealed_evidence(
     if start not in get_args(Start):
         raise ValueError(f"start must be one of {', '.join(get_args(Start))}, not {start!r}.")
     with torch.inference_mode():
-        x = observe(model.config, levels, seed)
-        mu, sigma = encode_tiled(model, x)
+        mu, sigma = seen.mu, seen.sigma
         if start == "prior":
             mu, sigma, widen = torch.zeros_like(mu), torch.ones_like(sigma), 1.0
         betas = annealing_schedule(temperatures)
         parts = []
-        for n in range(len(levels)):
+        for n in range(len(seen)):
 
             def done(share: float, n: int = n) -> None:
                 if progress is not None:
-                    progress((n + share) / len(levels))
+                    progress((n + share) / len(seen))
 
-            noise = image_generator(levels[n], seed, "annealing")
+            noise = image_generator(seen.levels[n], seen.seed, "annealing")
             first = _Start(mu[n], widen * sigma[n], 0.5 if start == "mixture" else 0.0)
-            look = _looker(model, x[n], first)
+            look = _looker(seen.model, seen.x[n], first)
             sizes = _pilot(look, first, betas, leapfrog, noise)
             parts.append(_anneal(look, first, betas, sizes, leapfrog, chains, noise, done))
         log_weights, z, acceptance = (torch.stack(part) for part in zip(*parts, strict=True))
@@ -196,9 +192,8 @@ def _looker(model: LatentModel, image: Tensor, start: _Start) -> Callable[[Tenso
 
     def look(z: Tensor) -> _State:
         values, slopes = log_likelihood_gradients(model, image, z)
-        log_prior = log_density(torch.zeros(1), torch.ones(1), z)
         log_start, start_slope = start.look(z)
-        return _State(z, log_start, values + log_prior, start_slope, slopes - z)
+        return _State(z, log_start, values + log_prior(z), start_slope, slopes - z)
 
     return look
 

@@ -12,10 +12,9 @@ import numpy as np
 import torch
 
 from vae.elbo.aggregate import batch_moment_kl
-from vae.elbo.scoring import sample_scores
-from vae.elbo.terms import standard_normal_kl
-from vae.elbo.tiles import encode_tiled
-from vae.model.vae import LatentModel, observe
+from vae.elbo.expectation import estimate_elbo
+from vae.elbo.seen import see
+from vae.model.vae import LatentModel
 
 __all__ = ["DRAWS", "Company", "batch_mates"]
 
@@ -79,19 +78,17 @@ def _score(
     model: LatentModel, name: str, mates: np.ndarray, order: np.ndarray, seed: int
 ) -> Company:
     with torch.inference_mode():
-        mu, sigma = encode_tiled(model, observe(model.config, mates[order], seed))
-        kl = standard_normal_kl(mu, 2 * sigma.log()).sum(-1)
-        moments = batch_moment_kl(mu, sigma.square()).sum()
+        seen = see(model, mates[order], seed)
+        kl = seen.kl_per_dim.sum(-1)
+        moments = batch_moment_kl(seen.mu, seen.sigma.square()).sum()
     place = int(np.flatnonzero(order == 0)[0])
     first = max(0, place - _NEIGHBOURS // 2)
-    near = sample_scores(
-        model, mates[order[first : first + _NEIGHBOURS]], draws=DRAWS, seed=seed
-    ).terms
+    near = estimate_elbo(seen[first : first + _NEIGHBOURS], DRAWS)
     return Company(
         name=name,
         size=len(order),
         kl=float(kl[place]),
-        elbo=float(near.elbo[place - first]),
+        elbo=float(near.value[place - first]),
         batch_mean_kl=float(kl.mean()),
         batch_moment_kl=float(moments),
     )

@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vae.elbo.scoring import DRAWS, sample_scores
+from vae.elbo.expectation import DRAWS, estimate_elbo
+from vae.elbo.seen import see
 from vae.elbo.tiles import decode_means
 from vae.model.vae import LatentModel
 
@@ -138,6 +139,4 @@ def _score(model: LatentModel, codes: Tensor, draws: int, seed: int) -> tuple[np
     """The decoded images at the data's levels in [0, 1], and their ELBOs (N,) in nats."""
     spec = model.config.image
     levels = spec.to_levels(decode_means(model, codes).numpy())
-    return spec.from_levels(levels), sample_scores(
-        model, levels, draws=draws, seed=seed
-    ).terms.elbo
+    return spec.from_levels(levels), estimate_elbo(see(model, levels, seed), draws).value

@@ -15,8 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vae.elbo.quadrature import Quadrature, log_joint
-from vae.elbo.terms import log_density
+from vae.elbo.nodes import log_joint, log_prior
+from vae.elbo.quadrature import Quadrature
 from vae.model.vae import LatentModel
 
 __all__ = ["SampledEvidence", "sampled_evidence"]
@@ -63,8 +63,7 @@ def sampled_evidence(
     far = torch.randn(_PRIOR_DRAWS, dims, generator=generator, dtype=torch.float64)
     z = torch.cat((near, far))
     share = _PRIOR_DRAWS / len(z)
-    log_prior = log_density(torch.zeros(1), torch.ones(1), z)
-    proposal = (1 - share) * _hats(found, z) + share * log_prior.exp()
+    proposal = (1 - share) * _hats(found, z) + share * log_prior(z).exp()
     log_weights = log_joint(model, image, z) - proposal.log()
     most = log_weights.max()
     weights = torch.exp(log_weights - most)

@@ -15,22 +15,16 @@ from __future__ import annotations
 import math
 from typing import Literal, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from vae.elbo.crosscheck import SampledEvidence, sampled_evidence
+from vae.elbo.expectation import DRAWS, Elbo, estimate_elbo
 from vae.elbo.ladder import bound_ladder
-from vae.elbo.quadrature import (
-    CoarseScan,
-    Quadrature,
-    hermite_nodes,
-    node_log_likelihoods,
-    quadrature,
-)
-from vae.elbo.scoring import SampleScores, posterior_nodes, sample_scores
+from vae.elbo.nodes import hermite_nodes, log_joint, log_prior, node_log_likelihoods
+from vae.elbo.quadrature import CoarseScan, Quadrature, quadrature
+from vae.elbo.seen import Seen
 from vae.elbo.terms import log_density
-from vae.model.vae import LatentModel, observe
 
 __all__ = [
     "Estimate",
@@ -39,8 +33,8 @@ __all__ = [
     "derivation",
     "divergence_to_posterior",
     "grid_elbo",
-    "score_elbo",
     "split_line",
+    "stated",
 ]
 
 # Sampled sides may differ by so many standard errors: once in two million lines by chance.
@@ -92,47 +86,41 @@ class Line(NamedTuple):
 
 @torch.inference_mode()
 def derivation(
-    model: LatentModel,
-    levels: np.ndarray,
-    draws: int = 64,
-    seed: int = 0,
+    seen: Seen,
+    draws: int = DRAWS,
     scan: CoarseScan | None = None,
 ) -> list[Line]:
     r"""Evaluates the derivation for one image.
 
     Args:
-        model: The model.
-        levels: One image's levels, ``uint8``, with shape :math:`(C, H, W)`.
+        seen: The image.
         draws: Draws from q where :math:`D > 2`, where it takes 2 to tell their error.
-        seed: The seed of every draw.
         scan: The model's decoded coarse cells, for a caller that keeps them.
 
     Returns:
         The lines in order; those that need the exact evidence are there for :math:`D \le 2` only,
         and only for an image within reach of the quadrature.
     """
-    batch, draws = levels[None], max(2, draws)
-    x = observe(model.config, batch, seed)
-    scores = sample_scores(model, batch, draws=draws, seed=seed)
-    mu, sigma = scores.mu, scores.sigma
-    elbo, ladder = score_elbo(scores), bound_ladder(model, levels, seed=seed)
+    draws = max(2, draws)
+    estimated = estimate_elbo(seen, draws)
+    elbo, ladder = stated(estimated), bound_ladder(seen)
     k = ladder.rungs[-1]
     bound = Estimate(float(ladder.values[-1]), _ERRORS * float(ladder.standard_errors[-1]))
     lines = []
-    if model.config.latent_dim <= 2:
-        grid = grid_elbo(model, x, mu, sigma)
+    if seen.dims <= 2:
+        grid = grid_elbo(seen)
         ratio, ratio_error = grid.value, grid.error + elbo.error
         ratio_why = "Left: the log-ratio summed over a grid about q. Right: the score."
-        found = quadrature(model, x[0], mu[0], scan=scan)
+        found = quadrature(seen.model, seen.x[0], seen.mu[0], scan=scan)
         if not found.log_evidence.isnan():
-            sampled = sampled_evidence(model, x[0], found, seed)
+            sampled = sampled_evidence(seen.model, seen.x[0], found, seen.seed)
             to_posterior = divergence_to_posterior(sampled, grid)
             lines += _evidence_lines(found, elbo, to_posterior, bound, k)
     else:
-        z, weights = posterior_nodes(model.config, batch, mu, sigma, draws, seed)
-        log_q, log_prior = _integrals(mu[0], sigma[0])
-        mean = float((node_log_likelihoods(model, x, z)[0] * weights).sum())
-        ratio, ratio_error = mean + log_prior - log_q, _ROUNDING
+        log_q, log_p = _integrals(seen.mu[0], seen.sigma[0])
+        z = seen.codes(seen.normals("draws", draws))
+        mean = float(node_log_likelihoods(seen.model, seen.x, z).mean())
+        ratio, ratio_error = mean + log_p - log_q, _ROUNDING
         ratio_why = (
             "Left: log p(z) − log q(z|x) integrated by nodes. Right: the score, with the closed "
             f"form. The mean of log p(x|z) is over the same {draws} draws on both sides."
@@ -154,7 +142,7 @@ def derivation(
             "=", ratio, elbo.value, ratio_error,
         ),
     ]  # fmt: skip
-    return lines + closed_forms(mu[0], sigma[0], float(scores.terms.kl[0]))
+    return lines + closed_forms(seen.mu[0], seen.sigma[0], float(estimated.terms.kl[0]))
 
 
 def closed_forms(mu: Tensor, sigma: Tensor, kl: float) -> list[Line]:
@@ -168,7 +156,7 @@ def closed_forms(mu: Tensor, sigma: Tensor, kl: float) -> list[Line]:
     Returns:
         Three lines.
     """
-    log_q, log_prior = _integrals(mu, sigma)
+    log_q, log_p = _integrals(mu, sigma)
     return [
         Line(
             "entropy",
@@ -181,7 +169,7 @@ def closed_forms(mu: Tensor, sigma: Tensor, kl: float) -> list[Line]:
             "cross-entropy",
             r"E_{q}[\log p(z)] = -\tfrac12 \sum_d (\log 2\pi + \mu_d^2 + \sigma_d^2)",
             "The mean of z² under q is μ² + σ². Left: integrated by nodes.",
-            "=", log_prior,
+            "=", log_p,
             -0.5 * float((math.log(2 * math.pi) + mu.square() + sigma.square()).sum()), _ROUNDING,
         ),
         Line(
@@ -189,7 +177,7 @@ def closed_forms(mu: Tensor, sigma: Tensor, kl: float) -> list[Line]:
             r"KL(q(z|x) \,\|\, p(z)) = "
             r"\tfrac12 \sum_d (\mu_d^2 + \sigma_d^2 - 1 - \log \sigma_d^2)",
             "The difference of the last two lines; log 2π cancels. Left: of the two integrals.",
-            "=", log_q - log_prior, kl, _ROUNDING,
+            "=", log_q - log_p, kl, _ROUNDING,
         ),
     ]  # fmt: skip
 
@@ -246,11 +234,10 @@ def _evidence_lines(
     ]  # fmt: skip
 
 
-def score_elbo(scores: SampleScores) -> Estimate:
-    """The ELBO that a score of one image states, with what its expectation may be off."""
-    exact = float(scores.elbo_error[0])
-    error = _ERRORS * float(scores.elbo_se[0]) if scores.draws else exact
-    return Estimate(float(scores.terms.elbo[0]), error)
+def stated(elbo: Elbo) -> Estimate:
+    """The ELBO of one image, with what its expectation may be off."""
+    error = _ERRORS * elbo.standard_error if elbo.draws else elbo.error
+    return Estimate(float(elbo.value[0]), float(error[0]))
 
 
 def divergence_to_posterior(sampled: SampledEvidence, grid: Estimate) -> Estimate:
@@ -267,26 +254,22 @@ def divergence_to_posterior(sampled: SampledEvidence, grid: Estimate) -> Estimat
     return Estimate(sampled.log_evidence - grid.value, error)
 
 
-def grid_elbo(model: LatentModel, x: Tensor, mu: Tensor, sigma: Tensor) -> Estimate:
+def grid_elbo(seen: Seen) -> Estimate:
     r"""The mean of :math:`\log p(x, z) - \log q(z|x)` under q by the trapezoid rule.
 
     Args:
-        model: A model with :math:`D \le 2`.
-        x: One image, with shape :math:`(1, C, H, W)`.
-        mu: The mean of q, with shape :math:`(1, D)`.
-        sigma: Its standard deviation, with shape :math:`(1, D)`.
+        seen: One image, of a model with :math:`D \le 2`.
 
     Returns:
         Nats, from a grid over :math:`\mu \pm 6 \sigma`; the error is the change from twice its
         step.
     """
-    dims = mu.shape[-1]
+    dims, mu, sigma = seen.dims, seen.mu, seen.sigma
     axis = torch.linspace(-6, 6, 41, dtype=torch.float64)
     e = torch.cartesian_prod(*[axis] * dims).reshape(-1, dims)
     z = mu + sigma * e
     log_q = log_density(mu, sigma, z)
-    log_prior = log_density(torch.zeros(1), torch.ones(1), z)
-    ratio = node_log_likelihoods(model, x, z[None])[0] + log_prior - log_q
+    ratio = log_joint(seen.model, seen.x[0], z) - log_q
     share = torch.exp(log_q) * sigma.prod() * float(axis[1] - axis[0]) ** dims * ratio
     value = float(share.sum())
     # Every second node of each axis is the same rule with twice the step.
@@ -300,5 +283,4 @@ def _integrals(mu: Tensor, sigma: Tensor) -> tuple[float, float]:
     e, weights = hermite_nodes(1)
     z = mu[:, None] + sigma[:, None] * e[:, 0]
     log_q = log_density(mu[:, None, None], sigma[:, None, None], z[..., None])
-    log_prior = log_density(torch.zeros(1), torch.ones(1), z[..., None])
-    return float((log_q @ weights).sum()), float((log_prior @ weights).sum())
+    return float((log_q @ weights).sum()), float((log_prior(z[..., None]) @ weights).sum())

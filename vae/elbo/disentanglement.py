@@ -18,22 +18,14 @@ References:
 
 from __future__ import annotations
 
-import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from vae.data import sprites
-from vae.data.datasets import open_data, shuffled
 from vae.elbo.terms import log_density
-from vae.elbo.tiles import encode_tiled
-from vae.model.vae import LatentModel, observe
 
-__all__ = ["FACTOR_IMAGES", "InformationGap", "factor_metrics", "mutual_information_gap"]
-
-FACTOR_IMAGES = 10_000
+__all__ = ["InformationGap", "mutual_information_gap"]
 
 # Beyond so many standard deviations there is no mass to speak of, 1e-15.
 _REACH = 8.0
@@ -104,42 +96,6 @@ def mutual_information_gap(mu: Tensor, sigma: Tensor, factors: Tensor) -> Inform
     rivals = torch.nn.functional.pad(information, (0, 1)).topk(2, -1).values
     per_factor = (rivals[:, 0] - rivals[:, 1]) / entropy
     return InformationGap(per_factor.mean(), per_factor, information, entropy)
-
-
-def factor_metrics(
-    model: LatentModel, images: int = FACTOR_IMAGES, seed: int = 0
-) -> dict[str, Any]:
-    """The mutual information gap with the known factors of the sprites.
-
-    Args:
-        model: A model of sprites.
-        images: The number of images, drawn from those of the grid that are in no split.
-        seed: The seed of a binarisation, where the model asks for one.
-
-    Returns:
-        JSON values: ``mutual_information_gap`` in [0, 1], ``factor_gaps`` by the factor's name,
-        and ``factor_images``.
-    """
-    data = open_data("sprites")
-    unused = np.ones(sprites.COUNT, dtype=bool)
-    unused[np.concatenate(data.splits)] = False
-    chosen = shuffled(sprites.COUNT, seed=0)
-    chosen = chosen[unused[chosen]][:images]
-    codes = [
-        encode_tiled(model, observe(model.config, data.read(some), seed))
-        for some in np.array_split(chosen, math.ceil(len(chosen) / 1_024))
-    ]
-    gap = mutual_information_gap(
-        torch.cat([mu for mu, _ in codes]),
-        torch.cat([sigma for _, sigma in codes]),
-        torch.from_numpy(sprites.factors_of(chosen)),
-    )
-    names = [factor.name for factor in sprites.FACTORS]
-    return {
-        "mutual_information_gap": float(gap.value),
-        "factor_gaps": dict(zip(names, gap.per_factor.tolist(), strict=True)),
-        "factor_images": len(chosen),
-    }
 
 
 def _entropies(means: Tensor, widths: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,15 +15,12 @@ from tqdm import tqdm
 
 from vae.data.datasets import ImageData
 from vae.elbo.aggregate import active_units
-from vae.elbo.disentanglement import FACTOR_IMAGES, factor_metrics
-from vae.elbo.scoring import (
-    DRAWS,
-    SampleScores,
-    bits_per_dim,
-    check_counts,
-    draws_used,
-    sample_scores,
-)
+from vae.elbo.evidence import Bound, estimate_bound
+from vae.elbo.expectation import DRAWS, draws_used, estimate_elbo
+from vae.elbo.factors import FACTOR_IMAGES, factor_metrics
+from vae.elbo.quadrature import Evidence, exact_evidence
+from vae.elbo.scoring import bits_per_dim, check_counts
+from vae.elbo.seen import see
 from vae.elbo.surgery import surgery
 from vae.elbo.terms import standard_normal_kl
 from vae.model.checkpoint import Checkpoint
@@ -44,9 +41,32 @@ __all__ = [
 
 # Few images at once where each has thousands of draws: the same speed, and 60 MB less memory.
 _IMAGES_AT_ONCE, _DRAWS_AT_ONCE, _EXACT_AT_ONCE = 64, 80_000, 8
-_LARGE_BLOCK = 2**25 - 2**13
-# What a reference takes from the scores as it stands there.
-_OF_SCORES = ("elbo_se", "elbo_error", "iwae_bound", "log_evidence", "log_evidence_error")
+
+
+class Statistics(NamedTuple):
+    r"""What is known of some images, each by itself; :class:`Reference` says the same of its own.
+
+    Attributes:
+        mu: Posterior means, ``float64``, with shape :math:`(N, D)`.
+        log_variance: Logs of the posterior variances, ``float64``, with shape :math:`(N, D)`.
+        expected_log_likelihood: In nats, like all below, with shape :math:`(N,)`.
+        elbo: With shape :math:`(N,)`.
+        elbo_se: Its standard error, with shape :math:`(N,)`.
+        elbo_error: Its numerical error, with shape :math:`(N,)`.
+        iwae_bound: :math:`L_k`, NaN where not asked for, with shape :math:`(N,)`.
+        log_evidence: :math:`\log p(x)`, NaN where not known, with shape :math:`(N,)`.
+        log_evidence_error: Its numerical error, with shape :math:`(N,)`.
+    """
+
+    mu: np.ndarray
+    log_variance: np.ndarray
+    expected_log_likelihood: np.ndarray
+    elbo: np.ndarray
+    elbo_se: np.ndarray
+    elbo_error: np.ndarray
+    iwae_bound: np.ndarray
+    log_evidence: np.ndarray
+    log_evidence_error: np.ndarray
 
 
 def reference_of(
@@ -65,19 +85,20 @@ def reference_of(
     splits = (data.splits.validation, data.splits.calibration)
     indices = np.concatenate(splits)
     split = np.repeat(np.arange(2, dtype=np.uint8), [len(some) for some in splits])
-    return statistics_of(
+    found = statistics_of(
         model,
         lambda rows: data.read(indices[rows]),
-        Reference.of_images(indices, split, data.labels_of(indices)),
+        len(indices),
         draws,
         importance_samples,
-        seed=0,
         progress=progress,
         evidence_images=evidence_images,
-    )._replace(levels=data.read(indices) if data.embeds else None)
+    )
+    levels = data.read(indices) if data.embeds else None
+    return Reference(indices, split, data.labels_of(indices), *found, levels)
 
 
-def reference_kl_per_dim(reference: Reference) -> np.ndarray:
+def reference_kl_per_dim(reference: Reference | Statistics) -> np.ndarray:
     r"""The KL of each reference image and latent dimension in nats, shape :math:`(N, D)`."""
     mu, log_variance = torch.from_numpy(reference.mu), torch.from_numpy(reference.log_variance)
     return standard_normal_kl(mu, log_variance).numpy()
@@ -90,7 +111,7 @@ def split_metrics(config: ModelConfig, reference: Reference, split: str) -> dict
     return {"split": split, **means_of(config, part)}
 
 
-def means_of(config: ModelConfig, statistics: Reference) -> dict[str, Any]:
+def means_of(config: ModelConfig, statistics: Reference | Statistics) -> dict[str, Any]:
     """Means over all images of some statistics, each with its standard error over images.
 
     Returns:
@@ -107,7 +128,7 @@ def means_of(config: ModelConfig, statistics: Reference) -> dict[str, Any]:
         "iwae_bound": statistics.iwae_bound,
         "log_evidence": statistics.log_evidence,
     }
-    metrics: dict[str, Any] = {"images": statistics.size}
+    metrics: dict[str, Any] = {"images": len(statistics.elbo)}
     for name, values in columns.items():
         known = values[~np.isnan(values)]
         if len(known) and np.isfinite(known).all():
@@ -126,7 +147,7 @@ def standard_error(values: np.ndarray) -> float | None:
     return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None
 
 
-def aggregate_metrics(statistics: Reference, seed: int = 0) -> dict[str, Any]:
+def aggregate_metrics(statistics: Reference | Statistics, seed: int = 0) -> dict[str, Any]:
     r"""What the rate is made of over a set of images; see :func:`vae.elbo.surgery.surgery`.
 
     Returns:
@@ -174,36 +195,17 @@ def evaluate(
     Returns:
         JSON values: ``split``, ``draws``, ``importance_samples``, and those of :func:`means_of`,
         :func:`aggregate_metrics` and, of a model of sprites,
-        :func:`vae.elbo.disentanglement.factor_metrics`.
+        :func:`vae.elbo.factors.factor_metrics`.
 
     Raises:
         DataMissing: If the images aren't in the checkpoint and their data set isn't there.
         ValueError: If a count is out of range, or the data set has no test images.
     """
     check_counts(draws, importance_samples)
-    stored, data_name = checkpoint.reference, checkpoint.manifest["data"]["name"]
-    if split == "test":
-        data = own_data(checkpoint)
-        if not len(data.test):
-            raise ValueError(
-                f"{data_name!r} has no test images of its own; choose --split validation or "
-                "calibration."
-            )
-        indices = data.test[:limit]
-        split_of = np.zeros(len(indices), np.uint8)
-        which = Reference.of_images(indices, split_of, data.labels_of(indices))
-
-        def read(some: np.ndarray) -> np.ndarray:
-            return data.read(indices[some])
-    else:
-        rows = stored.of_split(split)[:limit]
-        which = Reference.of_images(stored.indices[rows], stored.split[rows], stored.labels[rows])
-
-        def read(some: np.ndarray) -> np.ndarray:
-            return originals(checkpoint, rows[some])
-
+    data_name = checkpoint.manifest["data"]["name"]
+    read, count = _images_of(checkpoint, split, limit)
     statistics = statistics_of(
-        checkpoint.model, read, which, draws, importance_samples, seed, progress, evidence_images
+        checkpoint.model, read, count, draws, importance_samples, seed, progress, evidence_images
     )
     factors = {}
     if data_name == "sprites":
@@ -220,22 +222,39 @@ def evaluate(
     }
 
 
+def _images_of(
+    checkpoint: Checkpoint, split: str, limit: int | None
+) -> tuple[Callable[[np.ndarray], np.ndarray], int]:
+    """What reads the levels of a split's images by their numbers, and how many there are."""
+    if split != "test":
+        rows = checkpoint.reference.of_split(split)[:limit]
+        return lambda some: originals(checkpoint, rows[some]), len(rows)
+    data = own_data(checkpoint)
+    if not len(data.test):
+        raise ValueError(
+            f"{data.name!r} has no test images of its own; choose --split validation or "
+            "calibration."
+        )
+    indices = data.test[:limit]
+    return lambda some: data.read(indices[some]), len(indices)
+
+
 def statistics_of(
     model: LatentModel,
     read: Callable[[np.ndarray], np.ndarray],
-    which: Reference,
+    count: int,
     draws: int = DRAWS,
     importance_samples: int = 1_000,
     seed: int = 0,
     progress: bool = True,
     evidence_images: int | None = None,
-) -> Reference:
-    r"""Fills the numbers of a reference that so far only says which images it is about.
+) -> Statistics:
+    r"""Scores many images, a few at a time.
 
     Args:
         model: The model.
-        read: Maps rows of the reference to levels; called by several threads.
-        which: Indices, splits and labels of the images, and nothing else.
+        read: Maps numbers of images, from 0, to levels; called by several threads.
+        count: The number of images.
         draws: Draws for the ELBO where :math:`D > 2`.
         importance_samples: The k of the importance-weighted bound; 0 leaves it out.
         seed: The seed of every draw.
@@ -243,29 +262,20 @@ def statistics_of(
         evidence_images: The most images whose exact evidence is computed where :math:`D \le 2`,
             evenly spread over all; NaN for the others. All of them when not given.
     """
-    wanted = which.size if evidence_images is None else min(evidence_images, which.size)
-    if model.config.latent_dim > 2:
-        wanted = 0
-    with_evidence = np.zeros(which.size, dtype=bool)
-    with_evidence[np.linspace(0, which.size - 1, wanted).round().astype(int)] = True
+    with_evidence = np.zeros(count, dtype=bool)
+    if model.config.latent_dim <= 2:
+        wanted = count if evidence_images is None else min(evidence_images, count)
+        with_evidence[np.linspace(0, count - 1, wanted).round().astype(int)] = True
 
-    def work(rows: np.ndarray) -> SampleScores:
-        return sample_scores(
-            model,
-            read(rows),
-            draws=draws,
-            importance_samples=importance_samples,
-            seed=seed,
-            evidence=bool(with_evidence[rows[0]]),
+    def work(rows: np.ndarray) -> Statistics:
+        return _statistics(
+            model, read(rows), draws, importance_samples, seed, bool(with_evidence[rows[0]])
         )
 
-    # glibc hands freed buffers back and takes them again page by page, a twentieth of the time
-    # here, until it has seen a block of this size come and go.
-    torch.empty(_LARGE_BLOCK, dtype=torch.uint8)
     most = min(
         _IMAGES_AT_ONCE,
         max(1, _DRAWS_AT_ONCE // max(1, importance_samples)),
-        math.ceil(which.size / torch.get_num_threads()),
+        math.ceil(count / torch.get_num_threads()),
     )
     chunks: list[np.ndarray] = []
     # An exact log p(x) takes so long that whoever waits wants to hear of each few.
@@ -275,34 +285,39 @@ def statistics_of(
     ):
         if len(rows):
             chunks += np.array_split(rows, math.ceil(len(rows) / max(1, size)))
-    # Filled as results come: kept ones would lie between the threads' freed buffers, which then
-    # could neither be handed back nor used again.
-    shape = (which.size, model.config.latent_dim)
-    columns = {name: np.empty(which.size) for name in ("elbo", *_OF_SCORES)}
-    columns |= {"mu": np.empty(shape), "log_variance": np.empty(shape)}
-    columns["expected_log_likelihood"] = np.empty(which.size)
-    done = np.zeros(which.size, dtype=bool)
-    bar = tqdm(
-        total=which.size, disable=not progress, file=sys.stderr, unit="image",
-        desc="held-out images",
-    )  # fmt: skip
-    with bar:
-        for rows, part in zip(chunks, _in_threads(work, chunks), strict=True):
-            columns["mu"][rows] = part.mu.numpy()
-            columns["log_variance"][rows] = (2 * part.sigma.log()).numpy()
-            columns["expected_log_likelihood"][rows] = part.terms.expected_log_likelihood.numpy()
-            columns["elbo"][rows] = part.terms.elbo.numpy()
-            for name in _OF_SCORES:
-                columns[name][rows] = getattr(part, name).numpy()
-            bar.update(len(rows))
-            done[rows] = True
-            bar.set_postfix_str(_so_far(columns["elbo"][done], columns["iwae_bound"][done]))
-    return which._replace(**columns)
+    parts: list[Statistics] = []
+    with tqdm(
+        total=count, disable=not progress, file=sys.stderr, unit="image", desc="held-out images"
+    ) as bar:
+        for part in _in_threads(work, chunks):
+            parts.append(part)
+            bar.update(len(part.elbo))
+            bar.set_postfix_str(_so_far(parts))
+    order = np.argsort(np.concatenate(chunks))
+    return Statistics(*(np.concatenate(column)[order] for column in zip(*parts, strict=True)))
+
+
+def _statistics(
+    model: LatentModel, levels: np.ndarray, draws: int, k: int, seed: int, evidence: bool
+) -> Statistics:
+    """Those of a few images."""
+    seen = see(model, levels, seed)
+    elbo = estimate_elbo(seen, draws)
+    nothing = torch.full((len(seen),), math.nan, dtype=torch.float64)
+    bound = estimate_bound(seen, k) if k else Bound(nothing, nothing, nothing)
+    exact = Evidence(nothing, nothing)
+    if evidence:
+        exact = exact_evidence(model, seen.x, seen.mu)
+    columns = (
+        *(seen.mu, 2 * seen.sigma.log(), elbo.terms.expected_log_likelihood),
+        *(elbo.value, elbo.standard_error, elbo.error, bound.value, *exact),
+    )
+    return Statistics(*(column.numpy() for column in columns))
 
 
 def _in_threads(
-    work: Callable[[np.ndarray], SampleScores], chunks: Sequence[np.ndarray]
-) -> Iterator[SampleScores]:
+    work: Callable[[np.ndarray], Statistics], chunks: Sequence[np.ndarray]
+) -> Iterator[Statistics]:
     """Results in order, from as many threads as torch uses, each computing by itself.
 
     Images have nothing to wait for each other. Alone this is as fast as threads that share every
@@ -324,8 +339,11 @@ def _in_threads(
         torch.set_num_threads(threads)
 
 
-def _so_far(elbos: np.ndarray, bounds: np.ndarray) -> str:
+def _so_far(parts: Sequence[Statistics]) -> str:
     """The mean of what is known of log p(x) so far, for whoever watches."""
-    name, values = ("ELBO", elbos) if np.isnan(bounds).any() else ("L_k", bounds)
+    bounds = np.concatenate([part.iwae_bound for part in parts])
+    name, values = "L_k", bounds
+    if np.isnan(bounds).any():
+        name, values = "ELBO", np.concatenate([part.elbo for part in parts])
     error = standard_error(values)
     return f"{name} {values.mean():.2f}{'' if error is None else f' ± {error:.2f}'} nats"

@@ -1,4 +1,4 @@
-r"""Bounds on :math:`\log p(x)`, and its exact value where the latent space is small enough.
+r"""The importance-weighted bounds :math:`L_k` on :math:`\log p(x)`.
 
 References:
     | Importance Weighted Autoencoders (Burda et al., 2016), eq. 8, https://arxiv.org/abs/1509.00519
@@ -14,21 +14,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vae.elbo.quadrature import (
-    CoarseScan,
-    coarse_scan,
-    log_sum_exp,
-    quadrature,
-)
+from vae.elbo.nodes import log_prior, log_sum_exp, node_log_likelihoods
+from vae.elbo.seen import Seen
 from vae.elbo.tiles import row_sums
-from vae.model.vae import LatentModel
 
 __all__ = [
     "Bound",
-    "Evidence",
-    "exact_evidence",
+    "estimate_bound",
     "importance_bound",
+    "importance_draws",
     "nested_bounds",
+    "weigh_draws",
 ]
 
 
@@ -47,16 +43,45 @@ class Bound(NamedTuple):
     effective_samples: Tensor
 
 
-class Evidence(NamedTuple):
-    r"""The exact evidence of each image by quadrature.
+@torch.inference_mode()
+def estimate_bound(seen: Seen, k: int) -> Bound:
+    r"""Takes the bound :math:`L_k` of images, each by itself.
 
-    Attributes:
-        log_evidence: :math:`\log p(x)` in nats, NaN where out of reach, with shape :math:`(B,)`.
-        error: What it may be off, numerically, in nats, with shape :math:`(B,)`.
+    Args:
+        seen: The images.
+        k: The number of draws.
+
+    Returns:
+        The bounds.
+
+    Raises:
+        ValueError: If ``k`` is out of range.
     """
+    if not 1 <= k <= 1_000_000:
+        raise ValueError(f"importance_samples must lie in 0..1000000, not {k}.")
+    parts = [importance_bound(importance_draws(part, k)[1]) for part in seen.parts(k)]
+    return Bound(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
-    log_evidence: Tensor
-    error: Tensor
+
+def importance_draws(seen: Seen, k: int) -> tuple[Tensor, Tensor]:
+    """So many draws of each q, (B, k, D), and their log importance weights, (B, k)."""
+    return weigh_draws(seen, seen.normals("importance", k))
+
+
+def weigh_draws(seen: Seen, e: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Draws of q and their log importance weights :math:`\log p(x, z) - \log q(z \mid x)`.
+
+    Args:
+        seen: The images.
+        e: Standard normals, with shape :math:`(B, k, D)`.
+
+    Returns:
+        The draws :math:`\mu + \sigma e`, with that shape, and their log-weights, (B, k).
+    """
+    z = seen.codes(e)
+    # log N(z; mu, sigma^2) at z = mu + sigma e.
+    log_posterior = log_prior(e) - seen.sigma.log().sum(-1)[:, None]
+    return z, node_log_likelihoods(seen.model, seen.x, z) + log_prior(z) - log_posterior
 
 
 def importance_bound(log_weights: Tensor) -> Bound:
@@ -103,39 +128,3 @@ def nested_bounds(log_weights: Tensor, groups: Sequence[int]) -> Tensor:
         for k in groups
     ]
     return torch.stack(rungs, -1)
-
-
-def exact_evidence(
-    model: LatentModel,
-    x: Tensor,
-    mu: Tensor,
-    tolerance: float = 1e-4,
-    finest: int = 64,
-    scan: CoarseScan | None = None,
-) -> Evidence:
-    r"""Computes :math:`\log p(x) = \log \int p(x \mid z) p(z) dz` by :func:`quadrature`.
-
-    Args:
-        model: A model with :math:`D \le 2`.
-        x: The images, with shape :math:`(B, C, H, W)`.
-        mu: The posterior means, with shape :math:`(B, D)`.
-        tolerance: The change in nats at which halving stops.
-        finest: The most parts of a cell's side, a power of 2.
-        scan: The model's decoded coarse cells, for a caller that keeps them.
-
-    Returns:
-        The evidence and its numerical error.
-
-    Raises:
-        ValueError: If :math:`D > 2`.
-    """
-    if scan is None and len(x) > 1 and mu.shape[-1] <= 2:
-        scan = coarse_scan(model)
-    results = [
-        quadrature(model, image, centre, tolerance, finest, scan)
-        for image, centre in zip(x, mu, strict=True)
-    ]
-    return Evidence(
-        torch.stack([result.log_evidence for result in results]),
-        torch.stack([result.error for result in results]),
-    )

@@ -1,125 +1,199 @@
-r"""The expectation of :math:`\log p(x \mid z)` under one image's q, where :math:`D \le 2`.
+r"""The ELBO of each image, its error, and its receipt.
 
-By the trapezoidal rule on lattices of which each holds the one before, so that nothing is decoded
-twice. For a smooth decoder its error falls exponentially with the lattice's spacing, however wide
-q is; Gauss-Hermite rules, made for polynomials, stay wrong by nats where a foreign image gets a
-wide q, and two of them can agree by chance.
-
-References:
-    | The Exponentially Convergent Trapezoidal Rule (Trefethen & Weideman, 2014), section 5,
-    | https://doi.org/10.1137/130932132
+For :math:`D \le 2` the expectation under q is taken by quadrature, with no sampling noise and with
+its numerical error; for :math:`D > 2` it is a mean over draws whose noise follows from (seed,
+image). The same nodes give the sum for the score and the terms for the receipt, so the two agree.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import lru_cache
+import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from vae.elbo.quadrature import node_log_likelihoods
-from vae.elbo.tiles import row_sums
+from vae.elbo.lattice import expect, lattice_nodes
+from vae.elbo.nodes import node_log_likelihoods
+from vae.elbo.seen import Seen
+from vae.elbo.terms import Terms, pixel_log_likelihood
+from vae.elbo.tiles import decode_means, decoder_rows, map_tiles, row_sums
 from vae.model.config import ModelConfig
-from vae.model.vae import LatentModel
 
-__all__ = ["FIRST_LEVEL", "Expectation", "expect", "lattice_nodes"]
+__all__ = ["DRAWS", "Elbo", "Receipt", "draws_used", "estimate_elbo", "take_apart", "uncertainty"]
 
-# In standard deviations of q. The mass beyond the reach is 2e-8.
-_SPACING = 1.25
-_REACH = 6.0
-# The first level with two changes to judge it by.
-FIRST_LEVEL = 2
-_TOLERANCE = 1e-3
-# Bound the work for one image, in pixels decoded, and the memory of one step, in codes.
-_PIXELS = 2**24
-_CODES_AT_ONCE = 200_000
+DRAWS = 64
 
 
-class Expectation(NamedTuple):
-    r"""Expectations under Gaussians, one for each image.
+class Elbo(NamedTuple):
+    r"""The ELBO of each image, and what it may be off.
 
     Attributes:
-        value: In nats, with shape :math:`(B,)`.
-        error: What the value may be off, numerically, in nats, with shape :math:`(B,)`: the last
-            two changes, and what float32 may round.
-        level: The lattice of each, for :func:`lattice_nodes`, ``int64``, with shape :math:`(B,)`.
+        terms: The expected log-likelihood :math:`(B,)` and KL :math:`(B, D)`, float64.
+        standard_error: 0 by quadrature, NaN from a single draw, with shape :math:`(B,)`.
+        error: The numerical error by quadrature, NaN from draws, with shape :math:`(B,)`.
+        level: The lattice behind it (:func:`vae.elbo.lattice.lattice_nodes`), ``int64``, (B,).
+        draws: The number of draws; 0 by quadrature.
     """
 
-    value: Tensor
+    terms: Terms
+    standard_error: Tensor
     error: Tensor
     level: Tensor
+    draws: int
+
+    @property
+    def value(self) -> Tensor:
+        """The ELBO in nats, with shape (B,)."""
+        return self.terms.elbo
+
+    @property
+    def uncertainty(self) -> Tensor:
+        """What it may be off, numerically or by its draws, in nats, (B,)."""
+        return uncertainty(self.error, self.standard_error)
+
+    def of(self, rows: slice) -> Elbo:
+        """The ELBOs of some of the images."""
+        terms = Terms(*(column[rows] for column in self.terms))
+        return Elbo(terms, *(column[rows] for column in self[1:4]), self.draws)
 
 
-def expect(
-    model: LatentModel, x: Tensor, codes: Callable[[Tensor, Tensor], Tensor]
-) -> Expectation:
-    r"""Takes :math:`E_q[\log p(x \mid z)]`, on finer lattices for the images that need them.
+class Receipt(NamedTuple):
+    r"""One image's ELBO, taken apart without remainder.
 
-    An image is done once the last two doublings of the nodes together moved its value by at most
-    1e-3 nat: one change alone can be small by chance. (A wave of a single frequency may look alike
-    on three lattices; what a network draws is none.) Where 2^24 decoded pixels don't suffice, as
-    for a q far wider than the prior, the value stands with the error that is left.
+    Attributes:
+        x: The image as the model sees it, with shape :math:`(C, H, W)`.
+        reconstruction: The mean of :math:`p(x \mid z = \mu)`, with shape :math:`(C, H, W)`.
+        pixels: Each pixel's expected log-likelihood in nats, with shape :math:`(C, H, W)`.
+        kl_per_dim: The KL in nats, with shape :math:`(D,)`.
+        mu: The posterior mean, with shape :math:`(D,)`.
+        sigma: The posterior standard deviation, with shape :math:`(D,)`.
+        elbo: The ELBO as the score states it, in nats.
+        elbo_se: Its standard error; 0 by quadrature, NaN from a single draw.
+        elbo_error: Its numerical error by quadrature, NaN from draws.
+    """
+
+    x: np.ndarray
+    reconstruction: np.ndarray
+    pixels: np.ndarray
+    kl_per_dim: np.ndarray
+    mu: np.ndarray
+    sigma: np.ndarray
+    elbo: float
+    elbo_se: float
+    elbo_error: float
+
+    @property
+    def elbo_uncertainty(self) -> float:
+        """What the ELBO may be off, numerically or by its draws, in nats; NaN where unknown."""
+        return self.elbo_se if math.isnan(self.elbo_error) else self.elbo_error
+
+    @property
+    def expected_log_likelihood(self) -> float:
+        """The sum over pixels, in nats."""
+        return float(self.pixels.sum())
+
+    @property
+    def kl(self) -> float:
+        """The sum over latent dimensions, in nats."""
+        return float(self.kl_per_dim.sum())
+
+    @property
+    def residual(self) -> float:
+        """What the parts leave unexplained of the ELBO, in nats."""
+        return self.elbo - (self.expected_log_likelihood - self.kl)
+
+
+def uncertainty(error: Tensor, standard_error: Tensor) -> Tensor:
+    """What a number may be off: its numerical error, or where it has none its standard error."""
+    return torch.where(error.isnan(), standard_error, error)
+
+
+def draws_used(config: ModelConfig, draws: int) -> int:
+    """The draws behind an ELBO: as many as asked for, or 0 where quadrature needs none."""
+    return 0 if config.latent_dim <= 2 else draws
+
+
+@torch.inference_mode()
+def estimate_elbo(seen: Seen, draws: int = DRAWS) -> Elbo:
+    r"""Takes the ELBO of images, each by itself.
 
     Args:
-        model: A model with :math:`D \le 2`.
-        x: The images, with shape :math:`(B, C, H, W)`.
-        codes: Maps some images' numbers, :math:`(R,)`, and standard normal nodes, :math:`(S, D)`,
-            to codes of these images' Gaussians, :math:`(R, S, D)`.
+        seen: The images.
+        draws: Draws from q for :math:`D > 2`; more draws begin with the fewer.
 
     Returns:
-        The expectations.
+        The ELBOs.
+
+    Raises:
+        ValueError: If ``draws`` is out of range.
     """
-    dims, count = model.config.latent_dim, len(x)
-    total = torch.zeros(count, dtype=torch.float64)
-    value, change, error = total.clone(), total.clone(), total.clone()
-    level = torch.zeros(count, dtype=torch.int64)
-    active, mass = torch.arange(count), 0.0
-    for at in range(_last_level(model.config) + 1):
-        nodes, weights = _new_nodes(dims, at)
-        mass += float(weights.sum())
-        for rows in active.split(max(1, _CODES_AT_ONCE // len(nodes))):
-            values = node_log_likelihoods(model, x[rows], codes(rows, nodes))
-            total[rows] += row_sums(values * weights)
-        before, last = value[active], change[active]
-        value[active] = total[active] / mass
-        change[active] = (value[active] - before).abs()
-        error[active] = change[active] + last
-        level[active] = at
-        if at >= FIRST_LEVEL:
-            active = active[~(error[active] <= _TOLERANCE)]
-        if not len(active):
-            break
-    return Expectation(value, error + torch.finfo(torch.float32).eps * value.abs(), level)
+    if not 1 <= draws <= 100_000:
+        raise ValueError(f"draws must lie in 1..100000, not {draws}.")
+    if seen.dims <= 2:
+        value, error, level = expect(
+            seen.model, seen.x, lambda rows, e: seen.mu[rows, None] + seen.sigma[rows, None] * e
+        )
+        return Elbo(Terms(value, seen.kl_per_dim), torch.zeros_like(value), error, level, 0)
+    means, errors = [], []
+    for part in seen.parts(draws):
+        codes = part.codes(part.normals("draws", draws))
+        values = node_log_likelihoods(part.model, part.x, codes)
+        mean = row_sums(values) / draws
+        squares = row_sums((values - mean[:, None]).square())
+        means.append(mean)
+        # 0 / 0 for a single draw, which has no standard error.
+        errors.append(torch.sqrt(squares / ((draws - 1) * draws)))
+    mean = torch.cat(means)
+    level = torch.zeros(len(seen), dtype=torch.int64)
+    nan = torch.full_like(mean, math.nan)
+    return Elbo(Terms(mean, seen.kl_per_dim), torch.cat(errors), nan, level, draws)
 
 
-def lattice_nodes(dims: int, level: int) -> tuple[Tensor, Tensor]:
-    """All nodes of a lattice, (S, D), and their weights, which sum to 1, (S,)."""
-    parts = [_new_nodes(dims, at) for at in range(level + 1)]
-    nodes, weights = (torch.cat(part) for part in zip(*parts, strict=True))
-    return nodes, weights / weights.sum()
+@torch.inference_mode()
+def take_apart(seen: Seen, elbo: Elbo) -> Receipt:
+    r"""Takes one image's ELBO apart, over the very nodes that it averages.
+
+    Args:
+        seen: One image.
+        elbo: Its ELBO.
+
+    Returns:
+        The receipt; its parts sum to the ELBO.
+    """
+    nodes, weights = _nodes(seen, elbo)
+    rows_at_once = decoder_rows(seen.model.config)
+    pixels = torch.zeros(seen.x.shape[1:], dtype=torch.float64)
+    # Tile by tile: a foreign image may take more nodes than pictures fit into memory.
+    for codes, masses in zip(
+        nodes.to(seen.x.dtype).split(rows_at_once), weights.split(rows_at_once), strict=True
+    ):
+
+        def tile(rows: Tensor, codes: Tensor = codes) -> Tensor:
+            one = seen.x.expand(len(rows), *seen.x.shape[1:])
+            return pixel_log_likelihood(seen.model.decode(codes[rows]), one).double()
+
+        values = map_tiles(rows_at_once, len(codes), tile)
+        pixels += torch.einsum("s,schw->chw", masses, values)
+    return Receipt(
+        x=seen.x[0].numpy(),
+        reconstruction=decode_means(seen.model, seen.mu)[0].numpy(),
+        pixels=pixels.numpy(),
+        kl_per_dim=elbo.terms.kl_per_dim[0].numpy(),
+        mu=seen.mu[0].numpy(),
+        sigma=seen.sigma[0].numpy(),
+        elbo=float(elbo.value[0]),
+        elbo_se=float(elbo.standard_error[0]),
+        elbo_error=float(elbo.error[0]),
+    )
 
 
-@lru_cache(maxsize=64)
-def _new_nodes(dims: int, level: int) -> tuple[Tensor, Tensor]:
-    """The nodes (S, D) that a level adds to those before, and their densities up to a factor."""
-    spacing = _SPACING / 2 ** -(-level // dims)
-    most = int(_REACH / spacing)
-    index = torch.cartesian_prod(*[torch.arange(-most, most + 1)] * dims).reshape(-1, dims)
-    if level:
-        # In the plane first the middles of the squares, then those of the new lattice's squares.
-        odd = 2 if dims == 2 and level % 2 else 1
-        index = index[(index % 2).sum(-1) == odd]
-    nodes = index.double() * spacing
-    nodes = nodes[nodes.square().sum(-1) <= _REACH**2]
-    return nodes, torch.exp(-0.5 * nodes.square().sum(-1))
-
-
-def _last_level(config: ModelConfig) -> int:
-    """The finest lattice that the work for one image allows."""
-    level = FIRST_LEVEL
-    nodes = sum(len(_new_nodes(config.latent_dim, at)[0]) for at in range(level + 1))
-    while 2 * nodes * config.image.pixels <= _PIXELS:
-        nodes, level = 2 * nodes, level + 1
-    return level
+def _nodes(seen: Seen, elbo: Elbo) -> tuple[Tensor, Tensor]:
+    """Codes (S, D) and weights (S,) whose weighted mean is one image's expectation under q."""
+    if elbo.draws:
+        e = seen.normals("draws", elbo.draws)[0]
+        weights = torch.full((elbo.draws,), 1 / elbo.draws, dtype=torch.float64)
+    else:
+        e, weights = lattice_nodes(seen.dims, int(elbo.level[0]))
+    return seen.codes(e)[0], weights

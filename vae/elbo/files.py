@@ -17,8 +17,10 @@ from vae.data.adaptation import Adaptation, Prepared, preprocess
 from vae.data.bulk import Decoded, Decoder, cores, decoded, usual_workers
 from vae.data.decoding import ImageRefused, Limits, read_image
 from vae.data.listing import ImageFile, chunks_of
+from vae.elbo.expectation import DRAWS, Elbo
 from vae.elbo.rows import ScoreRow, refused_row
-from vae.elbo.scoring import DRAWS, placed_rows
+from vae.elbo.scoring import Scores, scores_of
+from vae.elbo.seen import Seen
 from vae.model.checkpoint import Checkpoint
 
 __all__ = [
@@ -47,11 +49,15 @@ class ScoredImage(NamedTuple):
         row: Its row.
         prepared: The image as the model's data would hold it; none where it was refused.
         p_high: The p-value of an ELBO as high or higher; none where it was refused.
+        seen: The image as the model sees it; none where it was refused.
+        elbo: Its ELBO, which the row states; none where it was refused.
     """
 
     row: ScoreRow
     prepared: Prepared | None
     p_high: float | None = None
+    seen: Seen | None = None
+    elbo: Elbo | None = None
 
 
 @dataclass(frozen=True)
@@ -140,31 +146,31 @@ def score_bytes(
     Returns:
         One row for each file, in order, with the image as it was prepared.
     """
+    found: dict[int, ScoredImage] = {}
     prepared: dict[int, Prepared] = {}
-    rows: dict[int, ScoreRow] = {}
-    high: dict[int, float] = {}
     for position, (name, data) in enumerate(named):
         try:
             if isinstance(data, ImageRefused):
                 raise data
             prepared[position] = prepare(checkpoint, data, settings.adaptation, settings.limits)
         except ImageRefused as error:
-            rows[position] = refused_row(
-                checkpoint, name, settings.seed, error.code, error.message
-            )
+            row = refused_row(checkpoint, name, settings.seed, error.code, error.message)
+            found[position] = ScoredImage(row, None)
     if prepared:
         levels = np.stack([one.levels for one in prepared.values()])
-        names = [named[position][0] for position in prepared]
-        scored, p_high = _score(checkpoint, settings, levels, names)
-        rows |= dict(zip(prepared, scored, strict=True))
-        high = dict(zip(prepared, p_high, strict=True))
-    return [ScoredImage(rows[i], prepared.get(i), high.get(i)) for i in range(len(named))]
+        scores = _score(checkpoint, settings, levels, [named[i][0] for i in prepared])
+        for n, (position, one) in enumerate(prepared.items()):
+            only = slice(n, n + 1)
+            found[position] = ScoredImage(
+                scores.rows[n], one, scores.p_high[n], scores.seen[only], scores.elbo.of(only)
+            )
+    return [found[position] for position in range(len(named))]
 
 
 def _score(
     checkpoint: Checkpoint, settings: ScoreSettings, levels: np.ndarray, names: Sequence[str]
-) -> tuple[list[ScoreRow], list[float]]:
-    return placed_rows(
+) -> Scores:
+    return scores_of(
         checkpoint,
         levels,
         names=names,
@@ -282,7 +288,7 @@ def _score_part(
         start += len(piece.stamps)
     levels = np.concatenate([piece.levels for piece in pieces])
     names = [file.name for i, file in enumerate(files) if i not in refused]
-    scored = iter(_score(checkpoint, settings, levels, names)[0])
+    scored = iter(_score(checkpoint, settings, levels, names).rows)
     rows = [
         refused_row(checkpoint, file.name, settings.seed, *refused[i])
         if i in refused

@@ -18,27 +18,21 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from vae.elbo.expectation import FIRST_LEVEL, Expectation, expect, lattice_nodes
+from vae.elbo.expectation import DRAWS, Elbo, estimate_elbo, uncertainty
 from vae.elbo.gaussian_fit import Gaussians, fit_gaussians, gaussian_kl
-from vae.elbo.quadrature import (
-    CoarseScan,
-    Quadrature,
-    coarse_scan,
-    node_log_likelihoods,
-    quadrature,
-)
-from vae.elbo.scoring import DRAWS
+from vae.elbo.lattice import FIRST_LEVEL, Expectation, expect, lattice_nodes
+from vae.elbo.nodes import node_log_likelihoods
+from vae.elbo.quadrature import CoarseScan, Quadrature, coarse_scan, quadrature
+from vae.elbo.seen import Seen
 from vae.elbo.starts import balanced_draws, posterior_starts, scouted_starts
-from vae.elbo.tiles import encode_tiled, row_sums
-from vae.model.noise import Purpose, image_normals
-from vae.model.vae import LatentModel, observe
+from vae.elbo.tiles import row_sums
+from vae.model.noise import Purpose
 
 __all__ = [
     "BestGaussian",
@@ -61,10 +55,10 @@ class BestGaussian(NamedTuple):
         sigma: Its standard deviations, with shape :math:`(B, D)`.
         elbo: Its ELBO in nats, taken as the score's is, with shape :math:`(B,)`.
         elbo_se: The standard error of that; 0 by quadrature, NaN from one draw, :math:`(B,)`.
-        elbo_error: Its numerical error by quadrature; 0 from draws, with shape :math:`(B,)`.
+        elbo_error: Its numerical error by quadrature, NaN from draws, with shape :math:`(B,)`.
         encoder_elbo: The ELBO of the encoder's q, as the score states it, with shape :math:`(B,)`.
         gain_se: The standard error of ``elbo - encoder_elbo``, which share their draws, (B,).
-        gain_error: The numerical error of that by quadrature; 0 from draws, (B,).
+        gain_error: The numerical error of that by quadrature, NaN from draws, (B,).
         log_evidence: :math:`\log p(x)` in nats, NaN where not exact, with shape :math:`(B,)`.
         log_evidence_error: Its numerical error in nats, with shape :math:`(B,)`.
     """
@@ -79,6 +73,21 @@ class BestGaussian(NamedTuple):
     gain_error: Tensor
     log_evidence: Tensor
     log_evidence_error: Tensor
+
+    @property
+    def elbo_uncertainty(self) -> Tensor:
+        """What ``elbo`` may be off, numerically or by its draws, in nats, (B,)."""
+        return uncertainty(self.elbo_error, self.elbo_se)
+
+    @property
+    def gain(self) -> Tensor:
+        r""":math:`\mathrm{ELBO}(q^*) - \mathrm{ELBO}(q)` in nats: the likelihood regret, (B,)."""
+        return self.elbo - self.encoder_elbo
+
+    @property
+    def gain_uncertainty(self) -> Tensor:
+        """What ``gain`` may be off, numerically or by its draws, in nats, (B,)."""
+        return uncertainty(self.gain_error, self.gain_se)
 
 
 class FullGaussian(NamedTuple):
@@ -116,12 +125,11 @@ class GapSplit(NamedTuple):
 
 @torch.inference_mode()
 def best_gaussian(
-    model: LatentModel,
-    levels: np.ndarray,
+    seen: Seen,
+    elbo: Elbo | None = None,
     *,
     draws: int = DRAWS,
     fit_draws: int = 128,
-    seed: int = 0,
     scan: CoarseScan | None = None,
     integrals: Sequence[Quadrature] | None = None,
 ) -> BestGaussian:
@@ -135,12 +143,11 @@ def best_gaussian(
     others, and reports the score's own draws, which neither has seen.
 
     Args:
-        model: The model.
-        levels: The images' levels, ``uint8``, with shape :math:`(B, C, H, W)`, :math:`B \ge 1`.
+        seen: The images.
+        elbo: Their ELBOs, for a caller that has them.
         draws: Draws behind the reported ELBO where :math:`D > 2`.
         fit_draws: Draws to climb on where :math:`D > 2`, an even number; fewer are faster, and a
             q* fitted to few is less good for others.
-        seed: The seed of every draw.
         scan: The model's decoded coarse cells, for a caller that keeps them.
         integrals: The quadrature of each image where :math:`D \le 2`, for a caller that has it.
 
@@ -154,37 +161,29 @@ def best_gaussian(
         raise ValueError(f"draws must lie in 1..100000, not {draws}.")
     if not 4 <= fit_draws <= 10_000 or fit_draws % 2:
         raise ValueError(f"fit_draws must be even and lie in 4..10000, not {fit_draws}.")
-    exact = model.config.latent_dim <= 2
-    if exact and scan is None and integrals is None and len(levels) > 1:
-        scan = coarse_scan(model)
-    x = observe(model.config, levels, seed)
-    mu, sigma = encode_tiled(model, x)
-    results = []
-    for n in range(len(levels)):
-        one = slice(n, n + 1)
-        encoder = Gaussians(mu[one], torch.diag_embed(sigma[one]))
-        if exact:
-            found = integrals[n] if integrals else quadrature(model, x[n], mu[n], scan=scan)
-            evidence = found.log_evidence, found.error
-            best = _by_quadrature(model, x[one], encoder, posterior_starts(encoder, found))
-        else:
-            evidence = torch.full((2,), math.nan, dtype=torch.float64)
-            best = _by_draws(model, levels[one], x[one], encoder, draws, fit_draws, seed)
-        results.append((*best, *evidence))
-    return BestGaussian(*map(torch.stack, zip(*results, strict=True)))
+    if seen.dims > 2:
+        return _stacked(_by_draws(one, draws, fit_draws) for one in seen)
+    if integrals is None:
+        scan = coarse_scan(seen.model) if scan is None and len(seen) > 1 else scan
+        integrals = [quadrature(seen.model, one.x[0], one.mu[0], scan=scan) for one in seen]
+    elbo = estimate_elbo(seen) if elbo is None else elbo
+    return _stacked(
+        (*_by_quadrature(one, elbo.of(slice(n, n + 1)), found), found.log_evidence, found.error)
+        for n, (one, found) in enumerate(zip(seen, integrals, strict=True))
+    )
+
+
+def _stacked(fields: Iterable[tuple[Tensor, ...]]) -> BestGaussian:
+    return BestGaussian(*map(torch.stack, zip(*fields, strict=True)))
 
 
 @torch.inference_mode()
-def best_full_gaussian(
-    model: LatentModel, levels: np.ndarray, best: BestGaussian, seed: int = 0
-) -> FullGaussian:
+def best_full_gaussian(seen: Seen, best: BestGaussian) -> FullGaussian:
     r"""Lets the covariance of :math:`q^*` leave the diagonal, for :math:`D \le 2`.
 
     Args:
-        model: A model with :math:`D \le 2`.
-        levels: The images' levels, ``uint8``, with shape :math:`(B, C, H, W)`.
+        seen: The images.
         best: Their best diagonal Gaussians, where the climb starts.
-        seed: The seed of dynamic binarisation.
 
     Returns:
         The Gaussians and their ELBOs, none below that of ``best``.
@@ -192,15 +191,12 @@ def best_full_gaussian(
     Raises:
         ValueError: If :math:`D > 2`.
     """
-    dims = model.config.latent_dim
-    if dims > 2:
-        raise ValueError(f"a full covariance needs at most 2 latent dimensions, not {dims}.")
-    x = observe(model.config, levels, seed)
+    if seen.dims > 2:
+        raise ValueError(f"a full covariance needs at most 2 latent dimensions, not {seen.dims}.")
     results = []
-    for n in range(len(levels)):
-        one = slice(n, n + 1)
-        start = Gaussians(best.mu[one], torch.diag_embed(best.sigma[one]))
-        fitted, found = _climb(model, x[one], start, start, full=True)
+    for n, one in enumerate(seen):
+        start = Gaussians(best.mu[n : n + 1], torch.diag_embed(best.sigma[n : n + 1]))
+        fitted, found = _climb(one, start, _elbos(one, start), start, full=True)
         k = _highest(found.value)
         tril = fitted.tril[k]
         results.append((fitted.mu[k], tril @ tril.T, found.value[k], found.error[k]))
@@ -225,17 +221,17 @@ def gap_split(
     error = torch.zeros_like(log_evidence) if error is None else error
     return GapSplit(
         approximation=log_evidence - best.elbo,
-        amortization=best.elbo - best.encoder_elbo,
+        amortization=best.gain,
         log_evidence=log_evidence,
-        error=torch.hypot(error + best.elbo_error, best.elbo_se),
+        error=torch.hypot(error + best.elbo_error.nan_to_num(), best.elbo_se),
     )
 
 
-def _by_quadrature(
-    model: LatentModel, x: Tensor, encoder: Gaussians, starts: Gaussians
-) -> tuple[Tensor, ...]:
+def _by_quadrature(seen: Seen, elbo: Elbo, posterior: Quadrature) -> tuple[Tensor, ...]:
     """One image's fields of BestGaussian, up to the evidence, by quadrature."""
-    found, elbos = _climb(model, x, encoder, starts)
+    encoder = Gaussians(seen.mu, torch.diag_embed(seen.sigma))
+    known = Expectation(elbo.value, elbo.error, elbo.level)
+    found, elbos = _climb(seen, encoder, known, posterior_starts(encoder, posterior))
     k, zero = _highest(elbos.value), torch.zeros((), dtype=torch.float64)
     gain_error = elbos.error[k] + elbos.error[0] if k else zero
     sigma = found.tril[k].diagonal()
@@ -246,14 +242,15 @@ def _by_quadrature(
 
 
 def _climb(
-    model: LatentModel, x: Tensor, known: Gaussians, starts: Gaussians, full: bool = False
+    seen: Seen, known: Gaussians, its: Expectation, starts: Gaussians, full: bool = False
 ) -> tuple[Gaussians, Expectation]:
-    """Some Gaussians, a known one first, and their ELBOs with their errors, each (R,)."""
-    dims, level = model.config.latent_dim, 0
+    """Some Gaussians, a known one and its ELBO first, and their ELBOs with errors, each (R,)."""
+    level = 0
     while True:
-        fitted = fit_gaussians(model, x[0], starts, *lattice_nodes(dims, level), full=full)
-        both = Gaussians(*(torch.cat(pair) for pair in zip(known, fitted, strict=True)))
-        found = _elbos(model, x, both)
+        nodes = lattice_nodes(seen.dims, level)
+        fitted = fit_gaussians(seen.model, seen.x[0], starts, *nodes, full=full)
+        both = Gaussians(*map(torch.cat, zip(known, fitted, strict=True)))
+        found = Expectation(*map(torch.cat, zip(its, _elbos(seen, fitted), strict=True)))
         k = _highest(found.value)
         finer = min(int(found.level[k]), _FINEST_CLIMB)
         if level or finer <= FIRST_LEVEL:
@@ -261,49 +258,39 @@ def _climb(
         level, starts = finer, Gaussians(both.mu[k : k + 1], both.tril[k : k + 1])
 
 
-def _elbos(model: LatentModel, x: Tensor, gaussians: Gaussians) -> Expectation:
+def _elbos(seen: Seen, gaussians: Gaussians) -> Expectation:
     """The ELBOs (R,) of one image under some Gaussians, as the score takes them."""
 
     def codes(rows: Tensor, e: Tensor) -> Tensor:
         return Gaussians(gaussians.mu[rows], gaussians.tril[rows]).codes(e)
 
-    found = expect(model, x.expand(len(gaussians.mu), *x.shape[1:]), codes)
+    found = expect(seen.model, seen.x.expand(len(gaussians.mu), *seen.x.shape[1:]), codes)
     return found._replace(value=found.value - gaussian_kl(gaussians))
 
 
-def _by_draws(
-    model: LatentModel,
-    levels: np.ndarray,
-    x: Tensor,
-    encoder: Gaussians,
-    draws: int,
-    fit_draws: int,
-    seed: int,
-) -> tuple[Tensor, ...]:
-    """One image's fields of BestGaussian, up to the evidence, from draws."""
-    dims = model.config.latent_dim
-    starts = scouted_starts(model, levels, x, encoder, seed)
-    fitted = fit_gaussians(model, x[0], starts, *balanced_draws(levels, seed, dims, fit_draws))
-    both = Gaussians(*(torch.cat(pair) for pair in zip(encoder, fitted, strict=True)))
+def _by_draws(seen: Seen, draws: int, fit_draws: int) -> tuple[Tensor, ...]:
+    """One image's fields of BestGaussian, from draws."""
+    encoder = Gaussians(seen.mu, torch.diag_embed(seen.sigma))
+    starts = scouted_starts(seen, encoder)
+    fitted = fit_gaussians(seen.model, seen.x[0], starts, *balanced_draws(seen, fit_draws))
+    both = Gaussians(*map(torch.cat, zip(encoder, fitted, strict=True)))
 
     def values(purpose: Purpose, count: int) -> Tensor:
         """Of each Gaussian log p(x|z) - KL at each of so many draws, (R, S)."""
-        z = both.codes(torch.from_numpy(image_normals(levels, seed, purpose, (count, dims)))[0])
-        one = node_log_likelihoods(model, x, z.reshape(1, -1, dims)).reshape(z.shape[:2])
-        return one - gaussian_kl(both)[:, None]
+        z = both.codes(seen.normals(purpose, count)[0])
+        one = node_log_likelihoods(seen.model, seen.x, z.reshape(1, -1, seen.dims))
+        return one.reshape(z.shape[:2]) - gaussian_kl(both)[:, None]
 
     # Chosen on draws that don't report it: the luckiest of several would else be too high.
     k = _highest(row_sums(values("choice", fit_draws)) / fit_draws)
     reported = values("draws", draws)
     elbos = row_sums(reported) / draws
     pair = torch.stack((reported[k], reported[k] - reported[0]))
+    nan = torch.full((), math.nan, dtype=torch.float64)
     # A single draw has no standard error.
-    errors = (
-        pair.std(-1) / math.sqrt(draws) if draws > 1 else torch.full_like(pair[:, 0], math.nan)
-    )
-    zero = torch.zeros((), dtype=torch.float64)
+    elbo_se, gain_se = pair.std(-1) / math.sqrt(draws) if draws > 1 else (nan, nan)
     sigma = both.tril[k].diagonal()
-    return both.mu[k], sigma, elbos[k], errors[0], zero, elbos[0], errors[1], zero
+    return both.mu[k], sigma, elbos[k], elbo_se, nan, elbos[0], gain_se, nan, nan, nan
 
 
 def _highest(elbos: Tensor) -> int:

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from vae.elbo.terms import log_likelihood
 from vae.elbo.tiles import decoder_rows
-from vae.model.checkpoint import Checkpoint
 from vae.model.vae import LatentModel
 
 __all__ = ["log_likelihood_gradients"]
@@ -22,7 +21,7 @@ def log_likelihood_gradients(
     in pieces of bounded size, so memory doesn't grow with their number.
 
     Args:
-        model: The model; a checkpoint counts as the model inside it.
+        model: The model.
         image: The image, with shape :math:`(C, H, W)`.
         z: The codes, with shape :math:`(N, D)`.
 
@@ -30,15 +29,13 @@ def log_likelihood_gradients(
         :math:`\log p(x \mid z_n)` in nats, float64, with shape :math:`(N,)`, and its gradient
         :math:`\nabla_z \log p(x \mid z_n)`, float64, with shape :math:`(N, D)`.
     """
-    # A checkpoint decodes under inference mode, which lets no gradient through.
-    decode = model.model.decode if isinstance(model, Checkpoint) else model.decode
     values, gradients = [], []
     with torch.inference_mode(False), torch.enable_grad():
         # Clones, because a tensor born under inference mode cannot take part in a gradient.
         image = image.clone()
         for part in z.clone().split(decoder_rows(model.config)):
             codes = part.to(image.dtype).requires_grad_()
-            value = log_likelihood(decode(codes), image)
+            value = log_likelihood(model.decode(codes), image)
             (gradient,) = torch.autograd.grad(value.sum(), codes)
             values.append(value.detach())
             gradients.append(gradient.double())

@@ -13,10 +13,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from vae.elbo.evidence import importance_bound, nested_bounds
-from vae.elbo.scoring import importance_log_weights
-from vae.elbo.tiles import encode_tiled
-from vae.model.vae import LatentModel, observe
+from vae.elbo.evidence import importance_bound, importance_draws, nested_bounds
+from vae.elbo.seen import Seen
 
 __all__ = ["RUNGS", "Ladder", "bound_ladder"]
 
@@ -44,24 +42,17 @@ class Ladder(NamedTuple):
 
 
 @torch.inference_mode()
-def bound_ladder(
-    model: LatentModel, levels: np.ndarray, rungs: tuple[int, ...] = RUNGS, seed: int = 0
-) -> Ladder:
+def bound_ladder(seen: Seen, rungs: tuple[int, ...] = RUNGS) -> Ladder:
     r"""Computes an image's nested bounds from one set of draws, as many as the last rung.
 
     Args:
-        model: The model.
-        levels: One image's levels, ``uint8``, with shape :math:`(C, H, W)`.
+        seen: The image; the draws are those of the score's own bound.
         rungs: The numbers k, each dividing the next.
-        seed: The seed; the draws are those of the score's own bound.
 
     Returns:
         The ladder.
     """
-    levels = levels[None]
-    x = observe(model.config, levels, seed)
-    mu, sigma = encode_tiled(model, x)
-    z, log_weights = importance_log_weights(model, levels, x, mu, sigma, rungs[-1], seed)
+    z, log_weights = importance_draws(seen, rungs[-1])
     values = nested_bounds(log_weights, rungs)[0]
     last = importance_bound(log_weights)
     errors = []

@@ -14,7 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vae.elbo.quadrature import Quadrature, log_joint, quadrature
+from vae.elbo.nodes import log_joint
+from vae.elbo.quadrature import Quadrature, quadrature
 from vae.model.vae import LatentModel
 
 __all__ = ["PosteriorGrid", "moments", "true_posterior"]

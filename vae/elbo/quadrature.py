@@ -1,7 +1,6 @@
 r"""Integrals over a latent space of one or two dimensions.
 
-Gauss-Hermite nodes for the expectation of a polynomial under a Gaussian that is known, and a grid
-for the integrand :math:`p(x \mid z) p(z)`, of which only the grid's own scan tells where it lives.
+A grid for the integrand :math:`p(x \mid z) p(z)`, of which only its own scan tells where it lives.
 The evidence, the true posterior and its moments are sums over the same nodes.
 """
 
@@ -11,24 +10,22 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from vae.elbo.terms import log_density, log_likelihood
-from vae.elbo.tiles import decoder_rows, map_tiles, row_sums
+from vae.elbo.nodes import log_joint, log_prior, log_sum_exp
+from vae.elbo.terms import log_likelihood
+from vae.elbo.tiles import decoder_rows, map_tiles
 from vae.model.likelihoods import facts_of
 from vae.model.vae import LatentModel
 
 __all__ = [
     "CoarseScan",
+    "Evidence",
     "Quadrature",
     "coarse_scan",
-    "hermite_nodes",
-    "log_joint",
-    "log_sum_exp",
-    "node_log_likelihoods",
+    "exact_evidence",
     "quadrature",
 ]
 
@@ -85,58 +82,16 @@ class Quadrature(NamedTuple):
         return torch.softmax(self.log_joint, 0)
 
 
-def hermite_nodes(dims: int, nodes: int = 12) -> tuple[Tensor, Tensor]:
-    r"""Gauss-Hermite nodes for an expectation under a standard normal.
+class Evidence(NamedTuple):
+    r"""The exact evidence of each image by quadrature.
 
-    Args:
-        dims: The number :math:`D` of dimensions, 1 or 2.
-        nodes: The number of nodes a dimension.
-
-    Returns:
-        The nodes, with shape :math:`(S, D)`, and their weights, which sum to 1, :math:`(S,)`.
+    Attributes:
+        log_evidence: :math:`\log p(x)` in nats, NaN where out of reach, with shape :math:`(B,)`.
+        error: What it may be off, numerically, in nats, with shape :math:`(B,)`.
     """
-    points, weights = np.polynomial.hermite_e.hermegauss(nodes)
-    weights = weights / weights.sum()
-    grid = [torch.from_numpy(points)] * dims
-    masses = [torch.from_numpy(weights)] * dims
-    return (
-        torch.cartesian_prod(*grid).reshape(-1, dims),
-        torch.cartesian_prod(*masses).reshape(-1, dims).prod(-1),
-    )
 
-
-def node_log_likelihoods(model: LatentModel, x: Tensor, z: Tensor) -> Tensor:
-    r"""The log-likelihood of each image at each of its own codes.
-
-    Args:
-        model: The model.
-        x: The images, with shape :math:`(B, C, H, W)`.
-        z: The codes, with shape :math:`(B, S, D)`.
-
-    Returns:
-        :math:`\log p(x_b \mid z_{bs})` in nats, float64, with shape :math:`(B, S)`.
-    """
-    images, draws, dims = z.shape
-    codes = z.reshape(-1, dims).to(x.dtype)
-
-    def tile(rows: Tensor) -> Tensor:
-        first, last = int(rows[0]) // draws, int(rows[-1]) // draws
-        # A tile within one image needs no copy of it for each row.
-        images_of = x[first] if first == last else x.index_select(0, rows // draws)
-        return log_likelihood(model.decode(codes.index_select(0, rows)), images_of)
-
-    return map_tiles(decoder_rows(model.config), images * draws, tile).reshape(images, draws)
-
-
-def log_joint(model: LatentModel, image: Tensor, z: Tensor) -> Tensor:
-    r""":math:`\log p(x, z)` of one image :math:`(C, H, W)` at codes :math:`(N, D)`, (N,)."""
-    return node_log_likelihoods(model, image[None], z[None])[0] + _log_prior(z)
-
-
-def log_sum_exp(values: Tensor) -> Tensor:
-    r"""The log of the sum of exponentials along the last axis, by :func:`row_sums`."""
-    most = values.amax(-1, keepdim=True)
-    return row_sums(torch.exp(values - most)).log() + most[..., 0]
+    log_evidence: Tensor
+    error: Tensor
 
 
 def coarse_scan(model: LatentModel) -> CoarseScan | None:
@@ -159,6 +114,7 @@ def coarse_scan(model: LatentModel) -> CoarseScan | None:
         )
 
 
+@torch.inference_mode()
 def quadrature(
     model: LatentModel,
     image: Tensor,
@@ -202,8 +158,41 @@ def quadrature(
     return _integrate(model, image, cells, tolerance, finest, most)
 
 
-def _log_prior(z: Tensor) -> Tensor:
-    return log_density(torch.zeros(1), torch.ones(1), z)
+@torch.inference_mode()
+def exact_evidence(
+    model: LatentModel,
+    x: Tensor,
+    mu: Tensor,
+    tolerance: float = 1e-4,
+    finest: int = 64,
+    scan: CoarseScan | None = None,
+) -> Evidence:
+    r"""Computes :math:`\log p(x) = \log \int p(x \mid z) p(z) dz` by :func:`quadrature`.
+
+    Args:
+        model: A model with :math:`D \le 2`.
+        x: The images, with shape :math:`(B, C, H, W)`.
+        mu: The posterior means, with shape :math:`(B, D)`.
+        tolerance: The change in nats at which halving stops.
+        finest: The most parts of a cell's side, a power of 2.
+        scan: The model's decoded coarse cells, for a caller that keeps them.
+
+    Returns:
+        The evidence and its numerical error.
+
+    Raises:
+        ValueError: If :math:`D > 2`.
+    """
+    if scan is None and len(x) > 1 and mu.shape[-1] <= 2:
+        scan = coarse_scan(model)
+    results = [
+        quadrature(model, image, centre, tolerance, finest, scan)
+        for image, centre in zip(x, mu, strict=True)
+    ]
+    return Evidence(
+        torch.stack([result.log_evidence for result in results]),
+        torch.stack([result.error for result in results]),
+    )
 
 
 def _cells(dims: int, reach: int, times: int = 1) -> Tensor:
@@ -244,7 +233,7 @@ def _scanned(
     if tiles is None:
         return log_joint(model, image, cells)
     parts = [log_likelihood(tile, image) for tile in tiles]
-    return torch.cat(parts)[: len(cells)] + _log_prior(cells)
+    return torch.cat(parts)[: len(cells)] + log_prior(cells)
 
 
 class _Cells(NamedTuple):

@@ -14,14 +14,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import numpy as np
 import torch
 
-from vae.elbo.evidence import importance_bound
-from vae.elbo.scoring import weigh_draws
-from vae.elbo.tiles import decoder_rows, encode_tiled
+from vae.elbo.evidence import importance_bound, weigh_draws
+from vae.elbo.seen import Seen
+from vae.elbo.tiles import decoder_rows
 from vae.model.noise import image_generator
-from vae.model.vae import LatentModel, observe
 
 __all__ = ["MOST_DRAWS", "TOLERANCE", "RefinedBound", "refined_bound"]
 
@@ -50,21 +48,17 @@ class RefinedBound(NamedTuple):
 
 
 def refined_bound(
-    model: LatentModel,
-    levels: np.ndarray,
+    seen: Seen,
     *,
     tolerance: float = TOLERANCE,
     most: int = MOST_DRAWS,
-    seed: int = 0,
 ) -> Iterator[RefinedBound]:
     r"""Refines the bound of one image; stop taking from it to stop computing.
 
     Args:
-        model: The model.
-        levels: The image's levels, ``uint8``, with shape :math:`(C, H, W)`.
+        seen: The image.
         tolerance: The standard error in nats at which it stops.
         most: The largest number of draws.
-        seed: The seed of the draws.
 
     Yields:
         The state after every block of draws.
@@ -76,18 +70,15 @@ def refined_bound(
         raise ValueError(f"tolerance must be above 0 nats, not {tolerance}.")
     if not 1 <= most <= 10_000_000:
         raise ValueError(f"most must lie in 1..10000000, not {most}.")
-    block = max(256, min(4_096, 2 * decoder_rows(model.config)))
-    generator = image_generator(levels, seed, "importance")
-    with torch.inference_mode():
-        x = observe(model.config, levels[None], seed)
-        mu, sigma = encode_tiled(model, x)
+    block = max(256, min(4_096, 2 * decoder_rows(seen.model.config)))
+    generator = image_generator(seen.levels[0], seen.seed, "importance")
     weights = torch.empty((1, 0), dtype=torch.float64)
     while weights.shape[1] < most:
         count = min(block, most - weights.shape[1])
         # Grad mode belongs to the thread, so no block of it may stay open across a yield.
         with torch.inference_mode():
-            e = torch.from_numpy(generator.standard_normal((1, count, mu.shape[1])))
-            _, fresh = weigh_draws(model, x, mu, sigma, e)
+            e = torch.from_numpy(generator.standard_normal((1, count, seen.dims)))
+            _, fresh = weigh_draws(seen, e)
             weights = torch.cat((weights, fresh), 1)
             bound = importance_bound(weights)
         draws = weights.shape[1]

@@ -2,17 +2,15 @@ r"""Where the search for an image's best Gaussian starts, and the draws that it 
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from vae.elbo.evidence import importance_draws
 from vae.elbo.gaussian_fit import Gaussians
 from vae.elbo.posterior import moments
 from vae.elbo.quadrature import Quadrature
-from vae.elbo.scoring import importance_log_weights
+from vae.elbo.seen import Seen
 from vae.elbo.terms import log_density
-from vae.model.noise import image_normals
-from vae.model.vae import LatentModel
 
 __all__ = ["balanced_draws", "posterior_starts", "scouted_starts"]
 
@@ -49,43 +47,35 @@ def posterior_starts(encoder: Gaussians, found: Quadrature) -> Gaussians:
     return Gaussians(torch.stack(mus), torch.diag_embed(torch.stack(sigmas)))
 
 
-def scouted_starts(
-    model: LatentModel, levels: np.ndarray, x: Tensor, encoder: Gaussians, seed: int
-) -> Gaussians:
+def scouted_starts(seen: Seen, encoder: Gaussians) -> Gaussians:
     r"""The encoder's answer, and its width about the likeliest of some draws.
 
     Args:
-        model: The model.
-        levels: One image's levels, with shape :math:`(1, C, H, W)`.
-        x: The image as the model sees it, with shape :math:`(1, C, H, W)`.
+        seen: The image.
         encoder: The encoder's Gaussian, with :math:`R = 1`.
-        seed: The seed of the draws.
 
     Returns:
         Two Gaussians.
     """
-    sigma = encoder.tril.diagonal(dim1=-2, dim2=-1)
-    z, log_weights = importance_log_weights(model, levels, x, encoder.mu, sigma, _SCOUTS, seed)
-    log_joint = log_weights + log_density(encoder.mu[:, None], sigma[:, None], z)
+    z, log_weights = importance_draws(seen, _SCOUTS)
+    log_joint = log_weights + log_density(seen.mu[:, None], seen.sigma[:, None], z)
     peak = z[0, log_joint[0].argmax()]
     return Gaussians(torch.cat((encoder.mu, peak[None])), encoder.tril.repeat(2, 1, 1))
 
 
-def balanced_draws(levels: np.ndarray, seed: int, dims: int, draws: int) -> tuple[Tensor, Tensor]:
+def balanced_draws(seen: Seen, draws: int) -> tuple[Tensor, Tensor]:
     r"""Fixed draws in pairs of opposite sign and of unit variance.
 
     Over them the mean of a quadratic without cross terms is exact.
 
     Args:
-        levels: One image's levels, with shape :math:`(1, C, H, W)`.
-        seed: The seed of the draws.
-        dims: The number :math:`D` of dimensions.
+        seen: The image.
         draws: The even number S of draws.
 
     Returns:
         The draws, with shape :math:`(S, D)`, and their equal weights, :math:`(S,)`.
     """
-    half = torch.from_numpy(image_normals(levels, seed, "fit", (draws // 2, dims)))[0]
+    half = seen.normals("fit", draws // 2)[0]
     half = half / half.square().mean(0).sqrt()
     weights = torch.full((draws,), 1 / draws, dtype=torch.float64)
     return torch.cat((half, -half)), weights

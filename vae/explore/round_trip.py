@@ -9,8 +9,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from vae.elbo.tiles import decode_means, encode_tiled
-from vae.model.vae import LatentModel, observe
+from vae.elbo.seen import see
+from vae.elbo.tiles import decode_means
+from vae.model.vae import LatentModel
 
 __all__ = ["round_trip"]
 
@@ -30,6 +31,4 @@ def round_trip(model: LatentModel, codes: np.ndarray, seed: int = 0) -> np.ndarr
         The posterior means of the decoded images, ``float64``, with shape :math:`(N, D)`.
     """
     frames = decode_means(model, torch.as_tensor(codes)).numpy()
-    with torch.inference_mode():
-        x = observe(model.config, model.config.image.to_levels(frames), seed)
-        return encode_tiled(model, x)[0].numpy()
+    return see(model, model.config.image.to_levels(frames), seed).mu.numpy()

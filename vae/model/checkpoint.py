@@ -24,7 +24,6 @@ from typing import Any
 
 import safetensors.numpy
 import safetensors.torch
-import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
@@ -134,12 +133,10 @@ class Checkpoint:
         """The names of the data set's classes; empty where there are none."""
         return tuple(self.manifest["data"]["label_names"])
 
-    @torch.inference_mode()
     def encode(self, x: Tensor) -> Distribution:
         r"""The posterior :math:`q(z \mid x)`, batch :math:`(B)`, event :math:`(D)`."""
         return self.model.encode(x)
 
-    @torch.inference_mode()
     def decode(self, z: Tensor) -> Distribution:
         r"""The likelihood :math:`p(x \mid z)`, batch :math:`(B)`, event :math:`(C, H, W)`."""
         return self.model.decode(z)

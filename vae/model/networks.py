@@ -29,7 +29,6 @@ from vae.model.layers import (
     sides,
 )
 from vae.model.likelihoods import Likelihood
-from vae.model.linear import Linear
 
 __all__ = ["Decoder", "Encoder"]
 
@@ -56,9 +55,11 @@ class Encoder(nn.Module):
             features = config.channels[-1] * height * width
         trunk.append(nn.Flatten())
         for before, after in pairwise((features, *config.hidden)):
-            trunk += [Linear(before, after), activation()]
+            trunk += [nn.Linear(before, after), activation()]
         self.trunk = nn.Sequential(*trunk)
-        self.head = Linear(config.hidden[-1] if config.hidden else features, 2 * config.latent_dim)
+        self.head = nn.Linear(
+            config.hidden[-1] if config.hidden else features, 2 * config.latent_dim
+        )
         self.sigma_floor = config.sigma_floor
         # A buffer only where it is used: it is stored with the weights.
         self.centred = config.centering == "mean"
@@ -103,16 +104,16 @@ class Decoder(nn.Module):
         activation = ACTIVATIONS[config.activation]
         layers, features = [], config.latent_dim
         for after in reversed(config.hidden):
-            layers += [Linear(features, after), activation()]
+            layers += [nn.Linear(features, after), activation()]
             features = after
         if config.network == "mlp":
             layers += [
-                Linear(features, config.image.pixels),
+                nn.Linear(features, config.image.pixels),
                 nn.Unflatten(1, config.image.shape),
             ]
         else:
             smallest = (config.channels[-1], *sides(config)[-1])
-            layers += [Linear(features, math.prod(smallest)), activation()]
+            layers += [nn.Linear(features, math.prod(smallest)), activation()]
             layers.append(nn.Unflatten(1, smallest))
             layers += residual_up(config) if config.network == "resnet" else _transposed(config)
         self.layers = nn.Sequential(*layers)

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vae.model.checkpoint import read_manifest
+from vae.model import checkpoint
+from vae.model.checkpoint import Checkpoint, read_manifest
 from vae.model.placing import recover
 from vae.model.stored import CheckpointError
+from vae.paths import app_folder
 
-__all__ = ["Entry", "default_root", "find", "scan"]
+__all__ = ["Entry", "default_root", "find", "load", "scan"]
 
 _MAX_ENTRIES = 1_000
 
@@ -38,9 +40,26 @@ class Entry:
 
 
 def default_root() -> Path:
-    """The folder of checkpoints: ``$ELBOSCOPE_CHECKPOINTS``, or the project's own."""
+    """The folder of checkpoints: ``$ELBOSCOPE_CHECKPOINTS``, or the shipped one."""
     configured = os.environ.get("ELBOSCOPE_CHECKPOINTS")
-    return Path(configured) if configured else Path(__file__).parents[2] / "checkpoints"
+    return Path(configured) if configured else app_folder() / "checkpoints"
+
+
+def load(model: str | Path) -> Checkpoint:
+    """Opens a checkpoint and verifies every byte of it.
+
+    Args:
+        model: The checkpoint's directory; what is none is the name of one in
+            :func:`default_root`, such as ``"digits-2d"``.
+
+    Returns:
+        The checkpoint, its model frozen and in eval mode.
+
+    Raises:
+        CheckpointError: If it is missing, damaged, or of a newer format; the message says which.
+    """
+    folder = model if os.path.isdir(model) else find(str(model), default_root()).path
+    return checkpoint.load(folder)
 
 
 def scan(root: Path) -> dict[str, Entry]:

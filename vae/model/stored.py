@@ -85,11 +85,6 @@ class Reference(NamedTuple):
     log_evidence_error: np.ndarray
     levels: np.ndarray | None
 
-    @classmethod
-    def of_images(cls, indices: np.ndarray, split: np.ndarray, labels: np.ndarray) -> Reference:
-        """A reference that only says which images it is about, and has no numbers yet."""
-        return cls(indices, split, labels, *[None] * (len(cls._fields) - 3))
-
     @property
     def elbo_uncertainty(self) -> np.ndarray:
         """What the ELBO may be off, numerically or by its draws, in nats, (N,)."""

@@ -14,7 +14,7 @@ import torch
 import vae
 from vae.data.datasets import ImageData, copies_of
 from vae.elbo.evaluation import reference_of, split_metrics
-from vae.elbo.scoring import draws_used
+from vae.elbo.expectation import draws_used
 from vae.model import checkpoint
 from vae.training.config import TrainConfig
 from vae.training.fit import Fitted
@@ -73,7 +73,7 @@ def commit(
             "best_step": fitted.best_step,
             "steps": fitted.steps,
             "device": fitted.device,
-            "arithmetic": fitted.speed,
+            "arithmetic": fitted.arithmetic,
             "processes": fitted.processes,
             **({"departures": fitted.departures} if fitted.departures else {}),
             "threads": torch.get_num_threads(),

@@ -98,11 +98,10 @@ class TrainConfig:
             decodings an image.
         seed: The seed of everything random.
         device: Where to train: auto takes a GPU if there is one.
-        precision: The arithmetic of the network. auto is float32 for runs of at most 10,000
-            steps, so that the same seed gives the same weights; for longer ones with a Bernoulli
-            likelihood it times bfloat16 too, and takes it if it pays.
-        compile: Whether torch.compile translates the step. auto is off where auto precision is
-            float32 unasked; for runs longer than five minutes it is tried, and taken if it pays.
+        precision: The arithmetic of the network. auto is bfloat16 on a GPU that has it, and
+            float32 elsewhere, so that on a CPU the same seed gives the same weights.
+        compile: Whether torch.compile translates the step, which takes a minute or two at first;
+            auto is off.
         data_memory: Training images of more than so many GB are read from disk batch by batch.
         title: The model's name for people.
         description: What the model is for, in a sentence.

@@ -7,7 +7,6 @@ for a number from the device.
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable
@@ -18,19 +17,17 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from vae.data.datasets import ImageData
-from vae.model.linear import use_onednn
 from vae.model.vae import VAE
+from vae.processes import ALONE, Processes
+from vae.training.arithmetic import Arithmetic, arithmetic_of, compiled
 from vae.training.config import TrainConfig
 from vae.training.devices import choose_device, device_name
-from vae.training.loss.training_loss import BatchLoss, TrainingLoss
-from vae.processes import ALONE, Processes
 from vae.training.loss.schedules import kl_setting, learning_rate
-from vae.training.shared_update import SharedUpdate, share_update
-from vae.training.speed import Speed, choose_speed
-from vae.training.state.run_state import RunState
-from vae.training.run.stopping import Interrupted
-from vae.training.validation import validate
+from vae.training.loss.training_loss import BatchLoss, TrainingLoss
 from vae.training.run.monitor import Watch
+from vae.training.run.stopping import GO_ON, Interrupted
+from vae.training.state.run_state import RunState
+from vae.training.validation import validate
 
 __all__ = ["Diverged", "Fitted", "fit", "train_step"]
 
@@ -53,7 +50,7 @@ class Fitted(NamedTuple):
         steps: The number of steps taken.
         seconds: The wall time of the loop.
         device: The device it ran on.
-        speed: The arithmetic, in words.
+        arithmetic: The arithmetic, in words.
         processes: The number of processes that shared each batch.
         departures: What was changed when it was resumed, in words.
     """
@@ -64,7 +61,7 @@ class Fitted(NamedTuple):
     steps: int
     seconds: float
     device: str
-    speed: str
+    arithmetic: str
     processes: int
     departures: list[str]
 
@@ -104,55 +101,49 @@ def fit(
     state = RunState(config, data, device, processes)
     differing = [] if saved is None else state.load(*saved, force)
     loss_of = TrainingLoss(state.model, config, len(data.splits.train), processes)
-    speed = _speed(state, loss_of, watch, processes)
-    step_of = speed.ready(loss_of)
-    shared = share_update(state, processes)
-    if processes.count > 1 and shared is None:
+    step_of, arithmetic = compiled(state, loss_of, arithmetic_of(config, device), watch.say)
+    if processes.count > 1:
         # Buffers are equal everywhere without being sent in each step.
         step_of = DistributedDataParallel(
             step_of, gradient_as_bucket_view=True, broadcast_buffers=False
         )
-    largest = (shared or processes).largest
     validation = data.read(data.splits.validation[: config.validation_images])
     # A contrast's point is where it ends, and test images choose nothing.
     chooses = config.objective != "batch_moment_kl" and data.validation_chooses
-
-    watch.start(
-        state, state.batches.size,
-        {
-            "device": device_name(device), "arithmetic": speed.name, "chooses": chooses,
-            "departures": state.departures,
-        },
-    )  # fmt: skip
-    watch.say(_opening(state, speed, processes))
+    facts = {
+        "device": device_name(device),
+        "arithmetic": arithmetic.name,
+        "chooses": chooses,
+        "departures": state.departures,
+    }
+    watch.start(state, state.batches.size, facts)
+    watch.say(_opening(state, arithmetic, processes))
     if differing:
         watch.say(f"Not the run as it was begun: {'; '.join(differing)}")
+
     start = time.perf_counter() - state.seconds
     limit = 60 * config.max_minutes or math.inf
-    time_share = state.seconds / limit
-    verdict = largest(processes.leads and _is_stale(state))
+    time_share, ending = state.seconds / limit, GO_ON
     try:
-        while state.step < config.steps and time_share < 1 and not verdict:
-            train_step(state, step_of, speed, processes, shared, time_share)
+        stale = processes.from_leader(_is_stale(state))
+        while state.step < config.steps and time_share < 1 and not stale and not ending.asked:
+            train_step(state, step_of, arithmetic, processes, time_share)
             state.seconds = time.perf_counter() - start
-
-            evaluates = state.step % config.evaluate_every == 0
-            if evaluates:
+            if state.step % config.evaluate_every == 0:
                 _evaluate(state, validation, chooses, watch, processes)
+                if config.patience:
+                    stale = processes.from_leader(_is_stale(state))
             if processes.leads:
                 watch.look(state)
             if processes.count == 1 or state.step % _AGREE_EVERY == 0:
-                time_share = largest(state.seconds / limit)
-                verdict = largest(watch.verdict)
-            if config.patience and evaluates:
-                verdict = verdict or largest(processes.leads and _is_stale(state))
-        interrupted = verdict >= 2
-        if not interrupted and (not state.history or state.history[-1]["step"] < state.step):
+                time_share = processes.largest(state.seconds / limit)
+                ending = processes.largest(watch.ending)
+        if not ending.asked and (not state.history or state.history[-1]["step"] < state.step):
             _evaluate(state, validation, chooses, watch, processes)
         if processes.leads:
             watch.save(state)
-        if interrupted:
-            raise Interrupted(state.step, int(verdict) - 2)
+        if ending.asked:
+            raise Interrupted(state.step, ending.signal)
     except Diverged as error:
         watch.close(state, "diverged", str(error), {"last_losses": state.last_losses()})
         raise
@@ -162,13 +153,8 @@ def fit(
     except BaseException as error:
         watch.close(state, "failed", str(error) or type(error).__name__)
         raise
-    finally:
-        if shared is not None:
-            shared.close()
     watch.close(state)
     model = state.model.cpu()
-    # From here on its scores are those that the app will give.
-    use_onednn(model, False)
     if processes.leads:
         model.load_state_dict(state.best)
     return Fitted(
@@ -178,7 +164,7 @@ def fit(
         steps=state.step,
         seconds=state.seconds,
         device=device_name(device),
-        speed=speed.name,
+        arithmetic=arithmetic.name,
         processes=processes.count,
         departures=state.departures,
     )
@@ -187,9 +173,8 @@ def fit(
 def train_step(
     state: RunState,
     step_of: Callable[..., BatchLoss],
-    speed: Speed,
+    arithmetic: Arithmetic,
     processes: Processes = ALONE,
-    shared: SharedUpdate | None = None,
     time_share: float = 0.0,
 ) -> None:
     """Takes one step: a batch, its loss, the gradient, the weights and their average.
@@ -197,9 +182,8 @@ def train_step(
     Args:
         state: The run, which is changed.
         step_of: Maps a batch to the losses of its images.
-        speed: The arithmetic of the forward pass.
+        arithmetic: The arithmetic of the forward pass.
         processes: Those that share the batch.
-        shared: Their update, where each does a part of it.
         time_share: The share in [0, 1] of the run's minutes that is over.
 
     Raises:
@@ -214,18 +198,14 @@ def train_step(
         setting = torch.tensor(setting, device=state.device)
 
     batch = state.batches.draw()
-    with speed.autocast(state.device):
+    with arithmetic.autocast(state.device):
         outcome = step_of(*batch, setting)
     # The only mean over the batch in the project: each image's own loss, then their average.
     # Shares are equal, so the mean over processes is that over images too.
     loss = outcome.loss.mean()
-    # What the optimiser's own zero_grad does, without its book-keeping.
-    for weight in state.parameters:
-        weight.grad = None
+    optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    if shared is not None:
-        shared.take_means_()
-    norm = _clip(state.parameters, config.clip, shared)
+    norm = torch.nn.utils.clip_grad_norm_(state.parameters, config.clip)
     state.step += 1
     state.note(outcome, loss, norm)
     # Asking a GPU would make it wait; what it learns too late is never saved.
@@ -239,37 +219,6 @@ def train_step(
     if likelihood.adapts:
         likelihood.adapt_(processes.mean(outcome.squared_error))
     state.average()
-    if shared is not None:
-        shared.end()
-
-
-def _clip(
-    parameters: list[torch.nn.Parameter], largest: float, shared: SharedUpdate | None
-) -> torch.Tensor:
-    """Clips the gradient's norm and returns what it was.
-
-    As ``torch.nn.utils.clip_grad_norm_``, bit for bit; but where the norm can be read without
-    waiting for a device, a gradient that is short enough isn't multiplied by one.
-    """
-    norm = torch.nn.utils.get_total_norm(
-        [weight.grad for weight in parameters if weight.grad is not None]
-    )
-    if shared is not None:
-        norm = shared.norm(norm)
-    # The small number is torch's, which divides by the norm and it.
-    if norm.device.type != "cpu" or not norm + 1e-6 <= largest:
-        torch.nn.utils.clip_grads_with_norm_(parameters, largest, norm)
-    return norm
-
-
-def _speed(state: RunState, loss_of: TrainingLoss, watch: Watch, processes: Processes) -> Speed:
-    """The arithmetic: that of the run being resumed, or what the leading process finds best."""
-    if not state.speed:
-        found = None
-        if processes.leads:
-            found = json.dumps(choose_speed(state, loss_of, watch.say)._asdict()).encode()
-        state.speed = json.loads(processes.from_leader(found))
-    return Speed(**state.speed)
 
 
 def _evaluate(
@@ -311,7 +260,7 @@ def _is_stale(state: RunState) -> bool:
     return 0 < state.config.patience <= len(since)
 
 
-def _opening(state: RunState, speed: Speed, processes: Processes) -> str:
+def _opening(state: RunState, arithmetic: Arithmetic, processes: Processes) -> str:
     place = device_name(state.device)
     if state.device.type == "cpu":
         threads = torch.get_num_threads()
@@ -319,4 +268,4 @@ def _opening(state: RunState, speed: Speed, processes: Processes) -> str:
     if processes.count > 1:
         place = f"{processes.count} processes, each on {place}"
     begun = f", resumed at step {state.step}" if state.step else ""
-    return f"Training on {place}, {speed.name}{begun}"
+    return f"Training on {place}, {arithmetic.name}{begun}"

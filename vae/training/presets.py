@@ -110,6 +110,8 @@ PRESETS: dict[str, TrainConfig] = {
         latent_dim=50,
         steps=300_000,
         max_minutes=20.0,
+        precision="bfloat16",
+        compile="on",
         title="MNIST, 50-D, after Burda et al.",
         description="The one-layer architecture of Burda et al. (2016), 784-200-200-50 with "
         "tanh, on dynamically binarised digits.",
@@ -127,6 +129,8 @@ PRESETS: dict[str, TrainConfig] = {
         batch_size=128,
         learning_rate=2e-3,
         steps=100_000,
+        precision="bfloat16",
+        compile="on",
         title="MNIST, 32-D, the best of these",
         description="A convolutional model of binarised digits trained with the "
         "importance-weighted bound of five draws: the highest log p(x) here.",

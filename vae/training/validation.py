@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from vae.elbo.scoring import sample_scores
+from vae.elbo.expectation import estimate_elbo
+from vae.elbo.seen import see
 from vae.elbo.terms import Terms, sampled_terms
 from vae.model.vae import VAE, observe
 from vae.training.config import TrainConfig
@@ -31,8 +32,8 @@ def validate(
     """
     model.eval()
     if device.type == "cpu":
-        scored = sample_scores(model, levels, draws=min(_DRAWS, config.draws), seed=config.seed)
-        terms = scored.terms
+        seen = see(model, levels, config.seed)
+        terms = estimate_elbo(seen, min(_DRAWS, config.draws)).terms
     else:
         terms = on_device(model, levels, config, device)
     return {

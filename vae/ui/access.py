@@ -20,7 +20,8 @@ from vae.data.images import encode_png, to_image
 from vae.elbo.aggregate import active_units
 from vae.elbo.calibration_sets import calibration_of
 from vae.elbo.evaluation import reference_kl_per_dim
-from vae.elbo.scoring import Receipt, sample_receipt
+from vae.elbo.expectation import Receipt, estimate_elbo, take_apart
+from vae.elbo.seen import see
 from vae.elbo.tiles import decode_means
 from vae.explore import traversals
 from vae.model.checkpoint import Checkpoint, load
@@ -205,7 +206,8 @@ def receipt_of(model: Checkpoint, levels: np.ndarray, draws: int, seed: int) -> 
 def _receipt_of(
     _model: Checkpoint, key: str, levels: np.ndarray, draws: int, seed: int
 ) -> Receipt:
-    return sample_receipt(_model.model, levels, draws=draws, seed=seed)
+    seen = see(_model.model, levels[None], seed)
+    return take_apart(seen, estimate_elbo(seen, draws))
 
 
 def sample_png(model: Checkpoint, sample: int) -> bytes | None:

@@ -18,6 +18,7 @@ from vae.elbo.annealing import annealed_evidence
 from vae.elbo.batch_mates import Company
 from vae.elbo.crosscheck import sampled_evidence
 from vae.elbo.derivation import Line
+from vae.elbo.expectation import Elbo, Receipt, estimate_elbo
 from vae.elbo.gaps import BestGaussian, best_full_gaussian, best_gaussian, gap_split
 from vae.elbo.ladder import Ladder, bound_ladder
 from vae.elbo.misconception import (
@@ -27,9 +28,8 @@ from vae.elbo.misconception import (
 )
 from vae.elbo.posterior import true_posterior
 from vae.elbo.quadrature import CoarseScan, Quadrature, coarse_scan, quadrature
-from vae.elbo.scoring import Receipt, SampleScores, sample_scores
+from vae.elbo.seen import Seen, see
 from vae.elbo.surgery import Surgery
-from vae.elbo.tiles import encode_tiled
 from vae.model.checkpoint import Checkpoint
 from vae.model.vae import observe
 from vae.ui import access
@@ -78,9 +78,8 @@ def _derivation(_model: Checkpoint, key: str, sample: int) -> list[Line]:
         table = access.table(_model)
         mu, sigma = (torch.from_numpy(one[sample]) for one in (table.mu, table.sigma))
         return derivation_module.closed_forms(mu, sigma, float(table.kl[sample]))
-    return derivation_module.derivation(
-        _model.model, levels[0], draws=access.draws_of(_model), scan=_scan(_model, key)
-    )
+    seen = see(_model.model, levels)
+    return derivation_module.derivation(seen, access.draws_of(_model), _scan(_model, key))
 
 
 def batch_mates(model: Checkpoint, sample: int) -> list[Company] | None:
@@ -146,23 +145,24 @@ def _gap(_model: Checkpoint, key: str, levels: np.ndarray) -> Gap:
     draws = access.draws_of(_model)
     with ThreadPoolExecutor(1) as beside:
         # Two roads to one truth that don't meet: each may have a core.
-        rungs = beside.submit(bound_ladder, _model.model, levels)
-        scores = sample_scores(_model.model, levels[None], draws=draws)
+        seen = see(_model.model, levels[None])
+        rungs = beside.submit(bound_ladder, seen)
+        elbo = estimate_elbo(seen, draws)
         best = _best(_model, key, levels)
         split = gap_split(best)
-        to_posterior, line = _to_posterior(_model, key, levels, scores)
+        to_posterior, line = _to_posterior(seen, elbo, _quadrature(_model, key, levels))
     return Gap(
-        terms=(float(scores.terms.expected_log_likelihood[0]), float(scores.terms.kl[0])),
-        elbo=(float(scores.terms.elbo[0]), float(scores.elbo_uncertainty[0])),
-        mu=scores.mu[0].numpy(),
-        sigma=scores.sigma[0].numpy(),
+        terms=(float(elbo.terms.expected_log_likelihood[0]), float(elbo.terms.kl[0])),
+        elbo=(float(elbo.value[0]), float(elbo.uncertainty[0])),
+        mu=seen.mu[0].numpy(),
+        sigma=seen.sigma[0].numpy(),
         ladder=rungs.result(),
         best=(best.mu[0].numpy(), best.sigma[0].numpy()),
-        best_elbo=(float(best.elbo[0]), float(best.elbo_se[0] + best.elbo_error[0])),
+        best_elbo=(float(best.elbo[0]), float(best.elbo_uncertainty[0])),
         log_evidence=float(best.log_evidence[0]),
         error=float(best.log_evidence_error[0]),
         amortization=float(split.amortization[0]),
-        amortization_error=float(best.gain_se[0] + best.gain_error[0]),
+        amortization_error=float(best.gain_uncertainty[0]),
         approximation=float(split.approximation[0]),
         approximation_error=float(split.error[0]),
         to_posterior=to_posterior,
@@ -174,8 +174,7 @@ def _gap(_model: Checkpoint, key: str, levels: np.ndarray) -> Gap:
 def _best(_model: Checkpoint, key: str, levels: np.ndarray) -> BestGaussian:
     found = _quadrature(_model, key, levels)
     return best_gaussian(
-        _model.model,
-        levels[None],
+        see(_model.model, levels[None]),
         draws=access.draws_of(_model),
         integrals=None if found is None else [found],
     )
@@ -189,34 +188,28 @@ def tilted_elbo(model: Checkpoint, levels: np.ndarray) -> tuple[float, float]:
 @st.cache_data(max_entries=128, show_spinner=False)
 def _tilted_elbo(_model: Checkpoint, key: str, levels: np.ndarray) -> tuple[float, float]:
     best = _best(_model, key, levels)
-    found = best_full_gaussian(_model.model, levels[None], best)
+    found = best_full_gaussian(see(_model.model, levels[None]), best)
     return float(found.elbo[0]), float(found.error[0])
 
 
-def _to_posterior(
-    model: Checkpoint, key: str, levels: np.ndarray, scores: SampleScores
-) -> tuple[float, Line | None]:
+def _to_posterior(seen: Seen, elbo: Elbo, found: Quadrature | None) -> tuple[float, Line | None]:
     """How far q is from the posterior, and the identity that it is part of."""
-    found = _quadrature(model, key, levels)
     if found is None or found.log_evidence.isnan():
         return math.nan, None
-    x = observe(model.config, levels[None])
     with torch.inference_mode():
-        grid = derivation_module.grid_elbo(model.model, x, scores.mu, scores.sigma)
-        sampled = sampled_evidence(model.model, x[0], found)
+        grid = derivation_module.grid_elbo(seen)
+        sampled = sampled_evidence(seen.model, seen.x[0], found)
     distance = derivation_module.divergence_to_posterior(sampled, grid)
-    elbo = derivation_module.score_elbo(scores)
-    return distance.value, derivation_module.split_line(found, elbo, distance)
+    line = derivation_module.split_line(found, derivation_module.stated(elbo), distance)
+    return distance.value, line
 
 
 @st.cache_resource(max_entries=8, show_spinner=False)
 def _quadrature(_model: Checkpoint, key: str, levels: np.ndarray) -> Quadrature | None:
     if _model.config.latent_dim > 2:
         return None
-    x = observe(_model.config, levels[None])
-    with torch.inference_mode():
-        mu = encode_tiled(_model.model, x)[0][0]
-    return quadrature(_model.model, x[0], mu, scan=_scan(_model, key))
+    seen = see(_model.model, levels[None])
+    return quadrature(seen.model, seen.x[0], seen.mu[0], scan=_scan(_model, key))
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)
@@ -252,7 +245,7 @@ def annealed(
     model: Checkpoint, levels: np.ndarray, chains: int, progress: Callable[[float], object]
 ) -> tuple[float, float]:
     """The annealed estimate of log p(x) and its standard error, in nats; not cached."""
-    found = annealed_evidence(model.model, levels[None], chains=chains, progress=progress)
+    found = annealed_evidence(see(model.model, levels[None]), chains=chains, progress=progress)
     return float(found.log_evidence[0]), float(found.standard_error[0])
 
 

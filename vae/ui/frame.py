@@ -81,8 +81,9 @@ def main() -> None:
 
 def _explain_emptiness() -> None:
     st.warning(
-        "There is no checkpoint to open yet. Train one with `make train-digits` "
-        "(less than a minute), then reload this page.",
+        "There is no checkpoint to open yet. Train one into the folder that the app shows, "
+        "`python -m vae train digits-2d --out FOLDER/digits-2d` (less than a minute), then reload "
+        "this page.",
         icon=":material/model_training:",
     )
     st.stop()

@@ -32,9 +32,9 @@ from starlette.types import Receive, Scope, Send
 from vae.data.adaptation import Adaptation
 from vae.data.decoding import Limits
 from vae.elbo.calibration_sets import calibration_of, calibrations
+from vae.elbo.expectation import DRAWS
 from vae.elbo.files import ScoreSettings, score_bytes
 from vae.elbo.rows import ScoreRow, to_json
-from vae.elbo.scoring import DRAWS
 from vae.model.checkpoint import data_title
 from vae.model.stored import CheckpointError
 from vae.ui.links import base_path

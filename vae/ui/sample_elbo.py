@@ -9,7 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from vae.data.datasets import label_text
-from vae.elbo.scoring import Receipt
+from vae.elbo.expectation import Receipt
 from vae.figures import palette
 from vae.figures.frame import adding_up, nats, plus_minus
 from vae.figures.pictures import gallery_html, thumbnail_url

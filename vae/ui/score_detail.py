@@ -9,9 +9,10 @@ import streamlit as st
 
 from vae.elbo.calibration import FalseAlarms
 from vae.elbo.counterfactual import AcceptedMove
+from vae.elbo.expectation import Receipt
 from vae.elbo.files import ScoreSettings
 from vae.elbo.refined import MOST_DRAWS, TOLERANCE, RefinedBound, refined_bound
-from vae.elbo.scoring import Receipt
+from vae.elbo.seen import see
 from vae.explore.selection import nearest_to
 from vae.figures.frame import nats, plus_minus
 from vae.figures.sample_elbo import pixel_map, receipt
@@ -87,7 +88,7 @@ def show_refined(model: Checkpoint, levels: np.ndarray, settings: ScoreSettings)
             bar = st.progress(0.0, "Drawing")
             st.button("Stop", on_click=stop, key="refine-stop")
         # A press of the button ends this run at its next progress; what is kept stays.
-        for state in refined_bound(model.model, levels, seed=seed):
+        for state in refined_bound(see(model.model, levels[None], seed)):
             while len(kept) >= _KEPT:
                 kept.pop(next(iter(kept)))
             kept[identity] = state

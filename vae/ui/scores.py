@@ -14,9 +14,9 @@ import streamlit as st
 
 from vae.data.adaptation import Adaptation, Prepared, looks_inverted
 from vae.elbo.calibration_sets import calibration_of, calibrations
+from vae.elbo.expectation import DRAWS, Receipt
 from vae.elbo.files import ScoredImage, ScoreSettings
 from vae.elbo.rows import ScoreRow, to_csv, to_json, to_parquet
-from vae.elbo.scoring import DRAWS, Receipt
 from vae.elbo.verdict import words
 from vae.figures.frame import error_text
 from vae.figures.pictures import thumbnail_url

@@ -8,6 +8,8 @@ from urllib.parse import unquote, urlsplit
 
 import streamlit as st
 
+from vae.paths import app_folder
+
 __all__ = ["SCREENS", "link", "page_path", "unknown_screen"]
 
 SCREENS: dict[str, dict[str, str]] = {
@@ -28,7 +30,7 @@ SCREENS: dict[str, dict[str, str]] = {
 
 def page_path(name: str) -> Path:
     """The file of a screen, absolute: the frame is the script, and lies elsewhere."""
-    return Path(__file__).parents[2] / "pages" / f"{name}.py"
+    return app_folder() / "pages" / f"{name}.py"
 
 
 def unknown_screen(address: str | None, base: str, known: Collection[str]) -> str | None:

@@ -14,8 +14,11 @@ import streamlit as st
 
 from vae.elbo.complexity import code_lengths, complexity_excess, excess_tie
 from vae.elbo.counterfactual import AcceptedMove, nearest_accepted
+from vae.elbo.evidence import estimate_bound
+from vae.elbo.expectation import estimate_elbo
 from vae.elbo.gaps import best_gaussian
-from vae.elbo.scoring import sample_scores
+from vae.elbo.quadrature import exact_evidence
+from vae.elbo.seen import see
 from vae.elbo.typicality import tie, typicality
 from vae.explore.selection import nearest_to
 from vae.model.checkpoint import Checkpoint
@@ -98,14 +101,13 @@ def evidence(model: Checkpoint, levels: np.ndarray, seed: int) -> Opinion:
 def _evidence(_model: Checkpoint, key: str, levels: np.ndarray, seed: int) -> Opinion:
     exact = _model.config.latent_dim <= 2
     k = int(_model.manifest["metrics"]["importance_samples"])
-    found = sample_scores(
-        _model, levels[None], draws=1, importance_samples=0 if exact else k, seed=seed,
-        evidence=exact,
-    )  # fmt: skip
+    seen = see(_model.model, levels[None], seed)
     reference, rows = _model.reference, _model.reference.of_split("calibration")
-    known = reference.log_evidence[rows] if exact else reference.iwae_bound[rows]
-    value = float(found.log_evidence if exact else found.iwae_bound)
-    error = float(found.log_evidence_error if exact else found.iwae_bound_se)
+    if exact:
+        known, found = reference.log_evidence[rows], exact_evidence(seen.model, seen.x, seen.mu)
+    else:
+        known, found = reference.iwae_bound[rows], estimate_bound(seen, k)
+    value, error = float(found[0]), float(found[1])
     # Out of the quadrature's reach, on either side, is stranger than anything within it.
     known, place = (np.nan_to_num(one, nan=-np.inf) for one in (known, np.array(value)))
     images = len(known) if np.isfinite(known).any() else 0
@@ -119,13 +121,13 @@ def complexity(model: Checkpoint, levels: np.ndarray, seed: int) -> Complexity:
 
 @st.cache_data(max_entries=256, show_spinner=False)
 def _complexity(_model: Checkpoint, key: str, levels: np.ndarray, seed: int) -> Complexity:
-    code = code_lengths(observe(_model.config, levels[None], seed).numpy())
+    seen = see(_model.model, levels[None], seed)
+    code = code_lengths(seen.x.numpy())
     bits, noise = float(code.bits[0]), float(code.noise[0])
     reference = _complexity_reference(_model, _model.identity)
     if reference is None:
         return Complexity(None, bits, noise)
-    found = sample_scores(_model, levels[None], draws=access.draws_of(_model), seed=seed)
-    elbo = found.terms.elbo.numpy()
+    elbo = estimate_elbo(seen, access.draws_of(_model)).value.numpy()
     value = complexity_excess(elbo, np.array([bits]))
     p = typicality(reference, value, excess_tie(elbo)).high
     return Complexity(Opinion(float(value[0]), noise, float(p[0]), len(reference)), bits, noise)
@@ -161,10 +163,10 @@ def _fit(model: Checkpoint, levels: np.ndarray, seed: int) -> np.ndarray:
     """Regrets, their errors and ELBO(q*), with shape (3, B)."""
     large = model.config.image.pixels > _LARGE
     best = best_gaussian(
-        model.model, levels, draws=access.draws_of(model), seed=seed,
+        see(model.model, levels, seed), draws=access.draws_of(model),
         fit_draws=_FEW_FIT_DRAWS if large else _FIT_DRAWS, scan=scan(model),
     )  # fmt: skip
-    return np.stack((best.elbo - best.encoder_elbo, best.gain_se + best.gain_error, best.elbo))
+    return np.stack((best.gain, best.gain_uncertainty, best.elbo))
 
 
 def regret_reference(model: Checkpoint) -> Iterator[np.ndarray]:

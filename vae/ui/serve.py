@@ -10,6 +10,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from vae.model.registry import default_root
+from vae.paths import app_folder
+
 __all__ = ["folders_variable", "free_port", "serve"]
 
 _PORTS_TRIED = 20
@@ -20,7 +23,7 @@ def serve(port: int, checkpoints: Path | None, browser: bool, folders: Sequence[
 
     Args:
         port: The port on 127.0.0.1; the next free one is taken when it is in use.
-        checkpoints: The folder of checkpoints; the project's own when not given.
+        checkpoints: The folder of checkpoints; that of :func:`default_root` when not given.
         browser: Whether to open a browser where there is a display.
         folders: Folders of images that the screen Train may offer.
 
@@ -33,21 +36,20 @@ def serve(port: int, checkpoints: Path | None, browser: bool, folders: Sequence[
         return 1
     if chosen != port:
         print(f"vae app: port {port} is in use, so {chosen} is taken.", file=sys.stderr)
-    environment = dict(os.environ)
-    if checkpoints is not None:
-        environment["ELBOSCOPE_CHECKPOINTS"] = str(checkpoints.resolve())
+    # Absolute, since the server runs in the app's own folder.
+    root = (checkpoints or default_root()).resolve()
+    environment = {**os.environ, "ELBOSCOPE_CHECKPOINTS": str(root)}
     if folders:
         environment["ELBOSCOPE_FOLDERS"] = folders_variable(folders)
-    root = Path(__file__).parents[2]
     # Streamlit prints the address, which its settings may alter, when the server answers.
     print("Elboscope is starting; stop it with Ctrl+C.", flush=True)
     command = [
-        *(sys.executable, "-m", "streamlit", "run", str(root / "app.py")),
+        *(sys.executable, "-m", "streamlit", "run", str(app_folder() / "app.py")),
         *("--server.port", str(chosen)),
         *("--server.headless", str(not (browser and _has_display())).lower()),
     ]
     # Streamlit reads its settings from the working directory as well as beside the script.
-    os.chdir(root)
+    os.chdir(app_folder())
     if sys.platform == "win32":
         # There exec makes another process and ends this one.
         return subprocess.call(command, env=environment)

@@ -21,9 +21,10 @@ from vae.data.published import SETS
 from vae.figures.frame import nats
 from vae.figures.training import curves, dimension_curves
 from vae.model.registry import default_root
-from vae.training.run import launch
+from vae.paths import app_folder, is_installed
 from vae.training.config import TrainConfig
 from vae.training.presets import DEFAULT_PRESET, PRESETS
+from vae.training.run import launch
 from vae.training.run.run_folder import RunFolder
 from vae.ui import access, widgets
 from vae.ui.literal import literal
@@ -134,6 +135,12 @@ def form() -> None:
             problem = problem or wait
         if shutil.disk_usage(root).free < _FEWEST_FREE:
             problem = problem or "Less than 1 GB is free on this disk; make room first."
+        if is_installed() and root.resolve().is_relative_to(app_folder().resolve()):
+            # They would go with the package that an update replaces.
+            problem = problem or (
+                "Models of your own need a folder of their own: start the app with "
+                "`--checkpoints FOLDER`."
+            )
         if problem:
             st.warning(problem, icon=":material/info:")
         if st.button("Train", type="primary", disabled=bool(problem), key="start") and not problem:
@@ -258,7 +265,7 @@ def _free_name(root: Path, preset: str) -> str:
 
 def _shown_path(root: Path, name: str) -> Path:
     """Where the model goes, as it is typed in the project's folder; anywhere, if it is outside."""
-    out, project = (root / name).resolve(), Path(__file__).parents[2]
+    out, project = (root / name).resolve(), app_folder()
     return out.relative_to(project) if out.is_relative_to(project) else out
 
 

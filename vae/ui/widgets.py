@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from vae.data.datasets import label_text
-from vae.elbo.scoring import Receipt
+from vae.elbo.expectation import Receipt
 from vae.figures.frame import adding_up, nats, plus_minus
 from vae.figures.pictures import figure_html, gallery_html
 from vae.model.checkpoint import Checkpoint

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from vae.elbo.terms import Terms, kl_per_dim, log_density, log_likelihood, sampled_terms
 from vae.model.vae import VAE
-from vae.training.loss.batch_objectives import free_bits_penalty, moment_penalty, total_correlation
+from vae.processes import ALONE, Processes
 from vae.training.config import TrainConfig
+from vae.training.loss.batch_objectives import free_bits_penalty, moment_penalty, total_correlation
 from vae.training.loss.objectives import (
     beta_loss,
     capacity_loss,
@@ -22,7 +23,6 @@ from vae.training.loss.objectives import (
     free_bits_loss,
     iwae_loss,
 )
-from vae.processes import ALONE, Processes
 
 __all__ = ["BatchLoss", "TrainingLoss"]
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vae.data.cache import CacheUnwritable, cache_home
+from vae.paths import app_folder, is_installed
 from vae.training.config import TrainConfig
 from vae.training.presets import PRESETS
 from vae.training.run.run_folder import RunFolder, is_running
@@ -111,8 +112,6 @@ def start(name: str, words: list[str]) -> None:
         OSError: If the process cannot be made.
     """
     log = _log(name)
-    # How the app's threads wait is no matter of the run's.
-    environment = {key: value for key, value in os.environ.items() if key != "GOMP_SPINCOUNT"}
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
         output = log.open("wb")
@@ -125,8 +124,8 @@ def start(name: str, words: list[str]) -> None:
         # A session of its own: neither the browser's tab nor the server takes it along.
         process = subprocess.Popen(
             [sys.executable, "-m", "vae", *words],
-            cwd=Path(__file__).parents[2], stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-            start_new_session=True, env=environment,
+            cwd=None if is_installed() else app_folder(), stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+            start_new_session=True,
         )  # fmt: skip
     # Whoever starts a process must ask how it ended, or it stays in the table of processes.
     threading.Thread(target=process.wait, daemon=True).start()

@@ -13,8 +13,8 @@ from tqdm import tqdm
 
 from vae.data.disk import machine_mark
 from vae.training.run.run_folder import RunFolder, now, process_mark
+from vae.training.run.stopping import GO_ON, Ending, StopSignals
 from vae.training.state.run_state import RunState
-from vae.training.run.stopping import StopSignals
 
 __all__ = ["Watch"]
 
@@ -127,11 +127,11 @@ class Watch:
         self._looked, self._looked_step = time.perf_counter(), state.step
 
     @property
-    def verdict(self) -> int:
-        """0 to go on; 2 where somebody asked for an end by file, 2 + n where by signal n."""
+    def ending(self) -> Ending:
+        """Whether somebody has asked for an end, by a signal or by file."""
         if self.signals is not None and self.signals.received:
-            return 2 + self.signals.received
-        return 2 if self._asked else 0
+            return Ending(True, self.signals.received)
+        return Ending(True) if self._asked else GO_ON
 
     def save(self, state: RunState) -> None:
         """Saves the best weights, then all that the next step follows from.

@@ -5,8 +5,24 @@ from __future__ import annotations
 import signal
 import threading
 from types import FrameType
+from typing import NamedTuple
 
-__all__ = ["Interrupted", "StopSignals"]
+__all__ = ["GO_ON", "Ending", "Interrupted", "StopSignals"]
+
+
+class Ending(NamedTuple):
+    """Whether somebody has asked a run to end.
+
+    Attributes:
+        asked: Whether.
+        signal: The number of the signal that asked; 0 for a request by file.
+    """
+
+    asked: bool
+    signal: int = 0
+
+
+GO_ON = Ending(False)
 
 
 class Interrupted(Exception):

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from vae.data.datasets import ImageData
-from vae.training.config import TrainConfig
 from vae.processes import ALONE, Processes
+from vae.training.config import TrainConfig
 
 __all__ = ["Batch", "Batches", "binarize"]
 

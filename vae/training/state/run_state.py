@@ -9,9 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from itertools import compress
 from typing import Any, NamedTuple
 
 import torch
@@ -21,12 +19,12 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 import vae
 from vae.data.datasets import ImageData
 from vae.model.vae import VAE
-from vae.training.state.batches import Batches
-from vae.training.config import TrainConfig
-from vae.training.state.differences import departures
-from vae.training.loss.training_loss import BatchLoss
-from vae.training.state.packing import Damaged, pack, unpack
 from vae.processes import ALONE, Processes
+from vae.training.config import TrainConfig
+from vae.training.loss.training_loss import BatchLoss
+from vae.training.state.batches import Batches
+from vae.training.state.differences import departures
+from vae.training.state.packing import Damaged, pack, unpack
 
 __all__ = ["Averages", "RunState", "config_of"]
 
@@ -92,7 +90,6 @@ class RunState:
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Tensor] = {}
         self.best_elbo, self.best_step = -math.inf, 0
-        self.speed: dict[str, Any] = {}
         self.departures: list[str] = []
         self._kl = torch.zeros(config.latent_dim, device=device)
         self._log_likelihood = torch.zeros((), device=device)
@@ -122,28 +119,6 @@ class RunState:
             self._move(self._average, self._present, None)
         else:
             torch._foreach_copy_(self._average, self._present)
-
-    def move_to(self, place: Callable[[Tensor], Tensor], mine: Sequence[bool]) -> None:
-        """Moves weights, their average and their moments to where several processes share them.
-
-        Args:
-            place: Maps a tensor to the one that takes its place.
-            mine: Which of the weights this process averages from here on.
-        """
-        averages = list(self.averaged.parameters())
-        for weight, average in zip(self.parameters, averages, strict=True):
-            moments = self.optimizer.state[weight]
-            if not moments:
-                # As the optimiser's first step would, but for all weights and not its own alone.
-                moments["step"] = torch.zeros(())
-                moments["exp_avg"] = torch.zeros_like(weight)
-                moments["exp_avg_sq"] = torch.zeros_like(weight)
-            # A saved state's come in any order, and all must ask for the same places.
-            for name in sorted(moments):
-                moments[name] = place(moments[name])
-            weight.data, average.data = place(weight.data), place(average.data)
-        self._present = [*compress(self.parameters, mine), *self.model.buffers()]
-        self._average = [*compress(averages, mine), *self.averaged.buffers()]
 
     def averages(self) -> Averages:
         """The training images' means since the last evaluation."""
@@ -210,7 +185,6 @@ class RunState:
             "best_step": self.best_step,
             "best_elbo": self.best_elbo if self.best else None,
             "history": self.history,
-            "speed": self.speed,
             "departures": self.departures,
         }
         return pack(tensors, facts)
@@ -241,8 +215,6 @@ class RunState:
             self._take_up(tensors, facts, best)
         except (KeyError, RuntimeError) as error:
             raise Damaged("another version saved it, in a way that this one can't read") from error
-        if any(words.startswith(("precision ", "compile ")) for words in differing):
-            self.speed = {}
         at = f"resumed at step {self.step}"
         self.departures += [f"{at}: {words}" for words in differing]
         return differing
@@ -268,7 +240,7 @@ class RunState:
         self._losses.extend(parts["losses"][""].to(self.device))
         self._images = facts["images"]
         self.step, self.seconds, self.history = facts["step"], facts["seconds"], facts["history"]
-        self.speed, self.departures = facts["speed"], facts["departures"]
+        self.departures = facts["departures"]
         if facts["best_elbo"] is not None:
             if best is None:
                 raise Damaged("its best weights are missing")

@@ -13,11 +13,11 @@ import torch
 
 from vae.data.adaptation import Prepared
 from vae.elbo.files import prepare
-from vae.elbo.tiles import decode_means, encode_tiled
+from vae.elbo.seen import see
+from vae.elbo.tiles import decode_means
 from vae.explore.profile import Profile, profile, typical
 from vae.figures.films import Sheet, frame_count, sprite_sheet
 from vae.model.checkpoint import Checkpoint
-from vae.model.vae import observe
 from vae.ui import access
 
 __all__ = [
@@ -113,6 +113,5 @@ def encoded(model: Checkpoint, data: bytes) -> Encoded:
 @st.cache_data(max_entries=32, show_spinner=False)
 def _encoded(_model: Checkpoint, key: str, data: bytes) -> Encoded:
     prepared = prepare(_model, data)
-    x = observe(_model.config, prepared.levels[None])
-    mu, sigma = encode_tiled(_model.model, x)
-    return Encoded(mu[0].numpy(), sigma[0].numpy(), prepared)
+    seen = see(_model.model, prepared.levels[None])
+    return Encoded(seen.mu[0].numpy(), seen.sigma[0].numpy(), prepared)

@@ -1,16 +1,18 @@
-"""``python -m vae bench film``: what a hand feels on the screens with films, in Chromium."""
+"""``make bench NAME=film``: what a hand feels on the screens with films, in Chromium."""
 
 from __future__ import annotations
 
 import json
 import statistics
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vae.cli.chromium import (
+import tyro
+from browser import running_app
+
+from bench.chromium import (
     Measure,
-    app_server,
-    check_port,
     chromium,
     clicked,
     new_page,
@@ -18,12 +20,9 @@ from vae.cli.chromium import (
     print_measures,
     settle,
 )
-from vae.cli.program import EXIT_USAGE, Stop, parse
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
-
-__all__ = ["TEXT", "bench_film"]
 
 TEXT = "Frames while scrubbing a film, a new start, and a change of screen, in Chromium."
 
@@ -52,25 +51,22 @@ class _Arguments:
     """What to measure.
 
     Args:
-        port: The port of the server that is started for it.
         turns: New starts and changes of screen; medians are printed.
         json: Print one JSON document instead of a table.
     """
 
-    port: int = 8590
     turns: int = 9
     json: bool = False
 
 
-def bench_film(arguments: list[str]) -> int:
-    """Runs the command; returns its exit code."""
-    flags = parse(_Arguments, "bench film", TEXT, arguments)
+def run(arguments: list[str]) -> None:
+    """Runs the benchmark."""
+    flags = tyro.cli(_Arguments, prog="bench film", description=TEXT, args=arguments)
     if flags.turns < 1:
-        raise Stop(EXIT_USAGE, f"--turns must be at least 1, not {flags.turns}.")
-    check_port(flags.port)
+        sys.exit(f"--turns must be at least 1, not {flags.turns}.")
     measures: list[Measure] = []
-    with app_server(flags.port) as (address, _), chromium() as browser:
-        page = new_page(browser)
+    with running_app() as address, chromium() as running:
+        page = new_page(running)
         for model in ("digits-2d", "sprites-10d"):
             measures += _scrub(page, address, model)
         # Decoding takes next to nothing of the first, so that the second tells what it costs.
@@ -78,7 +74,6 @@ def bench_film(arguments: list[str]) -> int:
             measures.append(_new_start(page, address, model, flags.turns))
         measures += _switches(page, address, flags.turns)
     print_measures(measures, flags.json)
-    return 0
 
 
 def _scrub(page: Page, address: str, model: str) -> list[Measure]:
@@ -111,9 +106,7 @@ def _scrub(page: Page, address: str, model: str) -> list[Measure]:
     gaps = [after - before for before, after in zip(times, times[1:], strict=False)]
     shown = sum(after[1] != before[1] for before, after in zip(ticks, ticks[1:], strict=False))
     if shown < 20:
-        raise Stop(
-            EXIT_USAGE, f"the film of {model} hardly moved: {shown} of {len(ticks)} frames."
-        )
+        sys.exit(f"the film of {model} hardly moved: {shown} of {len(ticks)} frames.")
     return [
         Measure(f"scrub {model}, median frame", statistics.median(gaps), "ms", 17),
         Measure(f"scrub {model}, 95th percentile", percentile(gaps, 0.95), "ms", 34),

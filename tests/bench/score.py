@@ -1,4 +1,4 @@
-"""``python -m vae bench score``: folder scoring and scoring in memory against plain loops."""
+"""``make bench NAME=score``: folder scoring and scoring in memory against plain loops."""
 
 from __future__ import annotations
 
@@ -13,12 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from vae.cli.program import EXIT_USAGE, Stop, parse
+import tyro
 
 if TYPE_CHECKING:
     from vae.model.checkpoint import Checkpoint
-
-__all__ = ["TEXT", "bench_score"]
 
 TEXT = "Folder scoring against a DataLoader loop, and scoring in memory against a bare forward."
 
@@ -70,11 +68,11 @@ class _Arguments:
     rounds: int = 3
 
 
-def bench_score(arguments: list[str]) -> int:
-    """Runs the benchmark; returns its exit code."""
-    flags = parse(_Arguments, "bench score", TEXT + _NOTE, arguments)
+def run(arguments: list[str]) -> None:
+    """Runs the benchmark."""
+    flags = tyro.cli(_Arguments, prog="bench score", description=TEXT + _NOTE, args=arguments)
     if flags.files < 3 * _WARM or flags.rounds < 1 or flags.draws < 1 or flags.memory_draws < 1:
-        raise Stop(EXIT_USAGE, f"--files takes at least {3 * _WARM}, the others at least 1.")
+        sys.exit(f"--files takes at least {3 * _WARM}, the others at least 1.")
     from vae.data.bulk import cores
 
     print(f"{cores()} cores; rates are images a second; medians of {flags.rounds} rounds")
@@ -86,7 +84,6 @@ def bench_score(arguments: list[str]) -> int:
             _bench_memory(home, flags.files)
     for name, count in (("digits-10d", flags.images), ("sprites-10d", flags.images // 8)):
         _bench_model(name, max(2, count), flags)
-    return 0
 
 
 def _make_files(folder: Path, count: int) -> None:
@@ -251,7 +248,7 @@ def _peak(command: list[str]) -> float:
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise Stop(1, "scoring the files failed; run it by hand to see why.")
+        sys.exit("scoring the files failed; run it by hand to see why.")
     # Linux counts in KB, macOS in bytes.
     return usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 

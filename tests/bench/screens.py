@@ -1,28 +1,27 @@
-"""``python -m vae bench screens``: how long a visitor waits for each screen, in Chromium."""
+"""``make bench NAME=screens``: how long a visitor waits for each screen, in Chromium."""
 
 from __future__ import annotations
 
 import statistics
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vae.cli.chromium import (
+import tyro
+from browser import app_process
+
+from bench.chromium import (
     Measure,
     Processor,
-    app_server,
-    check_port,
     chromium,
     clicked,
     new_page,
     print_measures,
     settle,
 )
-from vae.cli.program import EXIT_MISSING, EXIT_USAGE, Stop, parse
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
-
-__all__ = ["TEXT", "bench_screens"]
 
 TEXT = "From a click to the whole screen: a change of screen, and another sample, in Chromium."
 
@@ -52,38 +51,32 @@ class _Arguments:
     Args:
         checkpoint: The model shown, by its name.
         screens: The screens, by the last part of their address; all when none is given.
-        port: The port of the server that is started for it.
         turns: Changes and samples; medians are printed.
         json: Print one JSON document instead of a table.
     """
 
     checkpoint: str = "digits-2d"
     screens: tuple[str, ...] = ()
-    port: int = 8585
     turns: int = 9
     json: bool = False
 
 
-def bench_screens(arguments: list[str]) -> int:
-    """Runs the command; returns its exit code."""
+def run(arguments: list[str]) -> None:
+    """Runs the benchmark."""
     from vae.ui.screens import SCREENS
 
-    flags = parse(_Arguments, "bench screens", TEXT, arguments)
+    flags = tyro.cli(_Arguments, prog="bench screens", description=TEXT, args=arguments)
     if flags.turns < 1:
-        raise Stop(EXIT_USAGE, f"--turns must be at least 1, not {flags.turns}.")
+        sys.exit(f"--turns must be at least 1, not {flags.turns}.")
     titles = {name: title for section in SCREENS.values() for name, title in section.items()}
     if unknown := set(flags.screens) - set(titles):
-        raise Stop(
-            EXIT_USAGE, f"there is no screen {min(unknown)!r}; there are: {', '.join(titles)}."
-        )
-    check_port(flags.port)
+        sys.exit(f"there is no screen {min(unknown)!r}; there are: {', '.join(titles)}.")
     measures: list[Measure] = []
-    with app_server(flags.port) as (address, pid), chromium() as browser:
-        page = new_page(browser)
+    with app_process() as (address, server), chromium() as running:
+        page = new_page(running)
         for name in flags.screens or titles:
-            measures += _figures(page, address, pid, flags, name, titles)
+            measures += _figures(page, address, server.pid, flags, name, titles)
     print_measures(measures, flags.json)
-    return 0
 
 
 def _figures(
@@ -96,7 +89,7 @@ def _figures(
     page.get_by_role("heading", level=1).first.wait_for()
     settle(page)
     if page.get_by_test_id("stException").count():
-        raise Stop(EXIT_MISSING, f"the screen {titles[name]!r} ends in an error.")
+        sys.exit(f"the screen {titles[name]!r} ends in an error.")
     # From a screen with little on it, so that this one's own time is what is measured.
     title, away = titles[name], "Derivation" if name != "derivation" else "Score images"
 

@@ -1,9 +1,10 @@
-"""``python -m vae bench bound``: the importance-weighted bound against a plain batched loop."""
+"""``make bench NAME=bound``: the importance-weighted bound against a plain batched loop."""
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import statistics
 import sys
 import time
@@ -11,15 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vae.cli.program import EXIT_USAGE, Stop, parse
+import tyro
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
     from vae.model.vae import VAE
-
-__all__ = ["TEXT", "bench_bound"]
 
 TEXT = "L_k of a 784-200-200-50 model (Burda et al. 2016), images a second and memory."
 
@@ -43,21 +42,20 @@ class _Arguments:
     json: bool = False
 
 
-def bench_bound(arguments: list[str]) -> int:
-    """Runs the command; returns its exit code."""
+def run(arguments: list[str]) -> None:
+    """Runs the benchmark."""
     import numpy as np
     import torch
 
     from vae.data.spec import ImageSpec
     from vae.elbo.evaluation import statistics_of
     from vae.model.config import ModelConfig
-    from vae.model.stored import Reference
     from vae.model.vae import VAE
 
-    flags = parse(_Arguments, "bench bound", TEXT, arguments)
+    flags = tyro.cli(_Arguments, prog="bench bound", description=TEXT, args=arguments)
     k = flags.importance_samples
     if min(k, flags.images, flags.turns) < 1 or flags.threads < 0:
-        raise Stop(EXIT_USAGE, "importance-samples, images and turns must be at least 1.")
+        sys.exit("importance-samples, images and turns must be at least 1.")
     if flags.threads:
         torch.set_num_threads(flags.threads)
     image = ImageSpec(channels=1, height=28, width=28, background=0.0)
@@ -73,9 +71,7 @@ def bench_bound(arguments: list[str]) -> int:
     levels = np.random.default_rng(0).integers(0, 256, (flags.images, *image.shape), np.uint8)
 
     def ours(count: int = flags.images, draws: int = 64, k: int = k) -> None:
-        numbers = np.arange(count)
-        which = Reference.of_images(numbers, numbers.astype(np.uint8), numbers)
-        statistics_of(model, lambda rows: levels[rows], which, draws, k, progress=False)
+        statistics_of(model, lambda rows: levels[rows], count, draws, k, progress=False)
 
     # Loads what torch loads on its first use, which is no memory of ours.
     ours(1, 1, 1)
@@ -86,9 +82,9 @@ def bench_bound(arguments: list[str]) -> int:
     seconds: dict[str, list[float]] = {"ours": [], "naive": []}
     busy: dict[str, list[float]] = {"ours": [], "naive": []}
     for _ in range(flags.turns):
-        for name, run in (("ours", ours), ("naive", lambda: naive_bounds(model, levels, k))):
+        for name, loop in (("ours", ours), ("naive", lambda: naive_bounds(model, levels, k))):
             start, start_busy = time.perf_counter(), time.process_time()
-            run()
+            loop()
             seconds[name].append(time.perf_counter() - start)
             busy[name].append(time.process_time() - start_busy)
     # Processor time tells what a quiet machine would do where others share this one.
@@ -109,7 +105,7 @@ def bench_bound(arguments: list[str]) -> int:
     }
     if flags.json:
         print(json.dumps(result, indent=1))
-        return 0
+        return
     print(f"L_{k} of a 784-200-200-50 model, {result['threads']} threads, float32")
     print(f"  vae                       {rates['ours']:>8.1f} images/s")
     print(f"  plain batched loop        {rates['naive']:>8.1f} images/s")
@@ -120,7 +116,6 @@ def bench_bound(arguments: list[str]) -> int:
     print(f"  10,000 images take        {result['minutes_for_10000']:>8.1f} minutes")
     if result["memory_megabytes"] is not None:
         print(f"  memory above the model    {memory:>8.0f} MB")
-    return 0
 
 
 def naive_bounds(model: VAE, levels: np.ndarray, k: int, rows: int = 5_000) -> Tensor:
@@ -164,13 +159,7 @@ def _resident() -> float:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
     except OSError:
         return math.nan
-    return pages * _page_size() / 1e6
-
-
-def _page_size() -> int:
-    import resource
-
-    return resource.getpagesize()
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def _peak() -> float:

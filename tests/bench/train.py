@@ -1,14 +1,13 @@
-"""``python -m vae bench train``."""
+"""``make bench NAME=train``."""
 
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass
 from typing import Literal
 
-from vae.cli.program import EXIT_USAGE, Stop, parse
-
-__all__ = ["TEXT", "bench_train"]
+import tyro
 
 TEXT = "Measure the training loop against a bare and a conventional one."
 
@@ -36,11 +35,11 @@ class _Arguments:
     json: bool = False
 
 
-def bench_train(arguments: list[str]) -> int:
-    """Runs the command; returns its exit code."""
-    from vae.training.bench import CASES, compare_loops
+def run(arguments: list[str]) -> None:
+    """Runs the benchmark."""
+    from bench.training_loops import CASES, compare_loops
 
-    flags = parse(_Arguments, "bench train", TEXT, arguments)
+    flags = tyro.cli(_Arguments, prog="bench train", description=TEXT, args=arguments)
     ratios = []
     for case in [flags.network] if flags.network else CASES:
         try:
@@ -48,10 +47,10 @@ def bench_train(arguments: list[str]) -> int:
                 case, flags.turns, flags.steps, flags.device, flags.fast, flags.batch
             )
         except ValueError as error:
-            raise Stop(EXIT_USAGE, str(error)) from error
+            sys.exit(str(error))
     if flags.json:
         print(json.dumps([ratio._asdict() for ratio in ratios], indent=1))
-        return 0
+        return
     print("Images per second, as a multiple of another loop's (median and quartiles over turns).")
     print("Ours and the bare loop both average and clip; the conventional one does neither.")
     for ratio in ratios:
@@ -62,4 +61,3 @@ def bench_train(arguments: list[str]) -> int:
             f"({ratio.low:.2f} to {ratio.high:.2f}; {ratio.by_processor:.2f} by processor time), "
             f"{ratio.images_per_second:,.0f} images/s"
         )
-    return 0

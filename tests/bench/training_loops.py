@@ -1,8 +1,8 @@
 r"""How fast the training loop is, against two loops with the same network.
 
 - *bare*: tensors in memory, the same arithmetic, averaged weights and clipping, and nothing else:
-  what a loop could reach. The same means float32, its products by oneDNN where that pays, as in
-  training; our loop's other arithmetics are measured against it too.
+  what a loop could reach. The same means float32; our loop's other arithmetics are measured
+  against it too.
 - *conventional*: torchvision's MNIST class and transforms through a ``DataLoader``, a number read
   back each step, as is often written. It has neither averaged weights nor clipping.
 
@@ -31,15 +31,14 @@ from torch import Tensor, nn
 from vae.data.datasets import ImageData, Splits
 from vae.data.spec import ImageSpec
 from vae.elbo.terms import standard_normal_kl
-from vae.model.linear import use_onednn
 from vae.model.vae import VAE
+from vae.training.arithmetic import Arithmetic, compiled
 from vae.training.config import TrainConfig
 from vae.training.devices import choose_device
 from vae.training.fit import train_step
 from vae.training.loss.training_loss import TrainingLoss
-from vae.training.speed import Speed, float32_on
-from vae.training.state.run_state import RunState
 from vae.training.run.monitor import Watch
+from vae.training.state.run_state import RunState
 
 __all__ = ["CASES", "Ratio", "compare_loops"]
 
@@ -114,27 +113,14 @@ def compare_loops(
         config = replace(config, batch_size=batch)
     place = choose_device(device)
     data = _noise(_SIDES[case])
-    plain = float32_on(place)
     loops: dict[str, tuple[Callable[[int], None], int]] = {
-        f"ours, {plain.name}": (_ours(config, data, place, plain), steps),
-        "bare": (_bare(config, data, place, plain), steps),
+        "ours, float32": (_ours(config, data, place, Arithmetic()), steps),
+        "bare": (_bare(config, data, place), steps),
         "conventional": (_conventional(config, data, place), max(1, steps // 4)),
     }
     if fast:
-        speeds = [
-            plain._replace(compiled=True),
-            Speed(bfloat16=True),
-            Speed(bfloat16=True, compiled=True),
-        ]
-        if plain.onednn:
-            speeds.insert(0, Speed())
-        for speed in speeds:
-            loop = _ours(config, data, place, speed)
-            try:
-                loop(3)
-            except Exception:  # a machine without a compiler is compared without one
-                continue
-            loops[f"ours, {speed.name}"] = (loop, steps)
+        for kind in (Arithmetic(False, True), Arithmetic(True), Arithmetic(True, True)):
+            loops[f"ours, {kind.name}"] = (_ours(config, data, place, kind), steps)
     rates: dict[str, list[tuple[float, float]]] = {name: [] for name in loops}
     for turn in range(turns + 1):
         for name, (loop, count) in loops.items():
@@ -175,26 +161,24 @@ def _noise(side: int) -> ImageData:
 
 
 def _ours(
-    config: TrainConfig, data: ImageData, device: torch.device, speed: Speed
+    config: TrainConfig, data: ImageData, device: torch.device, arithmetic: Arithmetic
 ) -> Callable[[int], None]:
     state = RunState(config, data, device)
-    step_of = speed.ready(TrainingLoss(state.model, config, len(data.splits.train)))
+    loss = TrainingLoss(state.model, config, len(data.splits.train))
+    step_of, arithmetic = compiled(state, loss, arithmetic, print)
     watch = Watch(progress=False)
     watch.start(state, config.batch_size, {})
 
     def run(steps: int) -> None:
         for _ in range(steps):
-            train_step(state, step_of, speed)
+            train_step(state, step_of, arithmetic)
             watch.look(state)
 
     return run
 
 
-def _bare(
-    config: TrainConfig, data: ImageData, device: torch.device, speed: Speed
-) -> Callable[[int], None]:
+def _bare(config: TrainConfig, data: ImageData, device: torch.device) -> Callable[[int], None]:
     model = VAE(config.model(data.spec)).to(device)
-    use_onednn(model, speed.onednn)
     images = (torch.from_numpy(data.read(data.splits.train)) >= 128).float().to(device)
     weights = list(model.parameters())
     average = [weight.detach().clone() for weight in weights]

@@ -1,33 +1,33 @@
-"""``python -m vae bench plane``: what a hand feels on the latent map, in Chromium."""
+"""``make bench NAME=plane``: what a hand feels on the latent map, in Chromium."""
 
 from __future__ import annotations
 
 import shutil
 import statistics
+import sys
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vae.cli.chromium import (
+import tyro
+from browser import app_process
+
+from bench.chromium import (
     Measure,
-    app_server,
-    check_port,
     chromium,
     clicked,
     new_page,
     percentile,
     print_measures,
 )
-from vae.cli.program import EXIT_USAGE, Stop, open_checkpoint, parse
+from vae.cli.program import open_checkpoint
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
     from vae.model.checkpoint import Checkpoint
-
-__all__ = ["TEXT", "bench_plane"]
 
 TEXT = "Frames while hovering, panning and zooming the latent map, its loading and its memory."
 
@@ -65,41 +65,37 @@ class _Arguments:
     Args:
         checkpoint: The model that is opened, and after which the made-up samples are.
         points: Sizes of made-up reference sets, each opened after the model itself.
-        port: The port of the server that is started for it.
         json: Print one JSON document instead of a table.
     """
 
     checkpoint: str = "digits-2d"
     points: tuple[int, ...] = (10_000, 70_000)
-    port: int = 8595
     json: bool = False
 
 
-def bench_plane(arguments: list[str]) -> int:
-    """Runs the command; returns its exit code."""
-    flags = parse(_Arguments, "bench plane", TEXT, arguments)
+def run(arguments: list[str]) -> None:
+    """Runs the benchmark."""
+    flags = tyro.cli(_Arguments, prog="bench plane", description=TEXT, args=arguments)
     if not all(1 <= points <= _MOST_POINTS for points in flags.points):
-        raise Stop(EXIT_USAGE, f"--points must lie in 1..{_MOST_POINTS}.")
-    check_port(flags.port)
+        sys.exit(f"--points must lie in 1..{_MOST_POINTS}.")
     source = open_checkpoint(flags.checkpoint)
     measures: list[Measure] = []
     with tempfile.TemporaryDirectory(prefix="elboscope-bench-") as folder:
         crowds = _models(Path(folder), source, flags)
-        with app_server(flags.port, Path(folder)) as (address, pid), chromium() as browser:
+        with app_process("--checkpoints", folder) as (address, server), chromium() as running:
             # The server's own start, its imports, is not what is measured.
-            page = new_page(browser)
+            page = new_page(running)
             _opened(page, f"{address}/latent_map?model={source.name}")
             page.context.close()
             for name, points in crowds.items():
                 # Bars are for sets of up to 10,000 samples; larger ones are there to be told.
-                measures += _figures(browser, address, name, pid, points <= _BARRED)
+                measures += _figures(running, address, name, server.pid, points <= _BARRED)
     print_measures(measures, flags.json)
-    return 0
 
 
 def _models(folder: Path, source: Checkpoint, flags: _Arguments) -> dict[str, int]:
     """Makes a folder of the model itself and of its crowds; the samples of each, by its name."""
-    from vae.explore.synthetic import write_crowd
+    from bench.crowd import write_crowd
     from vae.model.registry import default_root, find
 
     given = Path(flags.checkpoint)
@@ -111,17 +107,17 @@ def _models(folder: Path, source: Checkpoint, flags: _Arguments) -> dict[str, in
     return {source.name: source.reference.size, **crowds}
 
 
-def _figures(browser: Browser, address: str, name: str, pid: int, barred: bool) -> list[Measure]:
+def _figures(running: Browser, address: str, name: str, pid: int, barred: bool) -> list[Measure]:
     """Opens one model's map and moves about on it."""
     url, measures = f"{address}/latent_map?model={name}", []
     opens, switches = (_OPENS, _SWITCHES) if barred else (None, None)
-    page = new_page(browser)
+    page = new_page(running)
     took = _opened(page, url)
     measures.append(Measure(f"{name}: opened for the first time", took, "ms"))
     page.context.close()
     new = []
     for _ in range(_OPENINGS):
-        page = new_page(browser)
+        page = new_page(running)
         new.append(_opened(page, url))
         again = [_opened(page, url) for _ in range(_OPENINGS)]
         if len(new) < _OPENINGS:

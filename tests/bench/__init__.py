@@ -1,0 +1,1 @@
+"""Benchmarks, run by ``make bench NAME=...``: one file each, and what those in a browser share."""
