@@ -6,6 +6,7 @@ where those images are on this machine and were not exchanged for a named set.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -106,7 +107,9 @@ def _evidence(_model: Checkpoint, key: str, levels: np.ndarray, seed: int) -> Op
     if exact:
         known, found = reference.log_evidence[rows], exact_evidence(seen.model, seen.x, seen.mu)
     else:
-        known, found = reference.iwae_bound[rows], estimate_bound(seen, k)
+        # A model may have been evaluated without bounds.
+        found = estimate_bound(seen, k) if k else (math.nan, math.nan)
+        known = reference.iwae_bound[rows]
     value, error = float(found[0]), float(found[1])
     # Out of the quadrature's reach, on either side, is stranger than anything within it.
     known, place = (np.nan_to_num(one, nan=-np.inf) for one in (known, np.array(value)))
