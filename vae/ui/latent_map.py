@@ -291,20 +291,20 @@ def draw(model: Checkpoint, sample: int, found: Scene, chosen: Settings) -> None
         Fact("ELBO", table.elbo, digits=1),
     )
     slots = [
-        maps.points(KEY, model, found, facts),
+        maps.points(KEY, model, found.geometry, found, facts),
         maps.colour(KEY, model, chosen.colour, values, unit, names, digits),
     ]
     if found.plane is not None:
-        slots.append(maps.lattice(KEY, model, found, "coarse", found.home))
+        slots.append(maps.lattice(KEY, model, found.plane, "coarse", found.home))
         if window is not None:
-            slots.append(maps.lattice(KEY, model, found, "fine", window))
+            slots.append(maps.lattice(KEY, model, found.plane, "fine", window))
     if window is not None and PICTURES in layers:
         slots.append(maps.thumbnails(KEY, model, found, window))
     if found.dims is not None:
         with_holes = HOLES in layers
         slots.append(maps.field(KEY, model, found.dims, window or found.home, with_holes))
     if ROUND_TRIP in layers:
-        slots.append(maps.arrows(KEY, model, found)[0])
+        slots.append(maps.arrows(KEY, model, found.plane, found.home)[0])
     members = maps.group(model)
     if members is not None:
         slots.append(group_slot(KEY, np.isin(np.arange(len(table.mu)), members)))
@@ -348,7 +348,7 @@ def draw(model: Checkpoint, sample: int, found: Scene, chosen: Settings) -> None
             "images": PICTURES in layers,
         },
         lines=_lines(found, PRIOR in layers),
-        labels=maps.labels(model, found) if chosen.colour == "label" else (),
+        labels=maps.labels(model, found.geometry, found) if chosen.colour == "label" else (),
         on_pick=choose(len(table.mu)),
         on_view=keep,
         on_loop=circle,

@@ -12,8 +12,8 @@ import streamlit as st
 from vae.elbo.rows import inert
 from vae.figures.export import animation, picture
 from vae.model.checkpoint import Checkpoint
+from vae.ui import access
 from vae.ui.film import copy_link
-from vae.ui.walks import decoded
 
 __all__ = ["codes_csv", "export_film", "export_grid"]
 
@@ -42,7 +42,7 @@ def export_film(
         some = codes[rows]
 
         def frames() -> np.ndarray:
-            return decoded.images_of(model, some)
+            return access.decode(model, some)
 
         def as_picture() -> bytes:
             images = frames()

@@ -17,7 +17,7 @@ __all__ = ["show_place", "trust_lines"]
 
 def show_place(model: Checkpoint, code: np.ndarray, text: str) -> None:
     """Draws one place: what it decodes to, the nearest data, and four numbers."""
-    image = decoded.images_of(model, code)
+    image = access.decode(model, code)
     found = decoded.profile_of(model, code[None])
     nearest = int(found.nearest[0])
     st.subheader("The chosen place", anchor=False)

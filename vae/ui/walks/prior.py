@@ -9,7 +9,7 @@ from vae.explore.traversals import manifold_codes, prior_codes
 from vae.figures.frame import nats
 from vae.figures.pictures import contact_sheet, gallery_html
 from vae.model.checkpoint import Checkpoint
-from vae.ui import links, widgets
+from vae.ui import access, links, widgets
 from vae.ui.walks import decoded
 from vae.ui.walks.export import codes_csv, export_grid
 from vae.ui.walks.place import show_place
@@ -35,7 +35,7 @@ def show_prior(model: Checkpoint, sample: int) -> None:
             key="closer", width=160,
         )  # fmt: skip
     codes = prior_codes(model.config.latent_dim, _DRAWS, seed, temperature)
-    images, found = decoded.images_of(model, codes), decoded.profile_of(model, codes)
+    images, found = access.decode(model, codes), decoded.profile_of(model, codes)
     usual = decoded.typical_of(model)
     middle = float(np.median(found.distance))
     widgets.lead(
@@ -61,7 +61,7 @@ def show_manifold(model: Checkpoint, sample: int) -> None:
         f"The whole plane at a glance: <b>{side * side}</b> places, each of which stands for the "
         "same share of the prior, decoded."
     )
-    images = decoded.images_of(model, codes.reshape(-1, 2))
+    images = access.decode(model, codes.reshape(-1, 2))
     widgets.picture(
         contact_sheet(images, side, gap=1, ground=0.5),
         "Across: z1 from the prior's 1 % quantile to its 99 %. Upwards: z2 likewise.",

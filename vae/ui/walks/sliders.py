@@ -67,7 +67,7 @@ def show_sliders(model: Checkpoint, sample: int) -> None:
             f"lies <b>{nats(away, 2)}</b> latent units from the nearest other held-out code."
         )
     with picture:
-        image = decoded.images_of(model, code)
+        image = access.decode(model, code)
         widgets.picture(image, "What this code draws", "The image that the sliders make", 420)
         trust_lines(model, code)
         st.code(code_text(code), language=None, wrap_lines=True)
