@@ -12,7 +12,7 @@ import streamlit as st
 from vae.elbo.calibration_sets import calibration_of
 from vae.elbo.files import ScoredImage, ScoreSettings, score_bytes
 from vae.model.checkpoint import Checkpoint
-from vae.ui.caches import cached
+from vae.ui.caches import shared
 
 __all__ = ["score_in_parts", "scored_with_progress"]
 
@@ -55,7 +55,8 @@ def score_in_parts(
         yield found
 
 
-@cached(max_entries=64)
+# Shared, since what the model sees goes with the model itself, which nobody wants copied.
+@shared(max_entries=64)
 def _scored(
     model: Checkpoint,
     name: str,  # rows state it
