@@ -6,6 +6,7 @@ where those images are on this machine and were not exchanged for a named set.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -97,6 +98,8 @@ def evidence(model: Checkpoint, levels: np.ndarray, seed: int) -> Opinion:
     """log p(x) where it is exact, else L_k by the estimator of the calibration images."""
     exact = model.config.latent_dim <= 2
     k = int(model.manifest["metrics"]["importance_samples"])
+    if not exact and not k:  # a run may leave out the bound
+        return Opinion(math.nan, math.nan, math.nan, 0)
     seen = see(model.model, levels[None], seed)
     reference, rows = model.reference, model.reference.of_split("calibration")
     if exact:
