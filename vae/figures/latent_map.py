@@ -63,20 +63,32 @@ def all_pairs(
                         (shade[order], np.full(len(mu), 255))
                     )
     figure.add_layout_image(
-        source=data_url(image), xref="x", yref="y", x=0, y=0, sizex=size, sizey=size,
-        sizing="stretch", layer="below",
-    )  # fmt: skip
+        source=data_url(image),
+        xref="x",
+        yref="y",
+        x=0,
+        y=0,
+        sizex=size,
+        sizey=size,
+        sizing="stretch",
+        layer="below",
+    )
     names = [f"z{d + 1}" for d in dims]
     pairs = [(row, column) for row in range(count) for column in range(row)]
     middles = np.array(pairs) * step + _PANEL / 2
     figure.add_scatter(
-        x=middles[:, 1], y=middles[:, 0], mode="markers",
+        x=middles[:, 1],
+        y=middles[:, 0],
+        mode="markers",
         customdata=[[names[column], names[row]] for row, column in pairs],
-        marker={"size": 0.8 * _PANEL * height / size, "symbol": "square", "opacity": 0.001,
-                "color": palette.PRIOR},
-        hovertemplate="%{customdata[0]} across, %{customdata[1]} up: click to open"
-        "<extra></extra>",
-    )  # fmt: skip
+        marker={
+            "size": 0.8 * _PANEL * height / size,
+            "symbol": "square",
+            "opacity": 0.001,
+            "color": palette.PRIOR,
+        },
+        hovertemplate="%{customdata[0]} across, %{customdata[1]} up: click to open<extra></extra>",
+    )
     share = (mu[selected, dims] / span + 1) / 2
     ring_selected(figure, 0, 0)
     rings = figure.data[-1]

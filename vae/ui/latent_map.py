@@ -79,9 +79,13 @@ def settings(model: Checkpoint, table: Table) -> Settings:
     maps.unchecked("colour", quantities, "colouring")
     with st.container(horizontal=True, vertical_alignment="bottom"):
         colour = st.selectbox(
-            "Colour by", quantities, key="colour", bind="query-params", width=230,
+            "Colour by",
+            quantities,
+            key="colour",
+            bind="query-params",
+            width=230,
             on_change=_forget,
-        )  # fmt: skip
+        )
         if colour == "label" and len(model.label_names) > MOST_NAMED:
             _find_class(model, table)
         view, dims, hold = VIEWS[0], (0, 1), True
@@ -98,25 +102,40 @@ def settings(model: Checkpoint, table: Table) -> Settings:
         if many and view == VIEWS[0]:
             maps.unchecked("across", names, "dimension across")
             across = st.selectbox(
-                "Across", names, key="across", bind="query-params", width=110,
-                on_change=_forget, help=_by_kl(mean_kl),
-            )  # fmt: skip
+                "Across",
+                names,
+                key="across",
+                bind="query-params",
+                width=110,
+                on_change=_forget,
+                help=_by_kl(mean_kl),
+            )
             others = [name for name in names if name != across]
             maps.unchecked("up", others, "dimension up")
             up = st.selectbox(
-                "Up", others, key="up", bind="query-params", width=110, on_change=_forget,
+                "Up",
+                others,
+                key="up",
+                bind="query-params",
+                width=110,
+                on_change=_forget,
                 help=_by_kl(mean_kl),
-            )  # fmt: skip
+            )
             dims = (int(across[1:]) - 1, int(up[1:]) - 1)
         if many and view != VIEWS[2]:
             places = ("this sample's", "0")
             maps.unchecked("hold", places, "place for the other dimensions")
             hold = places[0] == st.segmented_control(
-                "Others at", places, default=places[0], required=True, key="hold",
-                bind="query-params", on_change=_forget,
+                "Others at",
+                places,
+                default=places[0],
+                required=True,
+                key="hold",
+                bind="query-params",
+                on_change=_forget,
                 help="A picture needs all dimensions. Where the plane's pictures keep the ones "
                 "that it doesn't show: at the chosen sample's values, or at the prior's mean.",
-            )  # fmt: skip
+            )
     offered = _offered(view)
     asked = st.query_params.get_all("layers")
     if "layers" not in st.session_state and not set(asked) <= {*LAYERS, ""}:
@@ -125,9 +144,14 @@ def settings(model: Checkpoint, table: Table) -> Settings:
     if kept is not None and not set(kept) <= set(offered):
         st.session_state["layers"] = [name for name in kept if name in offered]
     layers = st.pills(
-        "Layers", offered, default=[name for name in _DEFAULT_LAYERS if name in offered],
-        selection_mode="multi", key="layers", bind="query-params", on_change=_forget,
-    )  # fmt: skip
+        "Layers",
+        offered,
+        default=[name for name in _DEFAULT_LAYERS if name in offered],
+        selection_mode="multi",
+        key="layers",
+        bind="query-params",
+        on_change=_forget,
+    )
     for sentence in st.session_state.get("map_notices", ()):
         st.warning(sentence, icon=":material/link_off:")
     if empty:
@@ -163,12 +187,17 @@ def _find_class(model: Checkpoint, table: Table) -> None:
         maps.set_group(model, np.flatnonzero(table.labels == st.session_state["find"]))
 
     st.selectbox(
-        "Find a class", classes, index=None, key="find", width=230, on_change=gather,
+        "Find a class",
+        classes,
+        index=None,
+        key="find",
+        width=230,
+        on_change=gather,
         format_func=lambda number: label_text(number, model.label_names),
         placeholder=f"among {len(classes):,}",
         help=f"The {MOST_NAMED} commonest classes have a colour and a name on the map, the others "
         "are grey. A class that is found becomes the group.",
-    )  # fmt: skip
+    )
 
 
 def _offered(view: str) -> list[str]:
@@ -226,9 +255,14 @@ def scene(model: Checkpoint, table: Table, sample: int, chosen: Settings) -> Sce
         dims = chosen.dims
         places = mu[:, dims]
         return Scene(
-            chosen.view, f"{sha} {dims}", places, sigma[:, dims], dimension_plane(dims, held),
-            dims, *_windows(places, _ANYWHERE),
-        )  # fmt: skip
+            chosen.view,
+            f"{sha} {dims}",
+            places,
+            sigma[:, dims],
+            dimension_plane(dims, held),
+            dims,
+            *_windows(places, _ANYWHERE),
+        )
     if chosen.view == VIEWS[1]:
         axes = all_codes.principal(model)
         places = (mu - axes.mean) @ axes.directions.T
@@ -238,9 +272,14 @@ def scene(model: Checkpoint, table: Table, sample: int, chosen: Settings) -> Sce
             (np.sqrt(across), np.sqrt(up), variance @ (first * second) / np.sqrt(across * up))
         )
         return Scene(
-            chosen.view, f"{sha} PCA", places, spread, axes.plane_through(held), None,
+            chosen.view,
+            f"{sha} PCA",
+            places,
+            spread,
+            axes.plane_through(held),
+            None,
             *_windows(places),
-        )  # fmt: skip
+        )
     bar = st.empty()
 
     def report(done: int, steps: int) -> None:
@@ -249,9 +288,14 @@ def scene(model: Checkpoint, table: Table, sample: int, chosen: Settings) -> Sce
     places, count = all_codes.tsne_places(model, sample, report)
     bar.empty()
     return Scene(
-        chosen.view, f"{sha} t-SNE {count} {np.isnan(places[:, 0]).argmax()}", places, None, None,
-        None, *_windows(places),
-    )  # fmt: skip
+        chosen.view,
+        f"{sha} t-SNE {count} {np.isnan(places[:, 0]).argmax()}",
+        places,
+        None,
+        None,
+        None,
+        *_windows(places),
+    )
 
 
 def _windows(places: np.ndarray, least: float = 0.0) -> tuple[Window, Window]:
@@ -269,12 +313,16 @@ def _line(model: Checkpoint, table: Table) -> Scene:
     curves = all_codes.densities(model, z)
     top = 1.12 * float(max(curves.max(), aggregate.max()))
     return Scene(
-        LINE, f"{model.identity[:12]} line", np.column_stack((mu, scattered(aggregate))),
+        LINE,
+        f"{model.identity[:12]} line",
+        np.column_stack((mu, scattered(aggregate))),
         np.column_stack((table.sigma[:, 0], np.zeros(len(mu)))),
-        Plane(np.zeros(1), np.ones(1), np.zeros(1)), (0,),
-        Window(-near, -0.04 * top, near, top), Window(-far, -0.04 * top, far, top),
+        Plane(np.zeros(1), np.ones(1), np.zeros(1)),
+        (0,),
+        Window(-near, -0.04 * top, near, top),
+        Window(-far, -0.04 * top, far, top),
         tuple(density_lines(z, *curves)),
-    )  # fmt: skip
+    )
 
 
 @st.fragment

@@ -53,9 +53,14 @@ def _misconception_pictures(sigma: float) -> _Misconception:
 def misconception() -> None:
     """The population whose aggregate is the prior at every width of its members."""
     sigma = st.slider(
-        "σ of each image's own code", 0.05, 0.95, 0.4, 0.05, key="misconception",
+        "σ of each image's own code",
+        0.05,
+        0.95,
+        0.4,
+        0.05,
+        key="misconception",
         bind="query-params",
-    )  # fmt: skip
+    )
     finite, pictures = explained.finite_set(sigma, _FEW), _misconception_pictures(sigma)
     batch, codes, right = st.columns(3, gap="large")
     with batch:

@@ -179,6 +179,15 @@ def scatter(
         colour = parts.single_colour_slot(key, len(places), colour)
     plane(
         [parts.points_slot(key, places, facts=facts), colour],
-        key=key, alt=alt, axes=axes, names=names, home=home, geometry=key, selected=selected,
-        equal=False, side=False, lines=lines, on_pick=choose(len(places)),
-    )  # fmt: skip
+        key=key,
+        alt=alt,
+        axes=axes,
+        names=names,
+        home=home,
+        geometry=key,
+        selected=selected,
+        equal=False,
+        side=False,
+        lines=lines,
+        on_pick=choose(len(places)),
+    )

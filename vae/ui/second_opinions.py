@@ -149,9 +149,11 @@ def _regrets(model: Checkpoint, levels: np.ndarray, seed: int) -> np.ndarray:
     """Regrets, their errors and ELBO(q*), with shape (3, B)."""
     large = model.config.image.pixels > _LARGE
     best = best_gaussian(
-        see(model.model, levels, seed), draws=access.draws_of(model),
-        fit_draws=_FEW_FIT_DRAWS if large else _FIT_DRAWS, scan=scan(model),
-    )  # fmt: skip
+        see(model.model, levels, seed),
+        draws=access.draws_of(model),
+        fit_draws=_FEW_FIT_DRAWS if large else _FIT_DRAWS,
+        scan=scan(model),
+    )
     return np.stack((best.gain, best.gain_uncertainty, best.elbo))
 
 

@@ -19,9 +19,12 @@ __all__ = ["codes_csv", "export_film", "export_grid"]
 
 
 def export_film(
-    model: Checkpoint, codes: np.ndarray, names: Sequence[str], stem: str,
+    model: Checkpoint,
+    codes: np.ndarray,
+    names: Sequence[str],
+    stem: str,
     table: Callable[[], bytes],
-) -> None:  # fmt: skip
+) -> None:
     """Buttons for a film: PNG, GIF and WebP, its codes, and the link to it.
 
     Args:
@@ -67,9 +70,10 @@ def export_grid(
         _button("PNG", lambda: picture(images, columns), f"{name}.png")
         for kind in ("GIF", "WebP"):
             _button(
-                kind, lambda kind=kind: animation(images[None], kind.upper()),
+                kind,
+                lambda kind=kind: animation(images[None], kind.upper()),
                 f"{name}.{kind.lower()}",
-            )  # fmt: skip
+            )
         _button("CSV", table, f"{name}.csv")
         copy_link()
 

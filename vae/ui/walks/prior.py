@@ -26,14 +26,22 @@ def show_prior(model: Checkpoint, sample: int) -> None:
         seed = int(links.number("Seed of the draws", 0, 9_999, 0, "draw_seed", width=160))
         temperature = float(
             links.number(
-                "Temperature", 0.0, 2.0, 1.0, "temperature", step=0.1, width=160,
+                "Temperature",
+                0.0,
+                2.0,
+                1.0,
+                "temperature",
+                step=0.1,
+                width=160,
                 help="Codes are T·ε with ε from the prior: 1 is the prior itself.",
             )
-        )  # fmt: skip
+        )
         closer = st.selectbox(
-            "Look closer at", ["none", *(f"draw {i + 1}" for i in range(_DRAWS))],
-            key="closer", width=160,
-        )  # fmt: skip
+            "Look closer at",
+            ["none", *(f"draw {i + 1}" for i in range(_DRAWS))],
+            key="closer",
+            width=160,
+        )
     codes = prior_codes(model.config.latent_dim, _DRAWS, seed, temperature)
     images, found = access.decode(model, codes), decoded.profile_of(model, codes)
     usual = decoded.typical_of(model)
