@@ -14,6 +14,14 @@ __all__ = ["densities_on_a_line", "three_densities", "two_clouds"]
 
 _TURN = np.linspace(0, 2 * np.pi, 73)
 
+# From nothing to the colour of the evidence, so that the page shows through.
+_EVIDENCE = [
+    [0, "rgba(41,166,104,0)"],
+    [0.04, "rgba(41,166,104,0.12)"],
+    [0.35, "rgba(41,166,104,0.55)"],
+    [1, "rgba(41,166,104,1)"],
+]
+
 
 def densities_on_a_line(
     z: np.ndarray,
@@ -87,13 +95,7 @@ def three_densities(
         zmin=0,
         zmax=peak,
         name="posterior",
-        # From nothing to the colour of the evidence, so that the page shows through.
-        colorscale=[
-            [0, "rgba(41,166,104,0)"],
-            [0.04, "rgba(41,166,104,0.12)"],
-            [0.35, "rgba(41,166,104,0.55)"],
-            [1, "rgba(41,166,104,1)"],
-        ],
+        colorscale=_EVIDENCE,
         showscale=False,
         hovertemplate="p(z|x) at (%{x:.2f}, %{y:.2f}): %{z:.3g}<extra></extra>",
     )

@@ -78,26 +78,8 @@ def rate_distortion(
     ]
     ends = np.array([max(0.0, rates.min() - room[0]), rates.max() + 2 * room[0]])
     low, high = distortions.min() - room[1], distortions.max() + room[1]
-    costs = rates + distortions
-    for level in np.linspace(costs.min(), costs.max(), 5 if np.ptp(costs) > 1e-9 else 1):
-        figure.add_scatter(
-            x=ends,
-            y=level - ends,
-            mode="lines",
-            hoverinfo="skip",
-            line={"color": palette.ELBO, "width": 1, "dash": "dot"},
-        )
-        if low <= level - ends[1] <= high:
-            figure.add_annotation(
-                x=1,
-                xref="paper",
-                y=level - ends[1],
-                text=f"ELBO {nats(-level)}",
-                showarrow=False,
-                xanchor="left",
-                font={"size": 11},
-            )
     corners = np.array([[ends[0], low], [ends[1], high]])
+    _lines_of_equal_elbo(figure, rates + distortions, corners)
     by_name = {point.name: point for point in points}
     steps = [by_name[name] for name in ladder if name in by_name]
     if len(steps) > 1:
@@ -108,12 +90,39 @@ def rate_distortion(
             line={"color": palette.PRIOR, "width": 2},
             hoverinfo="skip",
         )
+    _marks(figure, points, current, _name_places(points, steps, corners))
+    figure.update_xaxes(range=ends.tolist())
+    figure.update_yaxes(range=[low, high])
+    return figure.update_layout(margin={"r": 84, "t": 24}, clickmode="event+select")
+
+
+def _lines_of_equal_elbo(figure: go.Figure, costs: np.ndarray, corners: np.ndarray) -> None:
+    (left, low), (right, high) = corners
+    ends = np.array([left, right])
+    for level in np.linspace(costs.min(), costs.max(), 5 if np.ptp(costs) > 1e-9 else 1):
+        line = {"color": palette.ELBO, "width": 1, "dash": "dot"}
+        figure.add_scatter(x=ends, y=level - ends, mode="lines", hoverinfo="skip", line=line)
+        if low <= level - right <= high:
+            figure.add_annotation(
+                x=1,
+                xref="paper",
+                y=level - right,
+                text=f"ELBO {nats(-level)}",
+                showarrow=False,
+                xanchor="left",
+                font={"size": 11},
+            )
+
+
+def _marks(
+    figure: go.Figure, points: Sequence[ModelPoint], current: str, places: list[str]
+) -> None:
     figure.add_scatter(
-        x=rates,
-        y=distortions,
+        x=[p.rate for p in points],
+        y=[p.distortion for p in points],
         mode="markers+text",
         text=[literal(p.label) for p in points],
-        textposition=_name_places(points, steps, corners),
+        textposition=places,
         textfont={"size": 12},
         cliponaxis=False,
         customdata=[
@@ -137,9 +146,6 @@ def rate_distortion(
         hovertemplate="%{customdata[1]}<br>rate %{x:.3f} ± %{customdata[2]:.3f} nats"
         "<br>distortion %{y:.3f} ± %{customdata[3]:.3f} nats<extra></extra>",
     )
-    figure.update_xaxes(range=ends.tolist())
-    figure.update_yaxes(range=[low, high])
-    return figure.update_layout(margin={"r": 84, "t": 24}, clickmode="event+select")
 
 
 def _name_places(
@@ -208,6 +214,21 @@ def codes(
             hoverinfo="skip",
             marker={"size": 5, "color": palette.CLASSES[int(label) % len(palette.CLASSES)]},
         )
+    _class_names(figure, mu, labels, names)
+    middle = np.median(sigma, axis=0)
+    figure.add_scatter(
+        x=-2.6 + middle[0] * np.cos(_TURN),
+        y=-2.6 + middle[1] * np.sin(_TURN),
+        mode="lines",
+        line={"color": palette.KL, "width": 2.5},
+        hoverinfo="skip",
+    )
+    return square_axes(figure, 3.6)
+
+
+def _class_names(
+    figure: go.Figure, mu: np.ndarray, labels: np.ndarray, names: Sequence[str]
+) -> None:
     taken: list[np.ndarray] = []
     for one in cluster_labels(mu, labels, names):
         half = np.array([0.13 * len(one["text"]) + 0.1, 0.24])
@@ -228,15 +249,6 @@ def codes(
             bgcolor="rgba(255,255,255,0.82)",
             font={"size": 12, "color": "#1B222D"},
         )
-    middle = np.median(sigma, axis=0)
-    figure.add_scatter(
-        x=-2.6 + middle[0] * np.cos(_TURN),
-        y=-2.6 + middle[1] * np.sin(_TURN),
-        mode="lines",
-        line={"color": palette.KL, "width": 2.5},
-        hoverinfo="skip",
-    )
-    return square_axes(figure, 3.6)
 
 
 def model_difference(

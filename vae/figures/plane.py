@@ -136,32 +136,7 @@ def colour_slot(
         digits: Decimals of the scale.
     """
     if class_names:
-        # Beyond ten classes colours repeat, in other shapes; the labels on the plane still tell.
-        values = np.where(values < len(class_names), values, -1)
-        shown = commonest(values, len(class_names))
-        entries = np.full(len(class_names) + 1, len(shown))
-        entries[shown] = np.arange(len(shown))
-        entries[-1] = len(shown) + 1
-        codes = entries[values]
-        names = [class_names[k] for k in shown]
-        colours = [_rgb(palette.CLASSES[k % len(palette.CLASSES)]) for k in range(len(shown))]
-        rest = len(class_names) - len(shown)
-        names += [f"{rest:,} other classes", "unlabelled"]
-        colours += [_FOLDED, _NONE]
-        if not (values < 0).any():
-            names.pop()
-        if not rest:
-            del names[len(shown)], colours[len(shown)]
-            codes = np.minimum(codes, len(shown))
-        return _pack(
-            plane,
-            "colour",
-            {"codes": codes.astype(np.uint8), "values": np.zeros(0)},
-            title=title,
-            unit=unit,
-            names=names,
-            palette=colours,
-        )
+        return _class_colours(plane, values, title, unit, class_names)
     finite = np.isfinite(values)
     shown = values[finite]
     # A few far values would leave one colour to all the others.
@@ -181,6 +156,37 @@ def colour_slot(
         low=float(low),
         high=float(high),
         clipped=clipped,
+    )
+
+
+def _class_colours(
+    plane: str, values: np.ndarray, title: str, unit: str, class_names: Sequence[str]
+) -> Slot:
+    # Beyond ten classes colours repeat, in other shapes; the labels on the plane still tell.
+    values = np.where(values < len(class_names), values, -1)
+    shown = commonest(values, len(class_names))
+    entries = np.full(len(class_names) + 1, len(shown))
+    entries[shown] = np.arange(len(shown))
+    entries[-1] = len(shown) + 1
+    codes = entries[values]
+    names = [class_names[k] for k in shown]
+    colours = [_rgb(palette.CLASSES[k % len(palette.CLASSES)]) for k in range(len(shown))]
+    rest = len(class_names) - len(shown)
+    names += [f"{rest:,} other classes", "unlabelled"]
+    colours += [_FOLDED, _NONE]
+    if not (values < 0).any():
+        names.pop()
+    if not rest:
+        del names[len(shown)], colours[len(shown)]
+        codes = np.minimum(codes, len(shown))
+    return _pack(
+        plane,
+        "colour",
+        {"codes": codes.astype(np.uint8), "values": np.zeros(0)},
+        title=title,
+        unit=unit,
+        names=names,
+        palette=colours,
     )
 
 

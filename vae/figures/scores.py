@@ -48,28 +48,7 @@ def calibration_histogram(
     high = float(max(calibration.max(), places.max()))
     room = 0.04 * (high - low) + 1e-6
     if threshold is not None:
-        figure.add_vrect(
-            x0=low - room,
-            x1=threshold,
-            fillcolor=palette.PRIOR,
-            opacity=0.18,
-            line_width=0,
-            layer="below",
-        )
-        figure.add_vline(x=threshold, line={"color": palette.PRIOR, "width": 2, "dash": "dash"})
-        # On the side where there is room for the words.
-        right = threshold < low + 0.35 * (high - low)
-        figure.add_annotation(
-            x=threshold,
-            y=1,
-            yref="paper",
-            text=f"flagged below {nats(threshold)}",
-            showarrow=False,
-            xanchor="left" if right else "right",
-            yanchor="top",
-            xshift=6 if right else -6,
-            font={"size": 12},
-        )
+        _flagged(figure, threshold, low - room, threshold < low + 0.35 * (high - low))
     figure.add_scatter(
         x=places,
         y=np.zeros(len(elbos)),
@@ -85,9 +64,9 @@ def calibration_histogram(
         cliponaxis=False,
     )
     if highlighted is not None:
-        place, value = places[highlighted], nats(elbos[highlighted])
+        place, elbo = places[highlighted], elbos[highlighted]
+        text = f"this image {nats(elbo)}"
         figure.add_vline(x=place, line={"color": palette.KL, "width": 2})
-        beyond = elbos[highlighted] < far
         figure.add_annotation(
             x=place,
             y=1,
@@ -95,12 +74,30 @@ def calibration_histogram(
             showarrow=False,
             yanchor="bottom",
             font={"size": 12},
-            text=f"← this image, far outside: {value}" if beyond else f"this image {value}",
+            text=text if elbo >= far else f"← this image, far outside: {nats(elbo)}",
             xanchor="left" if place < (low + high) / 2 else "right",
         )
         figure.update_layout(margin={"t": 28})
     figure.update_xaxes(range=[low - room, high + room])
     return figure.update_layout(bargap=0.04)
+
+
+def _flagged(figure: go.Figure, threshold: float, low: float, right: bool) -> None:
+    """Shades what is flagged, from ``low`` on, with words on the side where there is room."""
+    shade = {"fillcolor": palette.PRIOR, "opacity": 0.18, "line_width": 0, "layer": "below"}
+    figure.add_vrect(x0=low, x1=threshold, **shade)
+    figure.add_vline(x=threshold, line={"color": palette.PRIOR, "width": 2, "dash": "dash"})
+    figure.add_annotation(
+        x=threshold,
+        y=1,
+        yref="paper",
+        text=f"flagged below {nats(threshold)}",
+        showarrow=False,
+        xanchor="left" if right else "right",
+        yanchor="top",
+        xshift=6 if right else -6,
+        font={"size": 12},
+    )
 
 
 def difference_map(sent: np.ndarray, decoded: np.ndarray, height: int = 300) -> go.Figure:
