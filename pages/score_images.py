@@ -48,7 +48,7 @@ with table_place:
     chosen = order[0]
     if len(rows) > 1 or not accepted:
         chosen = order[scores.score_table([scored[i] for i in order], model, alarms.rate)]
-row, prepared, _ = scored[chosen]
+row, prepared = scored[chosen].row, scored[chosen].prepared
 
 if row.error is not None:
     with heading:

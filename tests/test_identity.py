@@ -1,9 +1,13 @@
 """One model with two reference sets: no screen shows the samples of the other one."""
 
+import shutil
+
 import numpy as np
 import pytest
 from test_pages import frame, page_named, text_of
 
+from vae.data.images import encode_png, to_image
+from vae.elbo.files import ScoreSettings
 from vae.figures.pictures import data_url, to_bytes
 from vae.model.checkpoint import load, write
 
@@ -64,3 +68,36 @@ def test_no_number_of_the_other_reference_set(monkeypatch, twins, page):
     for own, other in ((0, 1), (1, 0)):
         assert numbers[own] in texts[own] and pictures[own] in texts[own]
         assert numbers[other] not in texts[own] and pictures[other] not in texts[own]
+
+
+def test_replaced_files_are_read_anew_under_the_same_name(monkeypatch, tmp_path, twins):
+    """The caches know a model by what it holds, whatever its name and place."""
+    from vae.ui import access
+
+    monkeypatch.setenv("ELBOSCOPE_CHECKPOINTS", str(tmp_path))
+    found = []
+    for source in ("digits-2d", "turned", "digits-2d"):
+        shutil.rmtree(tmp_path / "mine", ignore_errors=True)
+        shutil.copytree(twins / source, tmp_path / "mine")
+        access.entries.clear()
+        model, levels = access.checkpoint("mine"), load(twins / source).reference.levels
+        assert (access.levels_of(model, 5) == levels[5]).all()
+        found.append((access.table(model).elbo[5], access.receipt(model, 5).elbo))
+    access.entries.clear()
+    assert found[0] == found[2]
+    assert found[0][0] != found[1][0] and found[0][1] != found[1][1]
+    for stored, anew in found:
+        assert anew == pytest.approx(stored, abs=1e-4)
+
+
+def test_an_upload_is_scored_by_the_model_that_is_chosen(checkpoint):
+    from vae.ui.batches import score_in_parts
+
+    first, second = checkpoint("digits-2d"), checkpoint("digits-10d")
+    files = [("a.png", encode_png(to_image(first.reference.levels[5], first.config.image)))]
+    elbos = []
+    for model in (first, second, first):
+        (scores,) = score_in_parts(model, files, ScoreSettings(evidence=False))
+        elbos.append(scores[0].row.elbo)
+    assert elbos[0] == elbos[2] != elbos[1]
+    assert elbos[0] == pytest.approx(first.reference.elbo[5], abs=1e-4)

@@ -18,6 +18,7 @@ from streamlit.testing.v1 import AppTest
 
 import vae
 from vae.elbo.gaps import best_gaussian
+from vae.elbo.seen import see
 from vae.figures.frame import error_text, plus_minus
 from vae.model.likelihoods import facts_of
 from vae.training.commit import commit
@@ -168,7 +169,7 @@ def check_bound(model):
     else:
         # The two ELBOs share their draws, so their difference is surer than either.
         loaded = vae.load(ROOT / "checkpoints" / model)
-        best = best_gaussian(loaded.model, loaded.reference.levels[23:24])
+        best = best_gaussian(see(loaded.model, loaded.reference.levels[23:24]))
         words = " ".join(one.value for one in app.markdown)
         assert f"{plus_minus(float(best.gain_se[0]), 3)} nats**, what this encoder loses" in words
 

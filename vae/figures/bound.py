@@ -14,6 +14,14 @@ __all__ = ["densities_on_a_line", "three_densities", "two_clouds"]
 
 _TURN = np.linspace(0, 2 * np.pi, 73)
 
+# From nothing to the colour of the evidence, so that the page shows through.
+_EVIDENCE = [
+    [0, "rgba(41,166,104,0)"],
+    [0.04, "rgba(41,166,104,0.12)"],
+    [0.35, "rgba(41,166,104,0.55)"],
+    [1, "rgba(41,166,104,1)"],
+]
+
 
 def densities_on_a_line(
     z: np.ndarray,
@@ -33,10 +41,14 @@ def densities_on_a_line(
     """
     figure = new_figure(height, "latent dimension 1", "density", room=(72, 110))
     figure.add_scatter(
-        x=z, y=posterior, mode="lines", name="true posterior p(z|x)", fill="tozeroy",
+        x=z,
+        y=posterior,
+        mode="lines",
+        name="true posterior p(z|x)",
+        fill="tozeroy",
         line={"color": palette.EVIDENCE, "width": 2},
         hovertemplate="p(z|x) at %{x:.2f}: %{y:.3g}<extra></extra>",
-    )  # fmt: skip
+    )
     curves = [
         ("prior p(z)", (np.zeros(1), np.ones(1)), palette.PRIOR, "dot"),
         ("q(z|x), the encoder's", q, palette.KL, "solid"),
@@ -46,9 +58,13 @@ def densities_on_a_line(
     for name, (mu, sigma), colour, dash in curves:
         density = np.exp(-0.5 * ((z - mu) / sigma) ** 2) / (sigma * np.sqrt(2 * np.pi))
         figure.add_scatter(
-            x=z, y=density, mode="lines", hoverinfo="skip", name=name,
+            x=z,
+            y=density,
+            mode="lines",
+            hoverinfo="skip",
+            name=name,
             line={"color": colour, "width": 2, "dash": dash},
-        )  # fmt: skip
+        )
     return figure.update_layout(showlegend=True, legend={"orientation": "h", "y": -0.16})
 
 
@@ -73,13 +89,16 @@ def three_densities(
     figure = new_figure(height, "latent dimension 1", "latent dimension 2", room=(60, 110))
     peak = float(posterior.max())
     figure.add_heatmap(
-        x=axis[0], y=axis[1], z=posterior, zmin=0, zmax=peak, name="posterior",
-        # From nothing to the colour of the evidence, so that the page shows through.
-        colorscale=[[0, "rgba(41,166,104,0)"], [0.04, "rgba(41,166,104,0.12)"],
-                    [0.35, "rgba(41,166,104,0.55)"], [1, "rgba(41,166,104,1)"]],
+        x=axis[0],
+        y=axis[1],
+        z=posterior,
+        zmin=0,
+        zmax=peak,
+        name="posterior",
+        colorscale=_EVIDENCE,
         showscale=False,
         hovertemplate="p(z|x) at (%{x:.2f}, %{y:.2f}): %{z:.3g}<extra></extra>",
-    )  # fmt: skip
+    )
     zero, one = np.zeros(2), np.ones(2)
     curves = [("prior p(z), 1 to 3 sd", (zero, one), (1, 2, 3), palette.PRIOR, 1, "dot")]
     curves.append(("q(z|x), the encoder's, 1 and 2 sd", q, (1, 2), palette.KL, 2, "solid"))
@@ -89,13 +108,20 @@ def three_densities(
     for name, (mu, sigma), radii, colour, width, dash in curves:
         x, y = mu[:, None] + sigma[:, None] * _rings(radii)
         figure.add_scatter(
-            x=x, y=y, mode="lines", hoverinfo="skip", name=name,
+            x=x,
+            y=y,
+            mode="lines",
+            hoverinfo="skip",
+            name=name,
             line={"color": colour, "width": width, "dash": dash},
-        )  # fmt: skip
+        )
     figure.add_scatter(
-        x=[None], y=[None], mode="markers", name="true posterior p(z|x)",
+        x=[None],
+        y=[None],
+        mode="markers",
+        name="true posterior p(z|x)",
         marker={"color": palette.EVIDENCE, "symbol": "square", "size": 12},
-    )  # fmt: skip
+    )
     middle, half = centre
     square_axes(figure, 1)
     figure.update_xaxes(range=[middle[0] - half[0], middle[0] + half[0]])
@@ -129,7 +155,11 @@ def two_clouds(
         ("p(z|x), by importance resampling", posterior, palette.EVIDENCE, "x", 6),
     ):
         figure.add_scatter(
-            x=z[:, across], y=z[:, up], mode="markers", name=name, hoverinfo="skip",
+            x=z[:, across],
+            y=z[:, up],
+            mode="markers",
+            name=name,
+            hoverinfo="skip",
             marker={"color": colour, "symbol": symbol, "size": size, "opacity": 0.6},
-        )  # fmt: skip
+        )
     return figure.update_layout(showlegend=True, legend={"orientation": "h", "y": -0.16})

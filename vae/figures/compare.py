@@ -78,49 +78,74 @@ def rate_distortion(
     ]
     ends = np.array([max(0.0, rates.min() - room[0]), rates.max() + 2 * room[0]])
     low, high = distortions.min() - room[1], distortions.max() + room[1]
-    costs = rates + distortions
-    for level in np.linspace(costs.min(), costs.max(), 5 if np.ptp(costs) > 1e-9 else 1):
-        figure.add_scatter(
-            x=ends, y=level - ends, mode="lines", hoverinfo="skip",
-            line={"color": palette.ELBO, "width": 1, "dash": "dot"},
-        )  # fmt: skip
-        if low <= level - ends[1] <= high:
-            figure.add_annotation(
-                x=1, xref="paper", y=level - ends[1], text=f"ELBO {nats(-level)}",
-                showarrow=False, xanchor="left", font={"size": 11},
-            )  # fmt: skip
     corners = np.array([[ends[0], low], [ends[1], high]])
+    _lines_of_equal_elbo(figure, rates + distortions, corners)
     by_name = {point.name: point for point in points}
     steps = [by_name[name] for name in ladder if name in by_name]
     if len(steps) > 1:
         figure.add_scatter(
-            x=[p.rate for p in steps], y=[p.distortion for p in steps], mode="lines",
-            line={"color": palette.PRIOR, "width": 2}, hoverinfo="skip",
-        )  # fmt: skip
+            x=[p.rate for p in steps],
+            y=[p.distortion for p in steps],
+            mode="lines",
+            line={"color": palette.PRIOR, "width": 2},
+            hoverinfo="skip",
+        )
+    _marks(figure, points, current, _name_places(points, steps, corners))
+    figure.update_xaxes(range=ends.tolist())
+    figure.update_yaxes(range=[low, high])
+    return figure.update_layout(margin={"r": 84, "t": 24}, clickmode="event+select")
+
+
+def _lines_of_equal_elbo(figure: go.Figure, costs: np.ndarray, corners: np.ndarray) -> None:
+    (left, low), (right, high) = corners
+    ends = np.array([left, right])
+    for level in np.linspace(costs.min(), costs.max(), 5 if np.ptp(costs) > 1e-9 else 1):
+        line = {"color": palette.ELBO, "width": 1, "dash": "dot"}
+        figure.add_scatter(x=ends, y=level - ends, mode="lines", hoverinfo="skip", line=line)
+        if low <= level - right <= high:
+            figure.add_annotation(
+                x=1,
+                xref="paper",
+                y=level - right,
+                text=f"ELBO {nats(-level)}",
+                showarrow=False,
+                xanchor="left",
+                font={"size": 11},
+            )
+
+
+def _marks(
+    figure: go.Figure, points: Sequence[ModelPoint], current: str, places: list[str]
+) -> None:
     figure.add_scatter(
-        x=rates, y=distortions, mode="markers+text", text=[literal(p.label) for p in points],
-        textposition=_name_places(points, steps, corners), textfont={"size": 12},
+        x=[p.rate for p in points],
+        y=[p.distortion for p in points],
+        mode="markers+text",
+        text=[literal(p.label) for p in points],
+        textposition=places,
+        textfont={"size": 12},
         cliponaxis=False,
         customdata=[
             [i, literal(p.name), p.rate_se, p.distortion_se] for i, p in enumerate(points)
         ],
         error_x={"array": [p.rate_se for p in points], "color": palette.PRIOR, "thickness": 1.2},
         error_y={
-            "array": [p.distortion_se for p in points], "color": palette.PRIOR, "thickness": 1.2,
+            "array": [p.distortion_se for p in points],
+            "color": palette.PRIOR,
+            "thickness": 1.2,
         },
         marker={
-            "size": 13, "color": palette.ELBO,
+            "size": 13,
+            "color": palette.ELBO,
             "symbol": [_SYMBOLS.get(p.network, "x") for p in points],
             "line": {
-                "color": palette.KL, "width": [3 if p.name == current else 0 for p in points],
+                "color": palette.KL,
+                "width": [3 if p.name == current else 0 for p in points],
             },
         },
         hovertemplate="%{customdata[1]}<br>rate %{x:.3f} ± %{customdata[2]:.3f} nats"
         "<br>distortion %{y:.3f} ± %{customdata[3]:.3f} nats<extra></extra>",
-    )  # fmt: skip
-    figure.update_xaxes(range=ends.tolist())
-    figure.update_yaxes(range=[low, high])
-    return figure.update_layout(margin={"r": 84, "t": 24}, clickmode="event+select")
+    )
 
 
 def _name_places(
@@ -173,16 +198,37 @@ def codes(
     figure = new_figure(height, "first latent dimension", "second latent dimension")
     for radius in (1, 2, 3):
         figure.add_scatter(
-            x=radius * np.cos(_TURN), y=radius * np.sin(_TURN), mode="lines", hoverinfo="skip",
+            x=radius * np.cos(_TURN),
+            y=radius * np.sin(_TURN),
+            mode="lines",
+            hoverinfo="skip",
             line={"color": palette.PRIOR, "width": 1, "dash": "dot"},
-        )  # fmt: skip
+        )
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)
         shown = rows[:: -(-len(mu) // _MOST_POINTS)]
         figure.add_scatter(
-            x=mu[shown, 0], y=mu[shown, 1], mode="markers", hoverinfo="skip",
+            x=mu[shown, 0],
+            y=mu[shown, 1],
+            mode="markers",
+            hoverinfo="skip",
             marker={"size": 5, "color": palette.CLASSES[int(label) % len(palette.CLASSES)]},
-        )  # fmt: skip
+        )
+    _class_names(figure, mu, labels, names)
+    middle = np.median(sigma, axis=0)
+    figure.add_scatter(
+        x=-2.6 + middle[0] * np.cos(_TURN),
+        y=-2.6 + middle[1] * np.sin(_TURN),
+        mode="lines",
+        line={"color": palette.KL, "width": 2.5},
+        hoverinfo="skip",
+    )
+    return square_axes(figure, 3.6)
+
+
+def _class_names(
+    figure: go.Figure, mu: np.ndarray, labels: np.ndarray, names: Sequence[str]
+) -> None:
     taken: list[np.ndarray] = []
     for one in cluster_labels(mu, labels, names):
         half = np.array([0.13 * len(one["text"]) + 0.1, 0.24])
@@ -195,15 +241,14 @@ def codes(
             continue
         taken.append(np.concatenate((at, half)))
         figure.add_annotation(
-            x=at[0], y=at[1], text=f"<b>{literal(one['text'])}</b>", showarrow=False, borderpad=1,
-            bgcolor="rgba(255,255,255,0.82)", font={"size": 12, "color": "#1B222D"},
-        )  # fmt: skip
-    middle = np.median(sigma, axis=0)
-    figure.add_scatter(
-        x=-2.6 + middle[0] * np.cos(_TURN), y=-2.6 + middle[1] * np.sin(_TURN), mode="lines",
-        line={"color": palette.KL, "width": 2.5}, hoverinfo="skip",
-    )  # fmt: skip
-    return square_axes(figure, 3.6)
+            x=at[0],
+            y=at[1],
+            text=f"<b>{literal(one['text'])}</b>",
+            showarrow=False,
+            borderpad=1,
+            bgcolor="rgba(255,255,255,0.82)",
+            font={"size": 12, "color": "#1B222D"},
+        )
 
 
 def model_difference(
@@ -222,9 +267,11 @@ def model_difference(
     colours = [palette.KL, *[palette.EXPECTED_LOG_LIKELIHOOD] * len(blocks), palette.ELBO]
     figure = new_figure(height, "", "difference, nats", room=(72, 76))
     figure.add_bar(
-        x=labels, y=[*values, values.sum()], marker={"color": colours},
+        x=labels,
+        y=[*values, values.sum()],
+        marker={"color": colours},
         hovertemplate="%{x}: %{y:.4f} nats<extra></extra>",
-    )  # fmt: skip
+    )
     figure.update_layout(bargap=0.12)
     figure.update_xaxes(tickangle=-60, tickfont={"size": 11}, showgrid=False)
     return figure

@@ -12,9 +12,17 @@ import plotly.graph_objects as go
 from vae.figures import palette
 
 __all__ = [
-    "adding_up", "error_text", "framed_span", "literal", "nats", "new_figure", "percent",
-    "plus_minus", "ring_selected", "square_axes",
-]  # fmt: skip
+    "adding_up",
+    "error_text",
+    "framed_span",
+    "literal",
+    "nats",
+    "new_figure",
+    "percent",
+    "plus_minus",
+    "ring_selected",
+    "square_axes",
+]
 
 MINUS = "\N{MINUS SIGN}"
 # What is framed first: this share of the codes, unless all of them need little more room.
@@ -99,10 +107,12 @@ def framed_span(places: np.ndarray, least: float) -> tuple[float, float]:
 def ring_selected(figure: go.Figure, x: float, y: float, hover: str = "") -> None:
     """Rings the chosen sample, the same way on every chart."""
     figure.add_scatter(
-        x=[x], y=[y], mode="markers",
+        x=[x],
+        y=[y],
+        mode="markers",
         marker={"size": 16, "color": "rgba(0,0,0,0)", "line": {"color": palette.KL, "width": 3}},
         **({"hovertemplate": f"{hover}<extra></extra>"} if hover else {"hoverinfo": "skip"}),
-    )  # fmt: skip
+    )
 
 
 def nats(value: float, digits: int = 1) -> str:

@@ -34,10 +34,13 @@ def aggregate_picture(height: int = 330) -> go.Figure:
     """
     figure = new_figure(height, "z", "density")
     figure.add_scatter(
-        x=_GRID, y=_normal(_GRID, 0, 1), mode="lines",
-        line={"color": palette.EVIDENCE, "width": 3}, fill="tozeroy",
+        x=_GRID,
+        y=_normal(_GRID, 0, 1),
+        mode="lines",
+        line={"color": palette.EVIDENCE, "width": 3},
+        fill="tozeroy",
         hovertemplate="aggregate %{y:.3f}<extra></extra>",
-    )  # fmt: skip
+    )
     _draw_prior(figure)
     figure.update_xaxes(range=[-3.6, 3.6])
     return figure.update_yaxes(range=[0, 0.55])
@@ -59,9 +62,12 @@ def samples_picture(sigma: float, shown: int = 9, height: int = 330) -> go.Figur
         mean = NormalDist().inv_cdf((i + 0.5) / shown) * spread
         fine = np.linspace(mean - 4 * sigma, mean + 4 * sigma, 81)
         figure.add_scatter(
-            x=fine, y=_normal(fine, mean, sigma), mode="lines", hoverinfo="skip",
+            x=fine,
+            y=_normal(fine, mean, sigma),
+            mode="lines",
+            hoverinfo="skip",
             line={"color": palette.KL, "width": 2},
-        )  # fmt: skip
+        )
     _draw_prior(figure)
     figure.update_xaxes(range=[-3.6, 3.6])
     return figure.update_yaxes(range=[0, max(0.55, 1.1 / (sigma * np.sqrt(2 * np.pi)))])
@@ -69,10 +75,12 @@ def samples_picture(sigma: float, shown: int = 9, height: int = 330) -> go.Figur
 
 def _draw_prior(figure: go.Figure) -> None:
     figure.add_scatter(
-        x=_GRID, y=_normal(_GRID, 0, 1), mode="lines",
+        x=_GRID,
+        y=_normal(_GRID, 0, 1),
+        mode="lines",
         line={"color": palette.PRIOR, "width": 2, "dash": "dot"},
         hovertemplate="prior %{y:.3f}<extra></extra>",
-    )  # fmt: skip
+    )
 
 
 def cost_of_narrowing(
@@ -89,30 +97,50 @@ def cost_of_narrowing(
     widths = np.geomspace(0.02, 0.999, 160)
     figure = new_figure(height, "σ of each image's own code", "nats for each dimension")
     figure.add_scatter(
-        x=widths, y=-np.log(widths), mode="lines", line={"color": palette.KL, "width": 3},
+        x=widths,
+        y=-np.log(widths),
+        mode="lines",
+        line={"color": palette.KL, "width": 3},
         name="KL per sample = information",
         hovertemplate="σ %{x:.3f}: KL per sample %{y:.2f} nats<extra></extra>",
-    )  # fmt: skip
+    )
     figure.add_scatter(
-        x=finite[0], y=finite[1], mode="lines", name=f"information in {size:,} images",
+        x=finite[0],
+        y=finite[1],
+        mode="lines",
+        name=f"information in {size:,} images",
         line={"color": palette.PRIOR, "width": 2, "dash": "dash"},
         hovertemplate="σ %{x:.3f}: %{y:.2f} nats<extra></extra>",
-    )  # fmt: skip
+    )
     figure.add_scatter(
-        x=widths, y=np.zeros(len(widths)), mode="lines", name="penalty on the batch",
+        x=widths,
+        y=np.zeros(len(widths)),
+        mode="lines",
+        name="penalty on the batch",
         line={"color": palette.EVIDENCE, "width": 3},
         hovertemplate="penalty on the population's aggregate: 0 nats<extra></extra>",
-    )  # fmt: skip
+    )
     figure.add_hline(y=np.log(size), line={"color": palette.PRIOR, "width": 1, "dash": "dot"})
     figure.add_annotation(
-        x=1, xref="paper", y=np.log(size), text=f"log {size:,}", showarrow=False,
-        xanchor="right", yanchor="bottom", font={"size": 11},
-    )  # fmt: skip
+        x=1,
+        xref="paper",
+        y=np.log(size),
+        text=f"log {size:,}",
+        showarrow=False,
+        xanchor="right",
+        yanchor="bottom",
+        font={"size": 11},
+    )
     figure.add_scatter(
-        x=[sigma], y=[-np.log(sigma)], mode="markers+text", hoverinfo="skip", showlegend=False,
-        text=[f"  {nats(-np.log(sigma), 2)} nats"], textposition="middle right",
+        x=[sigma],
+        y=[-np.log(sigma)],
+        mode="markers+text",
+        hoverinfo="skip",
+        showlegend=False,
+        text=[f"  {nats(-np.log(sigma), 2)} nats"],
+        textposition="middle right",
         marker={"color": palette.KL, "size": 12},
-    )  # fmt: skip
+    )
     figure.update_xaxes(range=[0, 1.02])
     return figure.update_layout(showlegend=True, legend={"orientation": "h", "y": -0.24})
 
@@ -133,10 +161,14 @@ def sigma_histogram(sigmas: dict[str, np.ndarray], floor: float, height: int = 3
     for (name, values), colour in zip(sigmas.items(), colours, strict=False):
         counts, _ = np.histogram(values.ravel(), edges)
         figure.add_scatter(
-            x=middles, y=counts, mode="lines", name=name, fill="tozeroy",
+            x=middles,
+            y=counts,
+            mode="lines",
+            name=name,
+            fill="tozeroy",
             line={"color": colour, "width": 2, "shape": "hvh"},
             hovertemplate=f"{name}: σ about %{{x:.3f}}, %{{y}} codes<extra></extra>",
-        )  # fmt: skip
+        )
     figure.add_vline(x=floor, line={"color": palette.PRIOR, "dash": "dot"})
     figure.update_xaxes(type="log", tickvals=[0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1])
     return figure.update_layout(showlegend=True, legend={"orientation": "h", "y": 1.12})
@@ -155,19 +187,26 @@ def bound_against_evidence(
     low = min(float(evidence.min()) for evidence, _ in pairs.values())
     high = max(float(evidence.max()) for evidence, _ in pairs.values())
     figure.add_scatter(
-        x=[low, high], y=[low, high], mode="lines", name="a tight bound", hoverinfo="skip",
+        x=[low, high],
+        y=[low, high],
+        mode="lines",
+        name="a tight bound",
+        hoverinfo="skip",
         line={"color": palette.EVIDENCE, "width": 2, "dash": "dot"},
-    )  # fmt: skip
+    )
     # Models are no quantity: they take two of the class colours.
     colours = (palette.CLASSES[0], palette.CLASSES[7])
     for (name, (evidence, elbo)), colour, symbol in zip(
         pairs.items(), colours, ("circle", "x"), strict=False
     ):
         figure.add_scatter(
-            x=evidence, y=elbo, mode="markers", name=name,
+            x=evidence,
+            y=elbo,
+            mode="markers",
+            name=name,
             marker={"color": colour, "size": 6, "symbol": symbol, "opacity": 0.7},
             hovertemplate=f"{name}<br>log p(x) %{{x:.1f}}, ELBO %{{y:.1f}} nats<extra></extra>",
-        )  # fmt: skip
+        )
     return figure.update_layout(showlegend=True, legend={"orientation": "h", "y": 1.12})
 
 
@@ -188,17 +227,30 @@ def surgery_bars(
         ("misfit of the aggregate", misfit, palette.PRIOR),
     ):
         figure.add_bar(
-            x=[value], y=["mean KL"], orientation="h", name=name, marker={"color": colour},
-            text=[nats(value, 2)], textposition="inside", insidetextanchor="middle",
+            x=[value],
+            y=["mean KL"],
+            orientation="h",
+            name=name,
+            marker={"color": colour},
+            text=[nats(value, 2)],
+            textposition="inside",
+            insidetextanchor="middle",
             hovertemplate=f"{name}: %{{x:.4f}} nats<extra></extra>",
-        )  # fmt: skip
+        )
     figure.add_vline(x=ceiling, line={"color": palette.PRIOR, "dash": "dot", "width": 2})
     figure.add_annotation(
-        x=ceiling, y=1, yref="paper", text=f"log N = {nats(ceiling, 2)}", showarrow=False,
-        yanchor="bottom", font={"size": 12},
-    )  # fmt: skip
+        x=ceiling,
+        y=1,
+        yref="paper",
+        text=f"log N = {nats(ceiling, 2)}",
+        showarrow=False,
+        yanchor="bottom",
+        font={"size": 12},
+    )
     figure.update_yaxes(visible=False)
     return figure.update_layout(
-        barmode="stack", showlegend=True, margin={"t": 26},
+        barmode="stack",
+        showlegend=True,
+        margin={"t": 26},
         legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom"},
-    )  # fmt: skip
+    )

@@ -136,27 +136,7 @@ def colour_slot(
         digits: Decimals of the scale.
     """
     if class_names:
-        # Beyond ten classes colours repeat, in other shapes; the labels on the plane still tell.
-        values = np.where(values < len(class_names), values, -1)
-        shown = commonest(values, len(class_names))
-        entries = np.full(len(class_names) + 1, len(shown))
-        entries[shown] = np.arange(len(shown))
-        entries[-1] = len(shown) + 1
-        codes = entries[values]
-        names = [class_names[k] for k in shown]
-        colours = [_rgb(palette.CLASSES[k % len(palette.CLASSES)]) for k in range(len(shown))]
-        rest = len(class_names) - len(shown)
-        names += [f"{rest:,} other classes", "unlabelled"]
-        colours += [_FOLDED, _NONE]
-        if not (values < 0).any():
-            names.pop()
-        if not rest:
-            del names[len(shown)], colours[len(shown)]
-            codes = np.minimum(codes, len(shown))
-        return _pack(
-            plane, "colour", {"codes": codes.astype(np.uint8), "values": np.zeros(0)},
-            title=title, unit=unit, names=names, palette=colours,
-        )  # fmt: skip
+        return _class_colours(plane, values, title, unit, class_names)
     finite = np.isfinite(values)
     shown = values[finite]
     # A few far values would leave one colour to all the others.
@@ -165,18 +145,63 @@ def colour_slot(
     share = (np.where(finite, values, low) - low) / max(high - low, 1e-12)
     codes = np.where(finite, np.rint(np.clip(share, 0, 1) * 254), 255)
     return _pack(
-        plane, "colour", {"codes": codes.astype(np.uint8), "values": values},
-        title=title, unit=unit, names=[], palette=[*_scale(), _NONE], digits=digits,
-        low=float(low), high=float(high), clipped=clipped,
-    )  # fmt: skip
+        plane,
+        "colour",
+        {"codes": codes.astype(np.uint8), "values": values},
+        title=title,
+        unit=unit,
+        names=[],
+        palette=[*_scale(), _NONE],
+        digits=digits,
+        low=float(low),
+        high=float(high),
+        clipped=clipped,
+    )
+
+
+def _class_colours(
+    plane: str, values: np.ndarray, title: str, unit: str, class_names: Sequence[str]
+) -> Slot:
+    # Beyond ten classes colours repeat, in other shapes; the labels on the plane still tell.
+    values = np.where(values < len(class_names), values, -1)
+    shown = commonest(values, len(class_names))
+    entries = np.full(len(class_names) + 1, len(shown))
+    entries[shown] = np.arange(len(shown))
+    entries[-1] = len(shown) + 1
+    codes = entries[values]
+    names = [class_names[k] for k in shown]
+    colours = [_rgb(palette.CLASSES[k % len(palette.CLASSES)]) for k in range(len(shown))]
+    rest = len(class_names) - len(shown)
+    names += [f"{rest:,} other classes", "unlabelled"]
+    colours += [_FOLDED, _NONE]
+    if not (values < 0).any():
+        names.pop()
+    if not rest:
+        del names[len(shown)], colours[len(shown)]
+        codes = np.minimum(codes, len(shown))
+    return _pack(
+        plane,
+        "colour",
+        {"codes": codes.astype(np.uint8), "values": np.zeros(0)},
+        title=title,
+        unit=unit,
+        names=names,
+        palette=colours,
+    )
 
 
 def single_colour_slot(plane: str, count: int, colour: str) -> Slot:
     """One colour, such as a quantity's own, for all of ``count`` points."""
     return _pack(
-        plane, "colour", {"codes": np.zeros(count, np.uint8), "values": np.zeros(0)},
-        title="", unit="", names=[], palette=[_rgb(colour)], digits=0,
-    )  # fmt: skip
+        plane,
+        "colour",
+        {"codes": np.zeros(count, np.uint8), "values": np.zeros(0)},
+        title="",
+        unit="",
+        names=[],
+        palette=[_rgb(colour)],
+        digits=0,
+    )
 
 
 def sheet_slot(plane: str, name: str, frames: np.ndarray, window: Sequence[float]) -> Slot:
@@ -190,9 +215,16 @@ def sheet_slot(plane: str, name: str, frames: np.ndarray, window: Sequence[float
     """
     side, _, channels, height, width = frames.shape
     return _pack(
-        plane, name, {"pixels": frames.reshape(-1)}, window=list(window), side=side,
-        count=side * side, channels=channels, height=height, width=width,
-    )  # fmt: skip
+        plane,
+        name,
+        {"pixels": frames.reshape(-1)},
+        window=list(window),
+        side=side,
+        count=side * side,
+        channels=channels,
+        height=height,
+        width=width,
+    )
 
 
 def thumbnails_slot(
@@ -210,9 +242,15 @@ def thumbnails_slot(
     pixels = np.stack([np.atleast_3d(one).transpose(2, 0, 1) for one in small])
     count, channels, height, width = pixels.shape
     return _pack(
-        plane, "thumbnails", {"rows": rows.astype(np.uint32), "pixels": pixels.reshape(-1)},
-        window=list(window), count=count, channels=channels, height=height, width=width,
-    )  # fmt: skip
+        plane,
+        "thumbnails",
+        {"rows": rows.astype(np.uint32), "pixels": pixels.reshape(-1)},
+        window=list(window),
+        count=count,
+        channels=channels,
+        height=height,
+        width=width,
+    )
 
 
 def field_slot(
@@ -237,10 +275,13 @@ def field_slot(
     weight = np.exp(0.25 * (log_prior - log_prior.max()))
     holes = weight * (log_aggregate < threshold) if threshold is not None else 0 * weight
     return _pack(
-        plane, "field", {"values": log_ratio.ravel(), "density": density.ravel(),
-                         "holes": holes.ravel()},
-        window=list(window), side=len(log_ratio), title="log q\u0304(z)/p(z)",
-    )  # fmt: skip
+        plane,
+        "field",
+        {"values": log_ratio.ravel(), "density": density.ravel(), "holes": holes.ravel()},
+        window=list(window),
+        side=len(log_ratio),
+        title="log q\u0304(z)/p(z)",
+    )
 
 
 def arrows_slot(plane: str, starts: np.ndarray, ends: np.ndarray) -> Slot:
@@ -313,10 +354,16 @@ def density_lines(z: np.ndarray, aggregate: np.ndarray, prior: np.ndarray) -> li
         (prior, prior - aggregate, palette.PRIOR, True, "prior p(z)"),
     )
     return [
-        {"points": np.column_stack((z, density)).tolist(), "colour": colour, "dash": dash,
-         "width": 1.6, "label": label, "at": int(at.argmax())}
+        {
+            "points": np.column_stack((z, density)).tolist(),
+            "colour": colour,
+            "dash": dash,
+            "width": 1.6,
+            "label": label,
+            "at": int(at.argmax()),
+        }
         for density, at, colour, dash, label in lines
-    ]  # fmt: skip
+    ]
 
 
 def scattered(density: np.ndarray) -> np.ndarray:

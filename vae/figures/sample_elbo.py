@@ -80,14 +80,23 @@ def receipt(
     colours = [palette.KL] * len(dims) + [palette.EXPECTED_LOG_LIKELIHOOD] * len(blocks)
     figure = new_figure(height, "", "running total, nats", room=(72, 76))
     figure.add_bar(
-        x=labels, y=steps, base=starts, marker={"color": colours}, customdata=kinds,
+        x=labels,
+        y=steps,
+        base=starts,
+        marker={"color": colours},
+        customdata=kinds,
         hovertemplate="%{x}: %{customdata}<br>%{y:.4f} nats<extra></extra>",
-    )  # fmt: skip
+    )
     figure.add_bar(
-        x=["ELBO"], y=[elbo], marker={"color": palette.ELBO},
+        x=["ELBO"],
+        y=[elbo],
+        marker={"color": palette.ELBO},
         hovertemplate="ELBO %{y:.4f} nats<extra></extra>",
-        text=[nats(elbo)], textposition="inside", insidetextanchor="end", textangle=0,
-    )  # fmt: skip
+        text=[nats(elbo)],
+        textposition="inside",
+        insidetextanchor="end",
+        textangle=0,
+    )
     figure.update_layout(bargap=0.12, hovermode="closest", barmode="overlay")
     figure.update_xaxes(tickangle=-60, tickfont={"size": 11}, showgrid=False)
     return figure
@@ -104,14 +113,23 @@ def pixel_map(pixels: np.ndarray, height: int = 300) -> go.Figure:
     rows, columns = cost.shape
     figure = new_figure(height, room=(8, 40))
     figure.add_heatmap(
-        z=cost, x=np.arange(1, columns + 1), y=np.arange(1, rows + 1),
+        z=cost,
+        x=np.arange(1, columns + 1),
+        y=np.arange(1, rows + 1),
         colorscale=palette.SEQUENTIAL,
         colorbar={
-            "orientation": "h", "thickness": 10, "y": -0.04, "yanchor": "top", "nticks": 4,
-            "ticksuffix": " nats", "outlinewidth": 0, "exponentformat": "power", "tickangle": 0,
+            "orientation": "h",
+            "thickness": 10,
+            "y": -0.04,
+            "yanchor": "top",
+            "nticks": 4,
+            "ticksuffix": " nats",
+            "outlinewidth": 0,
+            "exponentformat": "power",
+            "tickangle": 0,
         },
         hovertemplate="row %{y}, column %{x}: %{z:.4~g} nats<extra></extra>",
-    )  # fmt: skip
+    )
     figure.update_xaxes(visible=False, constrain="domain")
     figure.update_yaxes(visible=False, autorange="reversed", scaleanchor="x", constrain="domain")
     return figure
@@ -130,20 +148,30 @@ def block_map(pixels: np.ndarray, name: str, height: int = 300) -> go.Figure:
     figure = new_figure(height, "column", "row")
     readable = part.size <= _MOST_NUMBERS
     figure.add_heatmap(
-        z=part, x=np.arange(columns.start, columns.stop) + 1,
-        y=np.arange(rows.start, rows.stop) + 1, zmax=0,
-        colorscale=palette.SEQUENTIAL, reversescale=True, showscale=not readable,
+        z=part,
+        x=np.arange(columns.start, columns.stop) + 1,
+        y=np.arange(rows.start, rows.stop) + 1,
+        zmax=0,
+        colorscale=palette.SEQUENTIAL,
+        reversescale=True,
+        showscale=not readable,
         colorbar={
-            "title": "nats", "thickness": 10, "outlinewidth": 0, "exponentformat": "power",
+            "title": "nats",
+            "thickness": 10,
+            "outlinewidth": 0,
+            "exponentformat": "power",
         },
         texttemplate="%{z:.3f}" if readable else None,
         hovertemplate="row %{y}, column %{x}: %{z:.4f} nats<extra></extra>",
-    )  # fmt: skip
+    )
     figure.update_xaxes(dtick=max(1, part.shape[1] // 4), showgrid=False, constrain="domain")
     return figure.update_yaxes(
-        dtick=max(1, part.shape[0] // 4), showgrid=False, autorange="reversed", scaleanchor="x",
+        dtick=max(1, part.shape[0] // 4),
+        showgrid=False,
+        autorange="reversed",
+        scaleanchor="x",
         constrain="domain",
-    )  # fmt: skip
+    )
 
 
 def iso_lines(
@@ -175,10 +203,11 @@ def difference(
     colours = [palette.KL] * len(dims) + [palette.EXPECTED_LOG_LIKELIHOOD] * len(blocks)
     figure = new_figure(height, "", "difference, nats", room=(72, 76))
     figure.add_bar(
-        x=[*labels, "ELBO"], y=[*values, values.sum()],
+        x=[*labels, "ELBO"],
+        y=[*values, values.sum()],
         marker={"color": [*colours, palette.ELBO]},
         hovertemplate="%{x}: %{y:.4f} nats<extra></extra>",
-    )  # fmt: skip
+    )
     figure.update_layout(bargap=0.12)
     figure.update_xaxes(tickangle=-60, tickfont={"size": 11}, showgrid=False)
     return figure

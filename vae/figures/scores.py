@@ -35,9 +35,12 @@ def calibration_histogram(
     """
     figure = new_figure(height, "ELBO, nats", "calibration images")
     figure.add_histogram(
-        x=calibration, nbinsx=40, marker={"color": palette.ELBO}, opacity=0.75,
+        x=calibration,
+        nbinsx=40,
+        marker={"color": palette.ELBO},
+        opacity=0.75,
         hovertemplate="ELBO %{x} nats: %{y} calibration images<extra></extra>",
-    )  # fmt: skip
+    )
     # A score far away would squeeze the histogram to a line: it is shown at the edge instead.
     far = float(calibration.min() - _FAR * np.ptp(calibration))
     places = np.maximum(elbos, far)
@@ -45,38 +48,56 @@ def calibration_histogram(
     high = float(max(calibration.max(), places.max()))
     room = 0.04 * (high - low) + 1e-6
     if threshold is not None:
-        figure.add_vrect(
-            x0=low - room, x1=threshold, fillcolor=palette.PRIOR, opacity=0.18, line_width=0,
-            layer="below",
-        )  # fmt: skip
-        figure.add_vline(x=threshold, line={"color": palette.PRIOR, "width": 2, "dash": "dash"})
-        # On the side where there is room for the words.
-        right = threshold < low + 0.35 * (high - low)
-        figure.add_annotation(
-            x=threshold, y=1, yref="paper", text=f"flagged below {nats(threshold)}",
-            showarrow=False, xanchor="left" if right else "right", yanchor="top",
-            xshift=6 if right else -6, font={"size": 12},
-        )  # fmt: skip
+        _flagged(figure, threshold, low - room, threshold < low + 0.35 * (high - low))
     figure.add_scatter(
-        x=places, y=np.zeros(len(elbos)), mode="markers", name="scored", customdata=elbos,
+        x=places,
+        y=np.zeros(len(elbos)),
+        mode="markers",
+        name="scored",
+        customdata=elbos,
         marker={
             "symbol": np.where(elbos < far, "triangle-left", "triangle-up"),
-            "size": 11, "color": palette.KL,
+            "size": 11,
+            "color": palette.KL,
         },
-        hovertemplate="a scored image: %{customdata:,.2f} nats<extra></extra>", cliponaxis=False,
-    )  # fmt: skip
+        hovertemplate="a scored image: %{customdata:,.2f} nats<extra></extra>",
+        cliponaxis=False,
+    )
     if highlighted is not None:
-        place, value = places[highlighted], nats(elbos[highlighted])
+        place, elbo = places[highlighted], elbos[highlighted]
+        text = f"this image {nats(elbo)}"
         figure.add_vline(x=place, line={"color": palette.KL, "width": 2})
-        beyond = elbos[highlighted] < far
         figure.add_annotation(
-            x=place, y=1, yref="paper", showarrow=False, yanchor="bottom", font={"size": 12},
-            text=f"← this image, far outside: {value}" if beyond else f"this image {value}",
+            x=place,
+            y=1,
+            yref="paper",
+            showarrow=False,
+            yanchor="bottom",
+            font={"size": 12},
+            text=text if elbo >= far else f"← this image, far outside: {nats(elbo)}",
             xanchor="left" if place < (low + high) / 2 else "right",
-        )  # fmt: skip
+        )
         figure.update_layout(margin={"t": 28})
     figure.update_xaxes(range=[low - room, high + room])
     return figure.update_layout(bargap=0.04)
+
+
+def _flagged(figure: go.Figure, threshold: float, low: float, right: bool) -> None:
+    """Shades what is flagged, from ``low`` on, with words on the side where there is room."""
+    shade = {"fillcolor": palette.PRIOR, "opacity": 0.18, "line_width": 0, "layer": "below"}
+    figure.add_vrect(x0=low, x1=threshold, **shade)
+    figure.add_vline(x=threshold, line={"color": palette.PRIOR, "width": 2, "dash": "dash"})
+    figure.add_annotation(
+        x=threshold,
+        y=1,
+        yref="paper",
+        text=f"flagged below {nats(threshold)}",
+        showarrow=False,
+        xanchor="left" if right else "right",
+        yanchor="top",
+        xshift=6 if right else -6,
+        font={"size": 12},
+    )
 
 
 def difference_map(sent: np.ndarray, decoded: np.ndarray, height: int = 300) -> go.Figure:
@@ -94,14 +115,23 @@ def difference_map(sent: np.ndarray, decoded: np.ndarray, height: int = 300) -> 
     rows, columns = difference.shape
     figure = new_figure(height, room=(8, 40))
     figure.add_heatmap(
-        z=difference, x=np.arange(1, columns + 1), y=np.arange(1, rows + 1),
-        colorscale="PuOr", zmin=-1, zmax=1,
+        z=difference,
+        x=np.arange(1, columns + 1),
+        y=np.arange(1, rows + 1),
+        colorscale="PuOr",
+        zmin=-1,
+        zmax=1,
         colorbar={
-            "orientation": "h", "thickness": 10, "y": -0.04, "yanchor": "top", "outlinewidth": 0,
-            "tickvals": [-1, 0, 1], "ticktext": ["less", "equal", "more"],
+            "orientation": "h",
+            "thickness": 10,
+            "y": -0.04,
+            "yanchor": "top",
+            "outlinewidth": 0,
+            "tickvals": [-1, 0, 1],
+            "ticktext": ["less", "equal", "more"],
         },
         hovertemplate="row %{y}, column %{x}: %{z:+.2f} of full tone<extra></extra>",
-    )  # fmt: skip
+    )
     figure.update_xaxes(visible=False, constrain="domain")
     figure.update_yaxes(visible=False, autorange="reversed", scaleanchor="x", constrain="domain")
     return figure
@@ -129,27 +159,37 @@ def code_place(
     figure = new_figure(height, f"latent dimension {across + 1}", f"latent dimension {up + 1}")
     shown = means[:: -(-len(means) // _MOST_POINTS)]
     figure.add_scatter(
-        x=shown[:, across], y=shown[:, up], mode="markers", hoverinfo="skip",
+        x=shown[:, across],
+        y=shown[:, up],
+        mode="markers",
+        hoverinfo="skip",
         marker={"size": 4, "color": palette.PRIOR, "opacity": 0.7},
-    )  # fmt: skip
+    )
     figure.add_scatter(
-        x=means[near, across], y=means[near, up], mode="markers", customdata=near[:, None],
+        x=means[near, across],
+        y=means[near, up],
+        mode="markers",
+        customdata=near[:, None],
         marker={"size": 9, "symbol": "diamond", "color": palette.EVIDENCE},
         hovertemplate="held-out image %{customdata[0]}<extra></extra>",
-    )  # fmt: skip
+    )
     mu, sigma = code
     for radius in (1, 2):
         figure.add_scatter(
             x=mu[across] + radius * sigma[across] * np.cos(_TURN),
             y=mu[up] + radius * sigma[up] * np.sin(_TURN),
-            mode="lines", hoverinfo="skip", line={"color": palette.KL, "width": 2},
-        )  # fmt: skip
+            mode="lines",
+            hoverinfo="skip",
+            line={"color": palette.KL, "width": 2},
+        )
     if moved is not None:
         figure.add_scatter(
-            x=[mu[across], moved[across]], y=[mu[up], moved[up]], mode="lines+markers",
+            x=[mu[across], moved[across]],
+            y=[mu[up], moved[up]],
+            mode="lines+markers",
             line={"color": palette.ELBO, "width": 2, "dash": "dot"},
             marker={"size": [0, 11], "symbol": "star", "color": palette.ELBO},
             hovertemplate="the nearest that passes<extra></extra>",
-        )  # fmt: skip
+        )
     ring_selected(figure, mu[across], mu[up], "this image")
     return figure

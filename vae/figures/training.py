@@ -35,11 +35,14 @@ def curves(history: Sequence[Mapping[str, Any]], key: str, height: int = 240) ->
     steps = [record["step"] for record in history]
     for split, dash in (("train", "dot"), ("validation", "solid")):
         figure.add_scatter(
-            x=steps, y=[record[split][key] for record in history], mode="lines+markers",
-            name=f"{split} images", line={"color": colour, "width": 2, "dash": dash},
+            x=steps,
+            y=[record[split][key] for record in history],
+            mode="lines+markers",
+            name=f"{split} images",
+            line={"color": colour, "width": 2, "dash": dash},
             marker={"size": 5},
             hovertemplate=f"{split}, step %{{x}}: %{{y:.3f}} nats<extra></extra>",
-        )  # fmt: skip
+        )
     return figure.update_xaxes(**_STEPS)
 
 
@@ -59,17 +62,25 @@ def dimension_curves(history: Sequence[Mapping[str, Any]], height: int = 240) ->
     for place, d in enumerate(order):
         values = [row[d] for row in rows]
         figure.add_scatter(
-            x=steps, y=values, mode="lines+markers", marker={"size": 4},
+            x=steps,
+            y=values,
+            mode="lines+markers",
+            marker={"size": 4},
             line={"color": palette.KL, "width": 1.5},
             opacity=1 - 0.7 * place / max(1, len(order)),
             hovertemplate=f"z{d + 1}, step %{{x}}: %{{y:.3f}} nats<extra></extra>",
-        )  # fmt: skip
+        )
         height_of_name = min(values[-1], above - apart)
         # Farther down it would seem to be another's.
         if place < _MOST_NAMES and values[-1] - height_of_name <= apart:
             above = height_of_name
             figure.add_annotation(
-                x=steps[-1], y=above, text=f"z{d + 1}", showarrow=False, xanchor="left",
-                xshift=4, font={"size": 11},
-            )  # fmt: skip
+                x=steps[-1],
+                y=above,
+                text=f"z{d + 1}",
+                showarrow=False,
+                xanchor="left",
+                xshift=4,
+                font={"size": 11},
+            )
     return figure.update_xaxes(**_STEPS).update_layout(margin={"r": 36})

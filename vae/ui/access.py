@@ -1,9 +1,4 @@
-"""What screens read, cached: models, reference tables, receipts, images, decoded places.
-
-Every cached function is keyed by :attr:`vae.model.checkpoint.Checkpoint.identity`: a key that left
-the model out would go on showing the old model's numbers after a switch, and the weights alone
-would mix up two reference sets of one model.
-"""
+"""What screens read, cached: models, reference tables, receipts, images, decoded places."""
 
 from __future__ import annotations
 
@@ -29,6 +24,7 @@ from vae.model.originals import files_of, originals
 from vae.model.registry import Entry, default_root, scan
 from vae.model.stored import CheckpointError
 from vae.model.vae import observe
+from vae.ui.caches import cached, shared
 
 __all__ = [
     "Table",
@@ -133,16 +129,11 @@ def current() -> tuple[Checkpoint, int]:
     return checkpoint(st.session_state["model"]), int(st.session_state["sample"])
 
 
+# Shared, since a million samples are a hundred megabytes.
+@shared(max_entries=8)
 def table(model: Checkpoint) -> Table:
     """The reference set of a model."""
-    return _table(model, model.identity)
-
-
-# Shared rather than copied for every run, since a million samples are a hundred megabytes; so
-# nobody writes into it.
-@st.cache_resource(max_entries=8, show_spinner=False)
-def _table(_model: Checkpoint, key: str) -> Table:
-    reference = _model.reference
+    reference = model.reference
     kl_per_dim = reference_kl_per_dim(reference)
     validation = reference.of_split("validation")
     return Table(
@@ -152,7 +143,7 @@ def _table(_model: Checkpoint, key: str) -> Table:
         kl=kl_per_dim.sum(-1),
         expected_log_likelihood=reference.expected_log_likelihood,
         elbo=reference.elbo,
-        percentile=calibration_of(_model).percentile(reference.elbo),
+        percentile=calibration_of(model).percentile(reference.elbo),
         labels=reference.labels,
         split=reference.split,
         by_kl=np.argsort(-kl_per_dim.mean(0), kind="stable"),
@@ -160,23 +151,21 @@ def _table(_model: Checkpoint, key: str) -> Table:
     )
 
 
+@cached(max_entries=256)
 def images(model: Checkpoint, rows: Sequence[int]) -> np.ndarray | None:
     """Reference images as the model sees them, binarised where it asks for that.
 
     In [0, 1], (N, C, H, W); none where the data aren't on this machine.
     """
-    return _images(model, model.identity, tuple(int(row) for row in rows))
+    levels = levels_at(model, rows)
+    return None if levels is None else observe(model.config, levels).numpy()
 
 
-@st.cache_data(max_entries=256, show_spinner=False)
-def _images(_model: Checkpoint, key: str, rows: tuple[int, ...]) -> np.ndarray | None:
-    levels = levels_at(_model, rows)
-    return None if levels is None else observe(_model.config, levels).numpy()
-
-
+# Names change without the model: files are renamed, the folder is opened again.
+@cached(max_entries=8, ttl=60)
 def files(model: Checkpoint) -> list[str] | None:
     """The path of each reference image below its folder; none where this machine has no files."""
-    return _files(model, model.identity)
+    return files_of(model)
 
 
 def file_column(model: Checkpoint, rows: np.ndarray) -> dict[str, list[str]]:
@@ -185,28 +174,16 @@ def file_column(model: Checkpoint, rows: np.ndarray) -> dict[str, list[str]]:
     return {} if names is None else {"file": [names[row] for row in rows]}
 
 
-# Names change without the model: files are renamed, the folder is opened again.
-@st.cache_data(max_entries=8, ttl=60, show_spinner=False)
-def _files(_model: Checkpoint, key: str) -> list[str] | None:
-    return files_of(_model)
-
-
 def receipt(model: Checkpoint, sample: int) -> Receipt | None:
     """A reference sample's ELBO taken apart; none where its image isn't on this machine."""
     levels = levels_of(model, sample)
     return None if levels is None else receipt_of(model, levels, draws_of(model), 0)
 
 
+@cached(max_entries=512)
 def receipt_of(model: Checkpoint, levels: np.ndarray, draws: int, seed: int) -> Receipt:
     """An uploaded image's ELBO taken apart, from its levels (C, H, W)."""
-    return _receipt_of(model, model.identity, levels, draws, seed)
-
-
-@st.cache_data(max_entries=512, show_spinner=False)
-def _receipt_of(
-    _model: Checkpoint, key: str, levels: np.ndarray, draws: int, seed: int
-) -> Receipt:
-    seen = see(_model.model, levels[None], seed)
+    seen = see(model.model, levels[None], seed)
     return take_apart(seen, estimate_elbo(seen, draws))
 
 
@@ -234,45 +211,28 @@ def levels_at(model: Checkpoint, rows: Sequence[int]) -> np.ndarray | None:
         return None
 
 
+@cached(max_entries=256)
 def reconstructions(model: Checkpoint, rows: Sequence[int]) -> np.ndarray:
     """What the decoder makes of reference samples' means, in [0, 1], (N, C, H, W)."""
-    return _reconstructions(model, model.identity, tuple(int(row) for row in rows))
+    return decode_means(model.model, torch.from_numpy(model.reference.mu[list(rows)])).numpy()
 
 
-@st.cache_data(max_entries=256, show_spinner=False)
-def _reconstructions(_model: Checkpoint, key: str, rows: tuple[int, ...]) -> np.ndarray:
-    return decode_means(_model.model, torch.from_numpy(_model.reference.mu[list(rows)])).numpy()
-
-
+@cached(max_entries=128)
 def posterior_draws(model: Checkpoint, sample: int, count: int, seed: int) -> np.ndarray:
     """Decoded draws from a reference sample's own q(z|x), in [0, 1], (N, C, H, W)."""
-    return _posterior_draws(model, model.identity, sample, count, seed)
+    found = table(model)
+    mu, sigma = found.mu[sample], found.sigma[sample]
+    return traversals.posterior_draws(model.model, mu, sigma, count, seed)
 
 
-@st.cache_data(max_entries=128, show_spinner=False)
-def _posterior_draws(
-    _model: Checkpoint, key: str, sample: int, count: int, seed: int
-) -> np.ndarray:
-    mu = _model.reference.mu[sample]
-    sigma = np.exp(_model.reference.log_variance[sample] / 2)
-    return traversals.posterior_draws(_model.model, mu, sigma, count, seed)
-
-
+@cached(max_entries=64)
 def prior_samples(model: Checkpoint, count: int, seed: int) -> np.ndarray:
     """Decoded draws from the prior, in [0, 1], (N, C, H, W)."""
-    return _prior_samples(model, model.identity, count, seed)
+    return traversals.prior_samples(model.model, count, seed)
 
 
-@st.cache_data(max_entries=64, show_spinner=False)
-def _prior_samples(_model: Checkpoint, key: str, count: int, seed: int) -> np.ndarray:
-    return traversals.prior_samples(_model.model, count, seed)
-
-
+@cached(max_entries=64)
 def decode(model: Checkpoint, codes: np.ndarray) -> np.ndarray:
-    """What the decoder makes of codes (N, D), in [0, 1], (N, C, H, W)."""
-    return _decode(model, model.identity, codes)
-
-
-@st.cache_data(max_entries=64, show_spinner=False)
-def _decode(_model: Checkpoint, key: str, codes: np.ndarray) -> np.ndarray:
-    return decode_means(_model.model, torch.from_numpy(codes)).numpy()
+    """What the decoder makes of codes (..., D), in [0, 1], (..., C, H, W)."""
+    images = decode_means(model.model, torch.from_numpy(codes.reshape(-1, codes.shape[-1])))
+    return images.numpy().reshape(*codes.shape[:-1], *images.shape[1:])

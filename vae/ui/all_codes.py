@@ -1,4 +1,4 @@
-"""What the latent map computes from all codes, cached as in :mod:`vae.ui.access`.
+"""What the latent map computes from all codes, cached.
 
 How the aggregate posterior compares with the prior, and places of codes by PCA and t-SNE.
 """
@@ -9,7 +9,6 @@ from collections.abc import Callable
 from threading import Lock
 
 import numpy as np
-import streamlit as st
 import torch
 
 from vae.elbo.aggregate import aggregate_log_density
@@ -17,6 +16,7 @@ from vae.elbo.holes import Holes, holes
 from vae.explore.projection import TSNE_MOST, Principal, principal_axes, tsne, vary
 from vae.model.checkpoint import Checkpoint
 from vae.ui import access
+from vae.ui.caches import cached, shared
 
 __all__ = [
     "COMPONENTS",
@@ -44,43 +44,29 @@ def components(model: Checkpoint) -> tuple[torch.Tensor, torch.Tensor, int]:
     return torch.from_numpy(table.mu[rows]), torch.from_numpy(table.sigma[rows]), len(rows)
 
 
+@cached(max_entries=32)
 def hole_share(model: Checkpoint, dims: tuple[int, ...]) -> Holes:
     """How much of the prior falls where no data lie, in some of the dimensions."""
-    return _hole_share(model, model.identity, dims)
-
-
-@st.cache_data(max_entries=32, show_spinner=False)
-def _hole_share(_model: Checkpoint, identity: str, dims: tuple[int, ...]) -> Holes:
-    mu, sigma, _ = components(_model)
+    mu, sigma, _ = components(model)
     return holes(mu[:, dims], sigma[:, dims])
 
 
+@cached(max_entries=8)
 def hole_examples(
     model: Checkpoint, count: int, threshold: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Codes drawn from the prior, ``count`` of those in holes and of those outside, or fewer."""
-    return _hole_examples(model, model.identity, count, threshold)
-
-
-@st.cache_data(max_entries=8, show_spinner=False)
-def _hole_examples(
-    _model: Checkpoint, identity: str, count: int, threshold: float
-) -> tuple[np.ndarray, np.ndarray]:
-    mu, sigma, _ = components(_model)
+    mu, sigma, _ = components(model)
     codes = torch.randn(400, mu.shape[1], generator=torch.Generator().manual_seed(1)).double()
     below = (aggregate_log_density(mu, sigma, codes) < threshold).numpy()
     return codes.numpy()[below][:count], codes.numpy()[~below][:count]
 
 
+@shared(max_entries=4, show_spinner="Comparing codes with the prior")
 def log_ratio(model: Checkpoint) -> np.ndarray:
     r"""Each sample's :math:`\log \bar q(\mu) / p(\mu)` in nats, with shape :math:`(N,)`."""
-    return _log_ratio(model, model.identity)
-
-
-@st.cache_resource(max_entries=4, show_spinner="Comparing codes with the prior")
-def _log_ratio(_model: Checkpoint, identity: str) -> np.ndarray:
-    mu, sigma, _ = components(_model)
-    z = torch.from_numpy(access.table(_model).mu)
+    mu, sigma, _ = components(model)
+    z = torch.from_numpy(access.table(model).mu)
     zero = torch.zeros(1, z.shape[1])
     prior = aggregate_log_density(zero, torch.ones_like(zero), z)
     return (aggregate_log_density(mu, sigma, z) - prior).numpy()
@@ -94,24 +80,16 @@ def densities(model: Checkpoint, z: np.ndarray) -> np.ndarray:
     return torch.stack(logs).exp().numpy()
 
 
+@cached(max_entries=32)
 def all_equal(model: Checkpoint) -> bool:
     """Whether all codes are one, so that there is no direction in which they vary."""
-    return _all_equal(model, model.identity)
+    return not vary(model.reference.mu)
 
 
-@st.cache_data(max_entries=32, show_spinner=False)
-def _all_equal(_model: Checkpoint, identity: str) -> bool:
-    return not vary(_model.reference.mu)
-
-
+@cached(max_entries=8)
 def principal(model: Checkpoint) -> Principal:
     """The two directions in which codes vary most."""
-    return _principal(model, model.identity)
-
-
-@st.cache_data(max_entries=8, show_spinner=False)
-def _principal(_model: Checkpoint, identity: str) -> Principal:
-    return principal_axes(_model.reference.mu)
+    return principal_axes(model.reference.mu)
 
 
 def tsne_places(
@@ -133,7 +111,7 @@ def tsne_places(
         some = np.random.default_rng(0).choice(len(mu), TSNE_MOST, replace=False)
         # One that was left out takes the place of one that was not.
         rows = some if sample in some else np.append(some[:-1], sample)
-    kept = _tsne_kept(model.identity)
+    kept = _tsne_kept(model)
     with _tsne_turn():
         if "places" not in kept or np.isnan(kept["places"][sample]).any():
             places = np.full((len(mu), 2), np.nan)
@@ -142,11 +120,11 @@ def tsne_places(
     return kept["places"], len(rows)
 
 
-@st.cache_resource(max_entries=8, show_spinner=False)
-def _tsne_kept(identity: str) -> dict[str, np.ndarray]:
+@shared(max_entries=8)
+def _tsne_kept(model: Checkpoint) -> dict[str, np.ndarray]:
     return {}
 
 
-@st.cache_resource(show_spinner=False)
+@shared()
 def _tsne_turn() -> Lock:
     return Lock()

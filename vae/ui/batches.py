@@ -12,6 +12,7 @@ import streamlit as st
 from vae.elbo.calibration_sets import calibration_of
 from vae.elbo.files import ScoredImage, ScoreSettings, score_bytes
 from vae.model.checkpoint import Checkpoint
+from vae.ui.caches import shared
 
 __all__ = ["score_in_parts", "scored_with_progress"]
 
@@ -46,7 +47,7 @@ def score_in_parts(
     for start in range(0, len(different), size):
         part = different[start : start + size]
         data = tuple(files[same[0]][1] for same in part)
-        results = _scored(model, model.name, model.identity, data, settings, stamp)
+        results = _scored(model, model.name, data, settings, stamp)
         for same, result in zip(part, results, strict=True):
             for position in same:
                 row = result.row._replace(name=files[position][0])
@@ -54,16 +55,16 @@ def score_in_parts(
         yield found
 
 
-@st.cache_data(max_entries=64, show_spinner=False)
+# Shared, since what the model sees goes with the model itself, which nobody wants copied.
+@shared(max_entries=64)
 def _scored(
-    _model: Checkpoint,
+    model: Checkpoint,
     name: str,  # rows state it
-    key: str,
     data: tuple[bytes, ...],
     settings: ScoreSettings,
     stamp: str,
 ) -> list[ScoredImage]:
-    return score_bytes(_model, [("", one) for one in data], settings)
+    return score_bytes(model, [("", one) for one in data], settings)
 
 
 def scored_with_progress(

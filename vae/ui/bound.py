@@ -193,9 +193,11 @@ def second_opinion(model: Checkpoint, levels: np.ndarray) -> None:
         # Any click reruns the page, which ends this run at its next word to the bar.
         right.button("Cancel", key="cancel_annealing", width="stretch")
         known[image] = explained.annealed(
-            model, levels, _CHAINS,
+            model,
+            levels,
+            _CHAINS,
             lambda share: bar.progress(share, f"Annealing {_CHAINS} chains: {share:.0%} done"),
-        )  # fmt: skip
+        )
         st.rerun()
     value, error = known[image]
     st.markdown(

@@ -126,8 +126,10 @@ def plane(
         rate_distortion(points, model.name, list(ladder.values())),
         f"{len(points)} models by rate and distortion on {model.data_title}, with lines of equal "
         f"ELBO; {model.name} is ringed.",
-        key="compare_plane", on_select=pick, selection_mode="points",
-    )  # fmt: skip
+        key="compare_plane",
+        on_select=pick,
+        selection_mode="points",
+    )
     st.caption(
         "Each mark is a model's mean over validation images, with standard errors: circle mlp, "
         "square conv, diamond resnet. Dotted: equal ELBO, higher towards the lower left. "
@@ -140,9 +142,12 @@ def ladder_slider(model: Checkpoint, ladder: dict[float, str]) -> None:
     """One slider through the models that differ in beta: map, reconstructions, strongest film."""
     mine = next(beta for beta, name in ladder.items() if name == model.name)
     beta = st.select_slider(
-        "Weight β of the KL in training", list(ladder), value=mine, key=f"ladder-{model.name}",
+        "Weight β of the KL in training",
+        list(ladder),
+        value=mine,
+        key=f"ladder-{model.name}",
         format_func=lambda value: f"β = {value:g}",
-    )  # fmt: skip
+    )
     other = access.checkpoint(ladder[beta])
     table, metrics = access.table(other), other.manifest["metrics"]
     rate, distortion = adding_up((metrics["rate"], metrics["distortion"]), 2)
@@ -160,11 +165,15 @@ def ladder_slider(model: Checkpoint, ladder: dict[float, str]) -> None:
     with left:
         axes = [first, second]
         widgets.chart(
-            codes(table.mu[keep][:, axes], table.sigma[keep][:, axes], table.labels[keep],
-                  other.label_names),
+            codes(
+                table.mu[keep][:, axes],
+                table.sigma[keep][:, axes],
+                table.labels[keep],
+                other.label_names,
+            ),
             f"Posterior means of {len(keep):,} images under {other.name}, with the median width "
             "of a code",
-        )  # fmt: skip
+        )
         st.caption(
             f"Codes over dimensions {first + 1} and {second + 1}. Dotted: the prior's 1, 2 and 3 "
             "standard deviations. Orange, lower left: the median width σ of one image's code."

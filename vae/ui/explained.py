@@ -1,4 +1,4 @@
-"""What the Explain screens compute for one model or image, cached as in :mod:`vae.ui.access`."""
+"""What the Explain screens compute for one model or image, cached."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
-import streamlit as st
 import torch
 
 from vae.elbo import batch_mates as batch_mates_module
@@ -33,6 +32,7 @@ from vae.elbo.surgery import Surgery
 from vae.model.checkpoint import Checkpoint
 from vae.model.vae import observe
 from vae.ui import access
+from vae.ui.caches import cached, shared
 
 __all__ = [
     "FiniteSet",
@@ -66,35 +66,27 @@ def blurred(model: Checkpoint, sample: int) -> Receipt:
     )
 
 
+@cached(max_entries=128, show_spinner="Computing every line")
 def derivation(model: Checkpoint, sample: int) -> list[Line]:
     """The derivation evaluated for a sample; what needs its image only where that is here."""
-    return _derivation(model, model.identity, sample)
-
-
-@st.cache_data(max_entries=128, show_spinner="Computing every line")
-def _derivation(_model: Checkpoint, key: str, sample: int) -> list[Line]:
-    levels = access.levels_at(_model, [sample])
+    levels = access.levels_at(model, [sample])
     if levels is None:
-        table = access.table(_model)
+        table = access.table(model)
         mu, sigma = (torch.from_numpy(one[sample]) for one in (table.mu, table.sigma))
         return derivation_module.closed_forms(mu, sigma, float(table.kl[sample]))
-    seen = see(_model.model, levels)
-    return derivation_module.derivation(seen, access.draws_of(_model), _scan(_model, key))
+    seen = see(model.model, levels)
+    return derivation_module.derivation(seen, access.draws_of(model), scan(model))
 
 
+@cached(max_entries=64, show_spinner="Scoring one image in four companies")
 def batch_mates(model: Checkpoint, sample: int) -> list[Company] | None:
     """A sample's terms in different company; none where the images aren't on this machine."""
-    return _batch_mates(model, model.identity, sample)
-
-
-@st.cache_data(max_entries=64, show_spinner="Scoring one image in four companies")
-def _batch_mates(_model: Checkpoint, key: str, sample: int) -> list[Company] | None:
-    size = _model.reference.size
+    size = model.reference.size
     mates = (sample + np.arange(min(_COMPANY, size))) % size
-    levels = access.levels_at(_model, mates)
+    levels = access.levels_at(model, mates)
     if levels is None:
         return None
-    return batch_mates_module.batch_mates(_model.model, levels[0], levels[1:])
+    return batch_mates_module.batch_mates(model.model, levels[0], levels[1:])
 
 
 class Gap(NamedTuple):
@@ -135,22 +127,18 @@ class Gap(NamedTuple):
     split: Line | None
 
 
+@cached(max_entries=128, show_spinner="Finding the best q and 5,000 draws")
 def gap(model: Checkpoint, levels: np.ndarray) -> Gap:
     """The bounds of one image, (C, H, W)."""
-    return _gap(model, model.identity, levels)
-
-
-@st.cache_data(max_entries=128, show_spinner="Finding the best q and 5,000 draws")
-def _gap(_model: Checkpoint, key: str, levels: np.ndarray) -> Gap:
-    draws = access.draws_of(_model)
+    draws = access.draws_of(model)
     with ThreadPoolExecutor(1) as beside:
         # Two roads to one truth that don't meet: each may have a core.
-        seen = see(_model.model, levels[None])
+        seen = see(model.model, levels[None])
         rungs = beside.submit(bound_ladder, seen)
         elbo = estimate_elbo(seen, draws)
-        best = _best(_model, key, levels)
+        best = _best(model, levels)
         split = gap_split(best)
-        to_posterior, line = _to_posterior(seen, elbo, _quadrature(_model, key, levels))
+        to_posterior, line = _to_posterior(seen, elbo, _quadrature(model, levels))
     return Gap(
         terms=(float(elbo.terms.expected_log_likelihood[0]), float(elbo.terms.kl[0])),
         elbo=(float(elbo.value[0]), float(elbo.uncertainty[0])),
@@ -170,25 +158,20 @@ def _gap(_model: Checkpoint, key: str, levels: np.ndarray) -> Gap:
     )
 
 
-@st.cache_resource(max_entries=8, show_spinner=False)
-def _best(_model: Checkpoint, key: str, levels: np.ndarray) -> BestGaussian:
-    found = _quadrature(_model, key, levels)
+@shared(max_entries=8)
+def _best(model: Checkpoint, levels: np.ndarray) -> BestGaussian:
+    found = _quadrature(model, levels)
     return best_gaussian(
-        see(_model.model, levels[None]),
-        draws=access.draws_of(_model),
+        see(model.model, levels[None]),
+        draws=access.draws_of(model),
         integrals=None if found is None else [found],
     )
 
 
+@cached(max_entries=128)
 def tilted_elbo(model: Checkpoint, levels: np.ndarray) -> tuple[float, float]:
     """The ELBO of the best Gaussian of any covariance and its error, in nats; for D <= 2."""
-    return _tilted_elbo(model, model.identity, levels)
-
-
-@st.cache_data(max_entries=128, show_spinner=False)
-def _tilted_elbo(_model: Checkpoint, key: str, levels: np.ndarray) -> tuple[float, float]:
-    best = _best(_model, key, levels)
-    found = best_full_gaussian(see(_model.model, levels[None]), best)
+    found = best_full_gaussian(see(model.model, levels[None]), _best(model, levels))
     return float(found.elbo[0]), float(found.error[0])
 
 
@@ -204,40 +187,30 @@ def _to_posterior(seen: Seen, elbo: Elbo, found: Quadrature | None) -> tuple[flo
     return distance.value, line
 
 
-@st.cache_resource(max_entries=8, show_spinner=False)
-def _quadrature(_model: Checkpoint, key: str, levels: np.ndarray) -> Quadrature | None:
-    if _model.config.latent_dim > 2:
+@shared(max_entries=8)
+def _quadrature(model: Checkpoint, levels: np.ndarray) -> Quadrature | None:
+    if model.config.latent_dim > 2:
         return None
-    seen = see(_model.model, levels[None])
-    return quadrature(seen.model, seen.x[0], seen.mu[0], scan=_scan(_model, key))
+    seen = see(model.model, levels[None])
+    return quadrature(seen.model, seen.x[0], seen.mu[0], scan=scan(model))
 
 
-@st.cache_resource(max_entries=4, show_spinner=False)
-def _scan(_model: Checkpoint, key: str) -> CoarseScan | None:
-    return coarse_scan(_model.model) if _model.config.latent_dim <= 2 else None
-
-
+@shared(max_entries=4)
 def scan(model: Checkpoint) -> CoarseScan | None:
     """The decoded coarse cells of a model with at most two latent dimensions."""
-    return _scan(model, model.identity)
+    return coarse_scan(model.model) if model.config.latent_dim <= 2 else None
 
 
+@cached(max_entries=64)
 def posterior(
     model: Checkpoint, levels: np.ndarray, window: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Axes (D, G) and density (G) or (G, G) of one image's true posterior over a window (D, 2)."""
-    return _posterior(model, model.identity, levels, window)
-
-
-@st.cache_data(max_entries=64, show_spinner=False)
-def _posterior(
-    _model: Checkpoint, key: str, levels: np.ndarray, window: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    x = observe(_model.config, levels[None])[0]
-    found = _quadrature(_model, key, levels)
+    x = observe(model.config, levels[None])[0]
+    found = _quadrature(model, levels)
     centre = torch.from_numpy(window.mean(1))
     side = _LINE_SIDE if len(window) == 1 else _PLANE_SIDE
-    grid = true_posterior(_model.model, x, centre, torch.from_numpy(window), side, found)
+    grid = true_posterior(model.model, x, centre, torch.from_numpy(window), side, found)
     return grid.axes.numpy(), grid.density.numpy()
 
 
@@ -265,7 +238,7 @@ class FiniteSet(NamedTuple):
     batch_of_8: float
 
 
-@st.cache_data(max_entries=32, show_spinner=False)
+@cached(max_entries=32)
 def finite_set(sigma: float, size: int) -> FiniteSet:
     """The misconception with finitely many images of one width."""
     widths = torch.logspace(math.log10(0.02), math.log10(0.99), 40, dtype=torch.float64)
@@ -291,12 +264,12 @@ def surgery(model: Checkpoint) -> tuple[Surgery, np.ndarray]:
     size = model.reference.size
     count = min(size, _MOST_FOR_SURGERY)
     rows = np.linspace(0, size - 1, count).astype(int)
-    return _surgery(model, model.identity, rows), rows
+    return _surgery(model, rows), rows
 
 
-@st.cache_data(max_entries=8, show_spinner="Splitting the KL of every image")
-def _surgery(_model: Checkpoint, key: str, rows: np.ndarray) -> Surgery:
-    found = access.table(_model)
+@cached(max_entries=8, show_spinner="Splitting the KL of every image")
+def _surgery(model: Checkpoint, rows: np.ndarray) -> Surgery:
+    found = access.table(model)
     return surgery_module.surgery(
         torch.from_numpy(found.mu[rows]), torch.from_numpy(found.sigma[rows])
     )

@@ -69,12 +69,15 @@ def reduction_lens(model: Checkpoint, sample: int) -> None:
 
         styled = frame.style.map(ramp, subset=list(frame.columns[1:-1])).format(precision=3)
         state = st.dataframe(
-            styled, hide_index=True, on_select="rerun", key="lens",
+            styled,
+            hide_index=True,
+            on_select="rerun",
+            key="lens",
             # Beside the names, however many dimensions there are.
             column_config={name: {"pinned": True} for name in ("image", _ITS_KL)},
             selection_mode=["single-row", "single-column", "single-cell"],
             alt=f"KL of {_ROWS} images by latent dimension, in nats",
-        )  # fmt: skip
+        )
         st.markdown(_reading(state.selection, frame, rows, kl))
     with right:
         names = [one.name for one in REDUCTIONS]
@@ -224,8 +227,10 @@ def _shares(
     places = np.full((model.reference.size, 2), np.nan)
     places[rows] = np.column_stack(shares)
     ends = np.array([places[rows].min(0), places[rows].max(0)])
-    lines = (("log N", palette.PRIOR, [[ceiling, end] for end in ends[::-1, 1]]),
-             ("misfit 0", palette.HAIRLINE, [[0, 0], [ceiling, 0]]))  # fmt: skip
+    lines = (
+        ("log N", palette.PRIOR, [[ceiling, end] for end in ends[::-1, 1]]),
+        ("misfit 0", palette.HAIRLINE, [[0, 0], [ceiling, 0]]),
+    )
     scatter(
         places,
         key=f"shares-{model.name}",
@@ -236,8 +241,13 @@ def _shares(
         selected=sample,
         colour=palette.KL,
         lines=[
-            {"points": points, "colour": colour, "dash": name == "log N", "width": 1,
-             "label": name}
+            {
+                "points": points,
+                "colour": colour,
+                "dash": name == "log N",
+                "width": 1,
+                "label": name,
+            }
             for name, colour, points in lines
         ],
-    )  # fmt: skip
+    )

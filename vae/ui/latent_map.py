@@ -16,6 +16,7 @@ from vae.figures.frame import framed_span, nats
 from vae.figures.plane import (
     MOST_NAMED,
     Fact,
+    Slot,
     density_lines,
     group_slot,
     prior_rings,
@@ -72,67 +73,88 @@ class Settings(NamedTuple):
 
 def settings(model: Checkpoint, table: Table) -> Settings:
     """The row of settings; all of them stand in the link."""
-    many = model.config.latent_dim > 2
     names = [f"z{d + 1}" for d in table.by_kl]
-    mean_kl = dict(zip(names, table.kl_per_dim.mean(0)[table.by_kl], strict=True))
-    quantities = _quantities(model)
-    maps.unchecked("colour", quantities, "colouring")
+    view, dims, hold, empty = VIEWS[0], (0, 1), True, ""
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        colour = st.selectbox(
-            "Colour by", quantities, key="colour", bind="query-params", width=230,
-            on_change=_forget,
-        )  # fmt: skip
+        colour = _choose("Colour by", _quantities(model), "colour", "colouring", 230)
         if colour == "label" and len(model.label_names) > MOST_NAMED:
             _find_class(model, table)
-        view, dims, hold = VIEWS[0], (0, 1), True
         if model.config.latent_dim == 1:
             view, dims = LINE, (0,)
-        empty = ""
-        if many:
-            maps.unchecked("view", VIEWS, "view")
-            view = st.selectbox(
-                "View", VIEWS, key="view", bind="query-params", width=180, on_change=_forget
-            )
+        if model.config.latent_dim > 2:
+            view = _choose("View", VIEWS, "view", "view", 180)
             empty = _nothing_to_see(model, view)
             view = VIEWS[0] if empty else view
-        if many and view == VIEWS[0]:
-            maps.unchecked("across", names, "dimension across")
-            across = st.selectbox(
-                "Across", names, key="across", bind="query-params", width=110,
-                on_change=_forget, help=_by_kl(mean_kl),
-            )  # fmt: skip
-            others = [name for name in names if name != across]
-            maps.unchecked("up", others, "dimension up")
-            up = st.selectbox(
-                "Up", others, key="up", bind="query-params", width=110, on_change=_forget,
-                help=_by_kl(mean_kl),
-            )  # fmt: skip
-            dims = (int(across[1:]) - 1, int(up[1:]) - 1)
-        if many and view != VIEWS[2]:
-            places = ("this sample's", "0")
-            maps.unchecked("hold", places, "place for the other dimensions")
-            hold = places[0] == st.segmented_control(
-                "Others at", places, default=places[0], required=True, key="hold",
-                bind="query-params", on_change=_forget,
-                help="A picture needs all dimensions. Where the plane's pictures keep the ones "
-                "that it doesn't show: at the chosen sample's values, or at the prior's mean.",
-            )  # fmt: skip
-    offered = _offered(view)
-    asked = st.query_params.get_all("layers")
-    if "layers" not in st.session_state and not set(asked) <= {*LAYERS, ""}:
-        maps.unchecked("layers", LAYERS, "layer")
-    kept = st.session_state.get("layers")
-    if kept is not None and not set(kept) <= set(offered):
-        st.session_state["layers"] = [name for name in kept if name in offered]
-    layers = st.pills(
-        "Layers", offered, default=[name for name in _DEFAULT_LAYERS if name in offered],
-        selection_mode="multi", key="layers", bind="query-params", on_change=_forget,
-    )  # fmt: skip
+            if view == VIEWS[0]:
+                about = _by_kl(
+                    dict(zip(names, table.kl_per_dim.mean(0)[table.by_kl], strict=True))
+                )
+                across = _choose("Across", names, "across", "dimension across", 110, about)
+                others = [name for name in names if name != across]
+                up = _choose("Up", others, "up", "dimension up", 110, about)
+                dims = (int(across[1:]) - 1, int(up[1:]) - 1)
+            if view != VIEWS[2]:
+                hold = _choose_hold()
+    layers = _choose_layers(_offered(view))
     for sentence in st.session_state.get("map_notices", ()):
         st.warning(sentence, icon=":material/link_off:")
     if empty:
         st.info(f"{empty} Two dimensions are shown instead.")
-    return Settings(view, dims, hold, colour, tuple(layers or ()))
+    return Settings(view, dims, hold, colour, layers)
+
+
+def _choose(
+    label: str, options: Sequence[str], key: str, what: str, width: int, about: str | None = None
+) -> str:
+    """One of several options that the link may name."""
+    maps.unchecked(key, options, what)
+    return st.selectbox(
+        label,
+        options,
+        key=key,
+        bind="query-params",
+        width=width,
+        on_change=_forget,
+        help=about,
+    )
+
+
+def _choose_hold() -> bool:
+    """Whether the plane's pictures keep the chosen sample's values where it shows no dimension."""
+    places = ("this sample's", "0")
+    maps.unchecked("hold", places, "place for the other dimensions")
+    chosen = st.segmented_control(
+        "Others at",
+        places,
+        default=places[0],
+        required=True,
+        key="hold",
+        bind="query-params",
+        on_change=_forget,
+        help="A picture needs all dimensions. Where the plane's pictures keep the ones that it "
+        "doesn't show: at the chosen sample's values, or at the prior's mean.",
+    )
+    return chosen == places[0]
+
+
+def _choose_layers(offered: list[str]) -> tuple[str, ...]:
+    if "layers" not in st.session_state:
+        asked = st.query_params.get_all("layers")
+        if not set(asked) <= {*LAYERS, ""}:
+            maps.unchecked("layers", LAYERS, "layer")
+    kept = st.session_state.get("layers")
+    if kept is not None and not set(kept) <= set(offered):
+        st.session_state["layers"] = [name for name in kept if name in offered]
+    layers = st.pills(
+        "Layers",
+        offered,
+        default=[name for name in _DEFAULT_LAYERS if name in offered],
+        selection_mode="multi",
+        key="layers",
+        bind="query-params",
+        on_change=_forget,
+    )
+    return tuple(layers or ())
 
 
 def _forget() -> None:
@@ -163,12 +185,17 @@ def _find_class(model: Checkpoint, table: Table) -> None:
         maps.set_group(model, np.flatnonzero(table.labels == st.session_state["find"]))
 
     st.selectbox(
-        "Find a class", classes, index=None, key="find", width=230, on_change=gather,
+        "Find a class",
+        classes,
+        index=None,
+        key="find",
+        width=230,
+        on_change=gather,
         format_func=lambda number: label_text(number, model.label_names),
         placeholder=f"among {len(classes):,}",
         help=f"The {MOST_NAMED} commonest classes have a colour and a name on the map, the others "
         "are grey. A class that is found becomes the group.",
-    )  # fmt: skip
+    )
 
 
 def _offered(view: str) -> list[str]:
@@ -217,30 +244,53 @@ def _coloured(
 
 def scene(model: Checkpoint, table: Table, sample: int, chosen: Settings) -> Scene:
     """Where the points lie for these settings, and the plane under them."""
-    mu, sigma = table.mu, table.sigma
-    sha = model.identity[:12]
-    held = mu[sample] if chosen.hold else np.zeros(mu.shape[1])
-    if chosen.view == LINE:
-        return _line(model, table)
-    if chosen.view == VIEWS[0]:
-        dims = chosen.dims
-        places = mu[:, dims]
-        return Scene(
-            chosen.view, f"{sha} {dims}", places, sigma[:, dims], dimension_plane(dims, held),
-            dims, *_windows(places, _ANYWHERE),
-        )  # fmt: skip
-    if chosen.view == VIEWS[1]:
-        axes = all_codes.principal(model)
-        places = (mu - axes.mean) @ axes.directions.T
-        (first, second), variance = axes.directions, sigma**2
-        across, up = variance @ first**2, variance @ second**2
-        spread = np.column_stack(
-            (np.sqrt(across), np.sqrt(up), variance @ (first * second) / np.sqrt(across * up))
-        )
-        return Scene(
-            chosen.view, f"{sha} PCA", places, spread, axes.plane_through(held), None,
-            *_windows(places),
-        )  # fmt: skip
+    return _SCENES[chosen.view](model, table, sample, chosen)
+
+
+def _held(table: Table, sample: int, chosen: Settings) -> np.ndarray:
+    """The code (D,) whose dimensions a slice keeps where it doesn't vary them."""
+    return table.mu[sample] if chosen.hold else np.zeros(table.mu.shape[1])
+
+
+def _slice(model: Checkpoint, table: Table, sample: int, chosen: Settings) -> Scene:
+    """Two dimensions."""
+    dims = chosen.dims
+    places = table.mu[:, dims]
+    home, whole = _windows(places, _ANYWHERE)
+    return Scene(
+        kind=chosen.view,
+        geometry=f"{model.identity[:12]} {dims}",
+        places=places,
+        spread=table.sigma[:, dims],
+        plane=dimension_plane(dims, _held(table, sample, chosen)),
+        dims=dims,
+        home=home,
+        whole=whole,
+    )
+
+
+def _principal_plane(model: Checkpoint, table: Table, sample: int, chosen: Settings) -> Scene:
+    """The two directions in which codes vary most."""
+    axes = all_codes.principal(model)
+    places = (table.mu - axes.mean) @ axes.directions.T
+    (first, second), variance = axes.directions, table.sigma**2
+    across, up = variance @ first**2, variance @ second**2
+    correlation = variance @ (first * second) / np.sqrt(across * up)
+    home, whole = _windows(places)
+    return Scene(
+        kind=chosen.view,
+        geometry=f"{model.identity[:12]} PCA",
+        places=places,
+        spread=np.column_stack((np.sqrt(across), np.sqrt(up), correlation)),
+        plane=axes.plane_through(_held(table, sample, chosen)),
+        dims=None,
+        home=home,
+        whole=whole,
+    )
+
+
+def _tsne(model: Checkpoint, table: Table, sample: int, chosen: Settings) -> Scene:
+    """Places by t-SNE, which belong to no plane."""
     bar = st.empty()
 
     def report(done: int, steps: int) -> None:
@@ -248,10 +298,17 @@ def scene(model: Checkpoint, table: Table, sample: int, chosen: Settings) -> Sce
 
     places, count = all_codes.tsne_places(model, sample, report)
     bar.empty()
+    home, whole = _windows(places)
     return Scene(
-        chosen.view, f"{sha} t-SNE {count} {np.isnan(places[:, 0]).argmax()}", places, None, None,
-        None, *_windows(places),
-    )  # fmt: skip
+        kind=chosen.view,
+        geometry=f"{model.identity[:12]} t-SNE {count} {np.isnan(places[:, 0]).argmax()}",
+        places=places,
+        spread=None,
+        plane=None,
+        dims=None,
+        home=home,
+        whole=whole,
+    )
 
 
 def _windows(places: np.ndarray, least: float = 0.0) -> tuple[Window, Window]:
@@ -259,7 +316,7 @@ def _windows(places: np.ndarray, least: float = 0.0) -> tuple[Window, Window]:
     return tuple(Window(-span, -span, span, span) for span in framed_span(places, least))
 
 
-def _line(model: Checkpoint, table: Table) -> Scene:
+def _line(model: Checkpoint, table: Table, sample: int, chosen: Settings) -> Scene:
     """One latent dimension: codes across, and up, at random heights, the density they make."""
     mu = table.mu[:, 0]
     aggregate, _ = all_codes.densities(model, mu)
@@ -269,66 +326,34 @@ def _line(model: Checkpoint, table: Table) -> Scene:
     curves = all_codes.densities(model, z)
     top = 1.12 * float(max(curves.max(), aggregate.max()))
     return Scene(
-        LINE, f"{model.identity[:12]} line", np.column_stack((mu, scattered(aggregate))),
-        np.column_stack((table.sigma[:, 0], np.zeros(len(mu)))),
-        Plane(np.zeros(1), np.ones(1), np.zeros(1)), (0,),
-        Window(-near, -0.04 * top, near, top), Window(-far, -0.04 * top, far, top),
-        tuple(density_lines(z, *curves)),
-    )  # fmt: skip
+        kind=LINE,
+        geometry=f"{model.identity[:12]} line",
+        places=np.column_stack((mu, scattered(aggregate))),
+        spread=np.column_stack((table.sigma[:, 0], np.zeros(len(mu)))),
+        plane=Plane(np.zeros(1), np.ones(1), np.zeros(1)),
+        dims=(0,),
+        home=Window(-near, -0.04 * top, near, top),
+        whole=Window(-far, -0.04 * top, far, top),
+        lines=tuple(density_lines(z, *curves)),
+    )
+
+
+_SCENES = {VIEWS[0]: _slice, VIEWS[1]: _principal_plane, VIEWS[2]: _tsne, LINE: _line}
 
 
 @st.fragment
 def draw(model: Checkpoint, sample: int, found: Scene, chosen: Settings) -> None:
     """The plane. A zoom reruns this part alone; a click or a loop reruns the screen."""
-    table = access.table(model)
     layers = set(chosen.layers) & set(_offered(chosen.view))
     kept = st.session_state.get("map_window")
     window = maps.fine(kept, found)
-    values, unit, names, digits = _coloured(model, table, chosen.colour)
-    facts = (
-        Fact("KL", table.kl),
-        Fact("E log p(x|z)", table.expected_log_likelihood, digits=1),
-        Fact("ELBO", table.elbo, digits=1),
-    )
-    slots = [
-        maps.points(KEY, model, found, facts),
-        maps.colour(KEY, model, chosen.colour, values, unit, names, digits),
-    ]
-    if found.plane is not None:
-        slots.append(maps.lattice(KEY, model, found, "coarse", found.home))
-        if window is not None:
-            slots.append(maps.lattice(KEY, model, found, "fine", window))
-    if window is not None and PICTURES in layers:
-        slots.append(maps.thumbnails(KEY, model, found, window))
-    if found.dims is not None:
-        with_holes = HOLES in layers
-        slots.append(maps.field(KEY, model, found.dims, window or found.home, with_holes))
-    if ROUND_TRIP in layers:
-        slots.append(maps.arrows(KEY, model, found)[0])
-    members = maps.group(model)
-    if members is not None:
-        slots.append(group_slot(KEY, np.isin(np.arange(len(table.mu)), members)))
-    slots = [slot for slot in slots if slot is not None]
     axes, short = _axes(model, found, chosen)
-
-    def keep(view: object) -> None:
-        if _is_window(view):
-            st.session_state["map_window"] = (found.geometry, tuple(map(float, view)))
-        elif view == []:
-            st.session_state["map_window"] = None
-
-    def circle(corners: object) -> None:
-        try:
-            rows = np.flatnonzero(inside(found.places, corners)) if corners else np.arange(0)
-        except (ValueError, TypeError):
-            return
-        maps.set_group(model, rows)
-
+    count = len(found.places)
     done = plane(
-        slots,
+        _slots(model, found, chosen, layers, window),
         key=KEY,
-        alt=f"Posterior means of {len(table.mu):,} images over {axes[0]} and {axes[1]}, coloured "
-        f"by {chosen.colour}; sample {sample} is ringed.",
+        alt=f"Posterior means of {count:,} images over {axes[0]} and {axes[1]}, coloured by "
+        f"{chosen.colour}; sample {sample} is ringed.",
         axes=axes,
         names=short,
         home=found.home,
@@ -338,23 +363,74 @@ def draw(model: Checkpoint, sample: int, found: Scene, chosen: Settings) -> None
         selected=sample,
         refines=found.plane is not None or PICTURES in layers,
         start=None if window is None else kept[1],
-        layers={
-            "lattice": DECODED in layers,
-            "faint": True,
-            "density": DENSITY in layers,
-            "holes": HOLES in layers,
-            "arrows": ROUND_TRIP in layers,
-            "ellipses": GAUSSIANS in layers,
-            "images": PICTURES in layers,
-        },
+        layers={"faint": True} | {name: layer in layers for name, layer in _DRAWN.items()},
         lines=_lines(found, PRIOR in layers),
-        labels=maps.labels(model, found) if chosen.colour == "label" else (),
-        on_pick=choose(len(table.mu)),
-        on_view=keep,
-        on_loop=circle,
+        labels=maps.labels(model, found.geometry, found) if chosen.colour == "label" else (),
+        on_pick=choose(count),
+        on_view=lambda view: _keep(found, view),
+        on_loop=lambda corners: _circle(model, found, corners),
     )
     if done.get("pick") is not None or done.get("loop") is not None:
         st.rerun()
+
+
+# What the plane's script calls the layers.
+_DRAWN = {
+    "lattice": DECODED,
+    "density": DENSITY,
+    "holes": HOLES,
+    "arrows": ROUND_TRIP,
+    "ellipses": GAUSSIANS,
+    "images": PICTURES,
+}
+
+
+def _slots(
+    model: Checkpoint, found: Scene, chosen: Settings, layers: set[str], window: Window | None
+) -> list[Slot]:
+    """What the plane shows: points and their colours, and what lies under these layers."""
+    table = access.table(model)
+    facts = (
+        Fact("KL", table.kl),
+        Fact("E log p(x|z)", table.expected_log_likelihood, digits=1),
+        Fact("ELBO", table.elbo, digits=1),
+    )
+    values, *scale = _coloured(model, table, chosen.colour)
+    slots = [
+        maps.points(KEY, model, found.geometry, found, facts),
+        maps.colour(KEY, model, chosen.colour, values, *scale),
+    ]
+    if found.plane is not None:
+        slots.append(maps.lattice(KEY, model, found.plane, "coarse", found.home))
+        if window is not None:
+            slots.append(maps.lattice(KEY, model, found.plane, "fine", window))
+    if window is not None and PICTURES in layers:
+        slots.append(maps.thumbnails(KEY, model, found, window))
+    if found.dims is not None:
+        slots.append(maps.field(KEY, model, found.dims, window or found.home, HOLES in layers))
+    if ROUND_TRIP in layers:
+        slots.append(maps.arrows(KEY, model, found.plane, found.home)[0])
+    members = maps.group(model)
+    if members is not None:
+        slots.append(group_slot(KEY, np.isin(np.arange(len(table.mu)), members)))
+    return [slot for slot in slots if slot is not None]
+
+
+def _keep(found: Scene, view: object) -> None:
+    """Remembers the window that the view has come to rest on."""
+    if _is_window(view):
+        st.session_state["map_window"] = (found.geometry, tuple(map(float, view)))
+    elif view == []:
+        st.session_state["map_window"] = None
+
+
+def _circle(model: Checkpoint, found: Scene, corners: object) -> None:
+    """Makes what lies in a drawn loop the group."""
+    try:
+        rows = np.flatnonzero(inside(found.places, corners)) if corners else np.arange(0)
+    except (ValueError, TypeError):
+        return
+    maps.set_group(model, rows)
 
 
 def _lines(found: Scene, with_prior: bool) -> Sequence[dict]:

@@ -72,7 +72,7 @@ def words(model: Checkpoint, sample: int, found: Scene, chosen: Settings) -> Non
     if DENSITY in chosen.layers and found.dims is not None:
         said.append("Shade: how densely the images' Gaussians lie along the two axes.")
     if ROUND_TRIP in chosen.layers and found.plane is not None:
-        length = maps.arrows(KEY, model, found)[1]
+        length = maps.arrows(KEY, model, found.plane, found.home)[1]
         said.append(
             "Arrows: from a place to where the encoder puts what is drawn there; the longer, the "
             f"less the picture is to be trusted (median {nats(length, 2)} within 3 prior standard "

@@ -18,6 +18,7 @@ from vae.figures.plane import Fact, Slot
 from vae.model.checkpoint import Checkpoint
 from vae.ui import access
 from vae.ui.all_codes import components, hole_share
+from vae.ui.caches import shared
 from vae.ui.links import remember
 from vae.ui.literal import literal
 
@@ -98,78 +99,45 @@ def group(model: Checkpoint) -> np.ndarray | None:
 # -- parts of the plane ---------------------------------------------------------------------------
 
 
-def points(key: str, model: Checkpoint, scene: Scene, facts: Sequence[Fact]) -> Slot:
-    """The points of a scene."""
-    return _points(model, model.identity, key, scene.geometry, scene, facts)
+# A parameter with a leading underscore follows from the others, and is no part of the key.
 
 
-@st.cache_resource(max_entries=4, show_spinner=False)
-def _points(
-    _model: Checkpoint,
-    identity: str,
-    key: str,
-    geometry: str,
-    _scene: Scene,
-    _facts: Sequence[Fact],
+@shared(max_entries=4)
+def points(
+    key: str, model: Checkpoint, geometry: str, _scene: Scene, _facts: Sequence[Fact]
 ) -> Slot:
+    """The points of a scene, which its geometry identifies."""
     return parts.points_slot(
-        key, _scene.places, _scene.spread, _model.reference.labels, _model.label_names, _facts
+        key, _scene.places, _scene.spread, model.reference.labels, model.label_names, _facts
     )
 
 
+@shared(max_entries=8)
 def colour(
     key: str,
     model: Checkpoint,
     title: str,
-    values: np.ndarray,
+    _values: np.ndarray,
     unit: str,
     class_names: Sequence[str],
     digits: int,
 ) -> Slot:
-    """The points' colours by one of their quantities."""
-    return _colour(model.identity, key, title, values, unit, tuple(class_names), digits)
-
-
-@st.cache_resource(max_entries=8, show_spinner=False)
-def _colour(
-    identity: str,
-    key: str,
-    title: str,
-    _values: np.ndarray,
-    unit: str,
-    class_names: tuple[str, ...],
-    digits: int,
-) -> Slot:
+    """The points' colours by one of their quantities, which its title identifies."""
     return parts.colour_slot(key, _values, title, unit, class_names, digits)
 
 
-def lattice(key: str, model: Checkpoint, scene: Scene, name: str, window: Window) -> Slot:
+@shared(max_entries=12)
+def lattice(key: str, model: Checkpoint, plane: Plane, name: str, window: Window) -> Slot:
     """The decoded lattice over a window."""
-    return _lattice(model, model.identity, key, name, *scene.plane, tuple(window))
-
-
-@st.cache_resource(max_entries=12, show_spinner=False)
-def _lattice(
-    _model: Checkpoint, identity: str, key: str, name: str,
-    origin: np.ndarray, across: np.ndarray, up: np.ndarray, window: tuple[float, ...],
-) -> Slot:  # fmt: skip
-    frames = lattices.decode_lattice(
-        _model.model,
-        Plane(origin, across, up),
-        Window(*window),
-        lattices.lattice_side(_model.config),
-    )
+    side = lattices.lattice_side(model.config)
+    frames = lattices.decode_lattice(model.model, plane, window, side)
     return parts.sheet_slot(key, name, frames, window)
 
 
-def labels(model: Checkpoint, scene: Scene) -> list[dict]:
+@shared(max_entries=16)
+def labels(model: Checkpoint, geometry: str, _scene: Scene) -> list[dict]:
     """The classes' names where their clusters are."""
-    return _labels(model, model.identity, scene.geometry, scene)
-
-
-@st.cache_resource(max_entries=16, show_spinner=False)
-def _labels(_model: Checkpoint, identity: str, geometry: str, _scene: Scene) -> list[dict]:
-    return parts.cluster_labels(_scene.places, _model.reference.labels, _model.label_names)
+    return parts.cluster_labels(_scene.places, model.reference.labels, model.label_names)
 
 
 def thumbnails(key: str, model: Checkpoint, scene: Scene, window: Window) -> Slot | None:
@@ -185,48 +153,33 @@ def thumbnails(key: str, model: Checkpoint, scene: Scene, window: Window) -> Slo
     return parts.thumbnails_slot(key, rows, images, window)
 
 
+@shared(max_entries=12)
 def field(
     key: str, model: Checkpoint, dims: tuple[int, ...], window: Window, with_holes: bool
 ) -> Slot:
     """The aggregate posterior of one or two dimensions over a window, against the prior."""
-    return _field(model, model.identity, key, dims, tuple(window), with_holes)
-
-
-@st.cache_resource(max_entries=12, show_spinner=False)
-def _field(
-    _model: Checkpoint, identity: str, key: str, dims: tuple[int, ...], window: tuple[float, ...],
-    with_holes: bool,
-) -> Slot:  # fmt: skip
-    mu, sigma, _ = components(_model)
+    mu, sigma, _ = components(model)
     # The marginal of some dimensions of a diagonal Gaussian is had by leaving out the others.
     mu, sigma = mu[:, dims], sigma[:, dims]
-    places = lattices.places(Window(*window), _FIELD_SIDE).reshape(-1, 2)
+    places = lattices.places(window, _FIELD_SIDE).reshape(-1, 2)
     z, zero = torch.from_numpy(places[:, : len(dims)]), torch.zeros(1, len(dims))
     aggregate = aggregate_log_density(mu, sigma, z)
     ratio = aggregate - aggregate_log_density(zero, torch.ones_like(zero), z)
-    threshold = hole_share(_model, dims).threshold if with_holes else None
+    threshold = hole_share(model, dims).threshold if with_holes else None
     square = (_FIELD_SIDE, _FIELD_SIDE)
     return parts.field_slot(
         key, ratio.numpy().reshape(square), aggregate.numpy().reshape(square), threshold, window
     )
 
 
-def arrows(key: str, model: Checkpoint, scene: Scene) -> tuple[Slot, float]:
+@shared(max_entries=8)
+def arrows(key: str, model: Checkpoint, plane: Plane, home: Window) -> tuple[Slot, float]:
     """The round trips of a grid of places, and their median length in the whole latent space."""
-    return _arrows(model, model.identity, key, *scene.plane, tuple(scene.home))
-
-
-@st.cache_resource(max_entries=8, show_spinner=False)
-def _arrows(
-    _model: Checkpoint, identity: str, key: str,
-    origin: np.ndarray, across: np.ndarray, up: np.ndarray, home: tuple[float, ...],
-) -> tuple[Slot, float]:  # fmt: skip
-    plane = Plane(origin, across, up)
-    starts = lattices.places(Window(*home), _ARROWS_SIDE).reshape(-1, 2)
+    starts = lattices.places(home, _ARROWS_SIDE).reshape(-1, 2)
     # Beyond the prior's third standard deviation nobody draws a code.
     starts = starts[np.linalg.norm(starts, axis=1) <= 3]
     codes = plane.codes(starts)
-    ends = round_trip(_model.model, codes)
+    ends = round_trip(model.model, codes)
     length = np.linalg.norm(ends - codes, axis=1)
     return parts.arrows_slot(key, starts, plane.project(ends)), float(np.median(length))
 

@@ -18,6 +18,7 @@ from vae.figures.kl_per_sample import (
 )
 from vae.model.checkpoint import Checkpoint
 from vae.ui import access, explained, widgets
+from vae.ui.caches import shared
 
 __all__ = ["contrast", "misconception"]
 
@@ -38,7 +39,7 @@ class _Misconception(NamedTuple):
 
 
 # Building charts is most of what these parts cost, and on every screen of another sample anew.
-@st.cache_resource(max_entries=32, show_spinner=False)
+@shared(max_entries=32)
 def _misconception_pictures(sigma: float) -> _Misconception:
     finite = explained.finite_set(sigma, _FEW)
     return _Misconception(
@@ -52,9 +53,14 @@ def _misconception_pictures(sigma: float) -> _Misconception:
 def misconception() -> None:
     """The population whose aggregate is the prior at every width of its members."""
     sigma = st.slider(
-        "σ of each image's own code", 0.05, 0.95, 0.4, 0.05, key="misconception",
+        "σ of each image's own code",
+        0.05,
+        0.95,
+        0.4,
+        0.05,
+        key="misconception",
         bind="query-params",
-    )  # fmt: skip
+    )
     finite, pictures = explained.finite_set(sigma, _FEW), _misconception_pictures(sigma)
     batch, codes, right = st.columns(3, gap="large")
     with batch:
@@ -80,18 +86,16 @@ def misconception() -> None:
     )
 
 
-@st.cache_resource(max_entries=4, show_spinner=False)
-def _contrast_pictures(
-    _right: Checkpoint, _mistaken: Checkpoint, right: str, mistaken: str
-) -> tuple[go.Figure, go.Figure]:
-    """Widths of the codes, and bounds against the evidence, of two models; by their identities."""
-    models = dict(zip(_READINGS, (_right, _mistaken), strict=True))
+@shared(max_entries=4)
+def _contrast_pictures(right: Checkpoint, mistaken: Checkpoint) -> tuple[go.Figure, go.Figure]:
+    """Widths of the codes, and bounds against the evidence, of two models."""
+    models = dict(zip(_READINGS, (right, mistaken), strict=True))
     sigma = {title: access.table(model).sigma for title, model in models.items()}
     pairs = {
         title: (model.reference.log_evidence[::_EVERY], model.reference.elbo[::_EVERY])
         for title, model in models.items()
     }
-    return sigma_histogram(sigma, _mistaken.config.sigma_floor), bound_against_evidence(pairs)
+    return sigma_histogram(sigma, mistaken.config.sigma_floor), bound_against_evidence(pairs)
 
 
 def contrast() -> None:
@@ -102,7 +106,7 @@ def contrast() -> None:
     right, mistaken = (access.checkpoint(name) for name in _PAIR)
     tables = [access.table(right), access.table(mistaken)]
     titles, floor = list(_READINGS), mistaken.config.sigma_floor
-    pictures = _contrast_pictures(right, mistaken, right.identity, mistaken.identity)
+    pictures = _contrast_pictures(right, mistaken)
     columns = st.columns(2, gap="large")
     with columns[0]:
         widgets.chart(

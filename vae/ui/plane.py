@@ -22,7 +22,7 @@ __all__ = ["choose", "plane", "scatter"]
 
 _WEB = Path(parts.__file__).parent / "web" / "plane"
 # One script, in this order, since a component takes one.
-_SCRIPTS = ("space", "marks", "layers", "draw", "words", "hands", "plane")
+_SCRIPTS = ("rooms", "space", "marks", "layers", "draw", "words", "hands", "plane")
 _SLOTS = ("points", "colour", "coarse", "fine", "thumbnails", "field", "arrows", "group")
 _COLOURS = {"line": palette.HAIRLINE, "prior": palette.PRIOR, "kl": palette.KL}
 
@@ -30,15 +30,19 @@ _COLOURS = {"line": palette.HAIRLINE, "prior": palette.PRIOR, "kl": palette.KL}
 @cache
 def _components() -> tuple[Callable, Callable]:
     read = {path.name: path.read_text("utf-8") for path in _WEB.iterdir()}
-    script = "\n".join(read[f"{name}.js"] for name in _SCRIPTS)
+
+    def joined(names: Sequence[str]) -> str:
+        return "\n".join(read[f"{name}.js"] for name in names)
+
     return (
-        st.components.v2.component("elboscope_plane_store", js=read["store.js"]),
+        st.components.v2.component("elboscope_plane_store", js=joined(("rooms", "store"))),
         st.components.v2.component(
-            "elboscope_plane", html=read["plane.html"], css=read["plane.css"], js=script
+            "elboscope_plane", html=read["plane.html"], css=read["plane.css"], js=joined(_SCRIPTS)
         ),
     )
 
 
+# Long by its parameters alone: each is a fact that the script is told.
 def plane(
     slots: Sequence[Slot],
     *,
@@ -179,6 +183,15 @@ def scatter(
         colour = parts.single_colour_slot(key, len(places), colour)
     plane(
         [parts.points_slot(key, places, facts=facts), colour],
-        key=key, alt=alt, axes=axes, names=names, home=home, geometry=key, selected=selected,
-        equal=False, side=False, lines=lines, on_pick=choose(len(places)),
-    )  # fmt: skip
+        key=key,
+        alt=alt,
+        axes=axes,
+        names=names,
+        home=home,
+        geometry=key,
+        selected=selected,
+        equal=False,
+        side=False,
+        lines=lines,
+        on_pick=choose(len(places)),
+    )

@@ -14,8 +14,7 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import asdict
 from typing import Any, NamedTuple, get_args, get_type_hints
 from urllib.parse import urlsplit
@@ -23,11 +22,14 @@ from urllib.parse import urlsplit
 import anyio
 import streamlit as st
 from starlette.datastructures import Headers, UploadFile
+from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.middleware import Middleware
+from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import RedirectResponse, Response
-from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.routing import BaseRoute, Mount, Route, Router
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from vae.data.adaptation import Adaptation
 from vae.data.decoding import Limits
@@ -44,10 +46,11 @@ __all__ = ["MOST_AT_WORK", "routes"]
 
 MOST_AT_WORK = 4
 _MOST_BUFFERED = 2 * MOST_BYTES  # bytes of all requests that are in memory at once
-_OVERHEAD = 64 * 1024  # of a request beside its files: boundaries and headers
+_MOST_IN_A_BODY = MOST_BYTES + 64 * 1024  # its files, with boundaries and headers
 _BODY_SECONDS = 30.0
 _WAIT_SECONDS = 30.0
 _SCORE_SECONDS = 60.0
+_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 _log = logging.getLogger("elboscope")
 
@@ -65,39 +68,23 @@ _STATUS = {
 }
 
 
-class _Refusal(Exception):
-    """What a request is answered with instead of rows."""
-
-    def __init__(
-        self, code: str, sentence: str, status: int | None = None, **headers: str
-    ) -> None:
-        super().__init__(sentence)
-        self.code, self.sentence = code, sentence
-        self.status = status or _STATUS[code]
-        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
-
-
-class _Options(NamedTuple):
-    """The query of ``/api/score``."""
-
-    model: str
-    settings: ScoreSettings
-
-
-class _InMemory(MultiPartParser):
-    """Keeps files in memory, whose size is bounded here, instead of on the server's disk."""
-
-    spool_max_size = MOST_BYTES + _OVERHEAD + 1
-
-
-def routes() -> list[Route]:
+def routes() -> list[BaseRoute]:
     """The routes of the interface; everything else below ``/api`` is answered 404 in JSON.
 
     Streamlit puts its own routes below ``server.baseUrlPath``, and an app's own as they are given.
     """
-    interface, base = _Interface(), base_path()
+    score = _Scoring().answer
+    answers = [
+        *(Route(path, score, methods=["POST"]) for path in ("/score", "/score/")),
+        *(Route(path, _models, methods=["GET"]) for path in ("/models", "/models/")),
+    ]
+    for route in answers:
+        route.methods.discard("HEAD")  # which Starlette adds to GET
+    checks = [Middleware(ExceptionMiddleware, _HANDLERS), Middleware(_CallerCheck)]
+    interface, base = Router(answers, redirect_slashes=False, middleware=checks), base_path()
     return [
-        *(Route(f"{base}{path}", interface) for path in ("/api", "/api/{path:path}")),
+        Route(f"{base}/api", interface),
+        Mount(f"{base}/api", interface),
         # Streamlit knows the first screen by the root alone, and calls its name a page not found.
         Route(f"{base}/overview", _to_the_root),
     ]
@@ -108,85 +95,114 @@ async def _to_the_root(request: Request) -> Response:
     return RedirectResponse(f"./?{request.url.query}")
 
 
-class _Interface:
-    """Answers every request below ``/api``, with the limits that they share."""
+def _json(document: object, status: int = 200, **headers: str) -> Response:
+    body = json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    return Response(body, status, _HEADERS | headers, "application/json")
 
-    def __init__(self) -> None:
-        self._at_work = 0
-        self._buffered = 0
-        # One request at a time: two would only take turns on the same cores.
-        self._turn = asyncio.Semaphore(1)
+
+# -- refusals -------------------------------------------------------------------------------------
+
+
+class _Refusal(Exception):
+    """What a request is answered with instead of rows."""
+
+    def __init__(self, code: str, sentence: str, status: int = 0, **headers: str) -> None:
+        super().__init__(sentence)
+        self.code, self.status = code, status or _STATUS[code]
+        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
+
+
+async def _refused(request: Request, refusal: _Refusal) -> Response:
+    document = {"error_code": refusal.code, "error": str(refusal)}
+    return _json(document, refusal.status, **refusal.headers)
+
+
+async def _not_routed(request: Request, error: HTTPException) -> Response:
+    if error.status_code == 404:
+        sentence = "There is no such address; use POST /api/score or GET /api/models."
+        return await _refused(request, _Refusal("E-HTTP-03", sentence))
+    path, method = request.scope["route"].path.rstrip("/"), error.headers["Allow"]
+    sentence = f"/api{path} answers {method}, not {request.method[:20]}."
+    return await _refused(request, _Refusal("E-HTTP-04", sentence, Allow=method))
+
+
+async def _unforeseen(request: Request, error: Exception) -> Response:
+    number = secrets.token_hex(3).upper()
+    _log.error("error %s in the HTTP interface", number, exc_info=error)
+    sentence = f"The server met an error that nobody foresaw; its log has it as {number}."
+    return await _refused(request, _Refusal("E-APP-01", sentence))
+
+
+async def _gone(request: Request, error: ClientDisconnect) -> None:
+    """Nobody is left to be answered."""
+
+
+_HANDLERS = {
+    _Refusal: _refused,
+    HTTPException: _not_routed,
+    ClientDisconnect: _gone,
+    Exception: _unforeseen,
+}
+
+
+class _CallerCheck:
+    """Refuses other sites, and names that don't belong to this server (DNS rebinding)."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope, receive)
+        headers = Headers(scope=scope)
+        host, origin = headers.get("host", ""), headers.get("origin")
+        allowed = [one.strip().lower() for one in st.get_option("server.allowedHosts") or ["*"]]
         try:
-            response = await self._answer(request)
-        except _Refusal as refusal:
-            document = {"error_code": refusal.code, "error": refusal.sentence}
-            response = _json(document, refusal.status, refusal.headers)
-        except ClientDisconnect:
-            return
-        except Exception as error:
-            number = secrets.token_hex(3).upper()
-            _log.error("error %s in the HTTP interface", number, exc_info=error)
-            sentence = f"The server met an error that nobody foresaw; its log has it as {number}."
-            response = _json({"error_code": "E-APP-01", "error": sentence}, 500)
-        await response(scope, receive, send)
+            name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
+        except ValueError:
+            name = ""
+        if not name or not any(
+            one in (name, "*") or (one.startswith("*.") and name.endswith(one[1:]))
+            for one in allowed
+        ):
+            raise _Refusal("E-HTTP-02", "This server doesn't answer to that host name.")
+        # A browser names the page's site with every POST; the app's own pages have the same host.
+        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+            raise _Refusal("E-HTTP-02", "Pages of another site may not call this server.")
+        await self._app(scope, receive, send)
 
-    async def _answer(self, request: Request) -> Response:
-        _check_caller(request.headers)
-        path = request.path_params.get("path", "").rstrip("/")
-        known: Mapping[str, tuple[str, Callable[[Request], Awaitable[Response]]]] = {
-            "score": ("POST", self._score),
-            "models": ("GET", _models),
-        }
-        if path not in known:
-            raise _Refusal(
-                "E-HTTP-03", "There is no such address; use POST /api/score or GET /api/models."
-            )
-        method, answer = known[path]
-        if request.method != method:
-            sentence = f"/api/{path} answers {method}, not {request.method[:20]}."
-            raise _Refusal("E-HTTP-04", sentence, Allow=method)
-        return await answer(request)
 
-    async def _score(self, request: Request) -> Response:
+def _busy(retry_after: int) -> _Refusal:
+    return _Refusal("E-HTTP-08", "The server is busy; try again.", Retry_After=str(retry_after))
+
+
+def _too_large() -> _Refusal:
+    sentence = (
+        f"Send at most {MOST_FILES} files and {MOST_BYTES // 2**20} MB at once; for more, use "
+        "the command line."
+    )
+    return _Refusal("E-HTTP-05", sentence, Connection="close")
+
+
+# -- POST /api/score ------------------------------------------------------------------------------
+
+
+class _Scoring:
+    """Answers requests for scores, within the limits that they share."""
+
+    def __init__(self) -> None:
+        self._places = asyncio.Semaphore(MOST_AT_WORK)
+        # One request at a time: two would only take turns on the same cores.
+        self._turn = asyncio.Lock()
+        self._buffered = 0
+
+    async def answer(self, request: Request) -> Response:
         options = _options(request.query_params)
         if not request.headers.get("content-type", "").startswith("multipart/form-data"):
             raise _Refusal("E-HTTP-06", "Send the files as multipart/form-data.")
-        if _declared_length(request.headers) > MOST_BYTES + _OVERHEAD:
+        declared = request.headers.get("content-length", "0")
+        if declared.isdecimal() and len(declared) < 20 and int(declared) > _MOST_IN_A_BODY:
             raise _too_large()
-        async with self._place():
-            buffered = 0
-            try:
-                with _limit(_BODY_SECONDS, "E-HTTP-07", "The files did not arrive in time."):
-                    files, buffered = await self._read(request)
-                with _limit(_WAIT_SECONDS, "E-HTTP-08", "The server is busy; try again.", "5"):
-                    await self._turn.acquire()
-                try:
-                    if await request.is_disconnected():
-                        raise ClientDisconnect
-                    deadline = time.monotonic() + _SCORE_SECONDS
-                    rows = await anyio.to_thread.run_sync(_rows, options, files, deadline)
-                finally:
-                    self._turn.release()
-            finally:
-                self._buffered -= buffered
-        return Response(to_json(rows), media_type="application/json", headers=_HEADERS)
-
-    @asynccontextmanager
-    async def _place(self) -> AsyncIterator[None]:
-        """One of the few places of requests at work."""
-        if self._at_work >= MOST_AT_WORK:
-            raise _Refusal("E-HTTP-08", "The server is busy; try again.", Retry_After="2")
-        self._at_work += 1
-        try:
-            yield
-        finally:
-            self._at_work -= 1
-
-    async def _read(self, request: Request) -> tuple[list[tuple[str, bytes]], int]:
-        """The names and bytes of a request's files, and how many bytes arrived."""
+        if self._places.locked():
+            raise _busy(2)
         arrived = 0
 
         async def counted() -> AsyncIterator[bytes]:
@@ -194,39 +210,112 @@ class _Interface:
             async for chunk in request.stream():
                 arrived += len(chunk)
                 self._buffered += len(chunk)
-                if arrived > MOST_BYTES + _OVERHEAD:
+                if arrived > _MOST_IN_A_BODY:
                     raise _too_large()
                 if self._buffered > _MOST_BUFFERED:
-                    raise _Refusal("E-HTTP-08", "The server is busy; try again.", Retry_After="2")
+                    raise _busy(2)
                 yield chunk
 
+        async with self._places:
+            try:
+                files = await _files(request.headers, counted())
+                rows = await self._rows_in_turn(request, options, files)
+            finally:
+                self._buffered -= arrived
+        return Response(to_json(rows), media_type="application/json", headers=_HEADERS)
+
+    async def _rows_in_turn(
+        self, request: Request, options: _Options, files: list[tuple[str, bytes]]
+    ) -> list[ScoreRow]:
         try:
-            parser = _InMemory(request.headers, counted(), max_files=MOST_FILES, max_fields=1)
-            form = await parser.parse()
-        except BaseException as error:
-            self._buffered -= arrived
-            if not isinstance(error, MultiPartException):
-                raise
-            if error.message.startswith("Too many files"):
-                raise _too_large() from error
-            raise _Refusal("E-HTTP-01", "The body is no valid multipart/form-data.") from error
-        names, files = [], []
+            with anyio.fail_after(_WAIT_SECONDS):
+                await self._turn.acquire()
+        except TimeoutError:
+            raise _busy(5) from None
         try:
-            for name, part in form.multi_items():
-                if not isinstance(part, UploadFile):
-                    sentence = f"{name[:40]!r} is no file; settings belong in the address."
-                    raise _Refusal("E-HTTP-01", sentence)
-                # One byte above the limit is enough for the reader to refuse the file by name.
-                files.append(await part.read(Limits().bytes + 1))
-                names.append(part.filename or "")
-            if not files:
-                raise _Refusal("E-HTTP-01", "Send at least one file.")
-        except _Refusal:
-            self._buffered -= arrived
-            raise
+            if await request.is_disconnected():
+                raise ClientDisconnect
+            deadline = time.monotonic() + _SCORE_SECONDS
+            return await anyio.to_thread.run_sync(_rows, options, files, deadline)
         finally:
-            await form.close()
-        return list(zip(display_names(names), files, strict=True)), arrived
+            self._turn.release()
+
+
+class _InMemory(MultiPartParser):
+    """Keeps files in memory, whose size is bounded here, instead of on the server's disk."""
+
+    spool_max_size = _MOST_IN_A_BODY + 1
+
+
+async def _files(headers: Headers, body: AsyncIterator[bytes]) -> list[tuple[str, bytes]]:
+    """The names and bytes of the files in a body."""
+    try:
+        with anyio.fail_after(_BODY_SECONDS):
+            form = await _InMemory(headers, body, max_files=MOST_FILES, max_fields=1).parse()
+    except TimeoutError:
+        raise _Refusal("E-HTTP-07", "The files did not arrive in time.") from None
+    except MultiPartException as error:
+        if error.message.startswith("Too many files"):
+            raise _too_large() from error
+        raise _Refusal("E-HTTP-01", "The body is no valid multipart/form-data.") from error
+    names, files = [], []
+    for name, part in form.multi_items():
+        if not isinstance(part, UploadFile):
+            sentence = f"{name[:40]!r} is no file; settings belong in the address."
+            raise _Refusal("E-HTTP-01", sentence)
+        names.append(part.filename or "")
+        # One byte above the limit is enough for the reader to refuse the file by name.
+        files.append(await part.read(Limits().bytes + 1))
+    if not files:
+        raise _Refusal("E-HTTP-01", "Send at least one file.")
+    return list(zip(display_names(names), files, strict=True))
+
+
+class _Options(NamedTuple):
+    """The query of ``/api/score``."""
+
+    model: str
+    settings: ScoreSettings
+
+
+def _options(query: Mapping[str, str]) -> _Options:
+    choices = {name: query.get(name, usual) for name, usual in asdict(Adaptation()).items()}
+    known = {*("model", "calibration"), *choices, *_WHOLE}
+    if unknown := sorted(set(query) - known):
+        sentence = f"{unknown[0][:40]!r} is no parameter; there are {', '.join(sorted(known))}."
+        raise _Refusal("E-HTTP-01", sentence)
+    if not query.get("model"):
+        sentence = "Name a model, as in /api/score?model=NAME; GET /api/models lists them."
+        raise _Refusal("E-HTTP-01", sentence)
+    for name, kind in get_type_hints(Adaptation).items():
+        if choices[name] not in get_args(kind):
+            sentence = f"{name} must be one of {', '.join(get_args(kind))}."
+            raise _Refusal("E-HTTP-01", sentence)
+    settings = ScoreSettings(
+        adaptation=Adaptation(**choices),
+        calibration=query.get("calibration") or None,
+        **{name: kind(_whole(query, name, *limits)) for name, (kind, *limits) in _WHOLE.items()},
+    )
+    return _Options(query["model"], settings)
+
+
+# Kind, least, most and usual value of each setting that is a number. The exact log p(x) takes
+# thousands of decodings for an image, so it is only for whoever wants it.
+_WHOLE = {
+    "draws": (int, 1, 4_096, DRAWS),
+    "importance_samples": (int, 0, 5_000, 0),
+    "seed": (int, 0, 2**32 - 1, 0),
+    "evidence": (bool, 0, 1, 0),
+}
+
+
+def _whole(query: Mapping[str, str], name: str, low: int, high: int, usual: int) -> int:
+    text = query.get(name, str(usual))
+    # Ten digits are enough for every bound, and few enough for int().
+    if not (text.isascii() and text.isdecimal() and len(text) <= 10 and low <= int(text) <= high):
+        sentence = f"{name} must be a whole number in {low}..{high}, not {text[:20]!r}."
+        raise _Refusal("E-HTTP-01", sentence)
+    return int(text)
 
 
 def _rows(options: _Options, files: list[tuple[str, bytes]], deadline: float) -> list[ScoreRow]:
@@ -253,6 +342,9 @@ def _rows(options: _Options, files: list[tuple[str, bytes]], deadline: float) ->
         (scored,) = score_bytes(model, [file], options.settings)
         rows.append(scored.row)
     return rows
+
+
+# -- GET /api/models ------------------------------------------------------------------------------
 
 
 async def _models(request: Request) -> Response:
@@ -285,92 +377,3 @@ def _model_list() -> list[dict[str, Any]]:
             }
         )
     return found
-
-
-def _options(query: Mapping[str, str]) -> _Options:
-    known = {
-        *("model", "calibration", "draws", "importance_samples", "evidence", "seed"),
-        *("invert", "crop", "fit", "bits"),
-    }
-    if unknown := sorted(set(query) - known):
-        sentence = f"{unknown[0][:40]!r} is no parameter; there are {', '.join(sorted(known))}."
-        raise _Refusal("E-HTTP-01", sentence)
-    if not query.get("model"):
-        sentence = "Name a model, as in /api/score?model=NAME; GET /api/models lists them."
-        raise _Refusal("E-HTTP-01", sentence)
-    choices = {name: query.get(name, usual) for name, usual in asdict(Adaptation()).items()}
-    for name, kind in get_type_hints(Adaptation).items():
-        if choices[name] not in get_args(kind):
-            sentence = f"{name} must be one of {', '.join(get_args(kind))}."
-            raise _Refusal("E-HTTP-01", sentence)
-    settings = ScoreSettings(
-        adaptation=Adaptation(**choices),
-        draws=_whole(query, "draws", 1, 4_096, DRAWS),
-        importance_samples=_whole(query, "importance_samples", 0, 5_000, 0),
-        seed=_whole(query, "seed", 0, 2**32 - 1, 0),
-        # Thousands of decodings for an image, so only for whoever wants it.
-        evidence=bool(_whole(query, "evidence", 0, 1, 0)),
-        calibration=query.get("calibration") or None,
-    )
-    return _Options(query["model"], settings)
-
-
-def _whole(query: Mapping[str, str], name: str, low: int, high: int, usual: int) -> int:
-    text = query.get(name, str(usual))
-    # Ten digits are enough for every bound, and few enough for int().
-    if not (text.isascii() and text.isdecimal() and len(text) <= 10 and low <= int(text) <= high):
-        sentence = f"{name} must be a whole number in {low}..{high}, not {text[:20]!r}."
-        raise _Refusal("E-HTTP-01", sentence)
-    return int(text)
-
-
-def _check_caller(headers: Headers) -> None:
-    """Refuses other sites, and names that don't belong to this server (DNS rebinding)."""
-    host, origin = headers.get("host", ""), headers.get("origin")
-    allowed = [one.strip().lower() for one in st.get_option("server.allowedHosts") or ["*"]]
-    try:
-        name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
-    except ValueError:
-        name = ""
-    matches = any(
-        name == one or one == "*" or (one.startswith("*.") and name.endswith(one[1:]))
-        for one in allowed
-    )
-    if not name or not matches:
-        raise _Refusal("E-HTTP-02", "This server doesn't answer to that host name.")
-    # A browser names the page's site with every POST; the app's own pages have the same host.
-    if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
-        raise _Refusal("E-HTTP-02", "Pages of another site may not call this server.")
-
-
-def _declared_length(headers: Headers) -> int:
-    text = headers.get("content-length", "0")
-    return int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else 0
-
-
-def _too_large() -> _Refusal:
-    sentence = (
-        f"Send at most {MOST_FILES} files and {MOST_BYTES // 2**20} MB at once; for more, use "
-        "the command line."
-    )
-    return _Refusal("E-HTTP-05", sentence, Connection="close")
-
-
-@contextmanager
-def _limit(seconds: float, code: str, sentence: str, retry: str = "") -> Iterator[None]:
-    """A time limit on a block, after which the request is refused."""
-    try:
-        with anyio.fail_after(seconds):
-            yield
-    except TimeoutError:
-        raise _Refusal(code, sentence, **({"Retry_After": retry} if retry else {})) from None
-
-
-_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-
-
-def _json(
-    document: object, status: int = 200, headers: Mapping[str, str] | None = None
-) -> Response:
-    body = json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-    return Response(body, status, {**_HEADERS, **(headers or {})}, "application/json")

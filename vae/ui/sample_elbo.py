@@ -83,17 +83,23 @@ def receipt_to_the_pixel(parts: Receipt) -> None:
         receipt(parts.pixels, parts.kl_per_dim, parts.elbo),
         f"Waterfall from 0 to the ELBO {parts.elbo:.2f} nats: minus the KL of each latent "
         "dimension, then the expected log-likelihood of each block of pixels.",
-        key="receipt", on_select=open_block, selection_mode="points",
-    )  # fmt: skip
+        key="receipt",
+        on_select=open_block,
+        selection_mode="points",
+    )
     st.caption(
         f"Sums to {nats(parts.expected_log_likelihood - parts.kl, 4)} nats; residual "
         f"{nats(parts.residual, 4)}. Orange: what each latent dimension charges for this image. "
         "Blue: its pixels in 16 blocks, columns a to d from the left and rows 1 to 4 from the top."
     )
     name = st.selectbox(
-        "Open a block of pixels, here or by a click on its bar", names, index=None, key="block",
-        placeholder="none open", width=380,
-    )  # fmt: skip
+        "Open a block of pixels, here or by a click on its bar",
+        names,
+        index=None,
+        key="block",
+        placeholder="none open",
+        width=380,
+    )
     if name is None:
         return
     rows, columns = blocks(*parts.pixels.shape[1:])[name]
@@ -119,10 +125,16 @@ def receipt_to_the_pixel(parts: Receipt) -> None:
 def plane(model: Checkpoint, table: access.Table, sample: int) -> None:
     """All samples by KL and likelihood, under lines of equal cost that a slider tilts."""
     beta = st.slider(
-        "Weight β of the KL", 0.0, 10.0, 1.0, 0.1, key="beta", bind="query-params",
+        "Weight β of the KL",
+        0.0,
+        10.0,
+        1.0,
+        0.1,
+        key="beta",
+        bind="query-params",
         help="At 1 the lines join images of equal ELBO. Any other weight is another objective, "
         "not a bound on log p(x).",
-    )  # fmt: skip
+    )
     distortion = -table.expected_log_likelihood
     alt = (
         f"{len(table.kl):,} images by KL and minus expected log-likelihood; sample {sample} is "
@@ -138,11 +150,16 @@ def plane(model: Checkpoint, table: access.Table, sample: int) -> None:
         facts=[Fact("ELBO", table.elbo)],
         selected=sample,
         lines=[
-            {"points": np.column_stack((ends, level - beta * ends)).tolist(),
-             "colour": palette.ELBO, "dash": True, "width": 1, "label": f"{name} {nats(-level)}"}
+            {
+                "points": np.column_stack((ends, level - beta * ends)).tolist(),
+                "colour": palette.ELBO,
+                "dash": True,
+                "width": 1,
+                "label": f"{name} {nats(-level)}",
+            }
             for ends, level in iso_lines(table.kl, distortion, beta)
         ],
-    )  # fmt: skip
+    )
     if beta == 1:
         st.caption(
             "Dotted: equal ELBO. Two images on one line cost the same, for different reasons."
@@ -236,9 +253,12 @@ def all_samples(model: Checkpoint, table: access.Table) -> None:
     for name in frame.select_dtypes("float"):
         columns.setdefault(name, st.column_config.NumberColumn(format="%.4f"))
     st.dataframe(
-        shown, hide_index=True, height=420, column_config=columns,
+        shown,
+        hide_index=True,
+        height=420,
+        column_config=columns,
         alt=f"Scores of all {len(frame):,} held-out images",
-    )  # fmt: skip
+    )
     with st.container(horizontal=True):
         st.download_button(
             "Download CSV", lambda: frame_csv(frame), "samples.csv", on_click="ignore"

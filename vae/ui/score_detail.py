@@ -104,10 +104,12 @@ def show_refined(model: Checkpoint, levels: np.ndarray, settings: ScoreSettings)
     if found is None or not found.done:
         label = "Refine" if found is None else "Refine again"
         st.button(
-            f"{label} log p(x) ≥ L to ± {TOLERANCE} nat", on_click=begin, key="refine",
+            f"{label} log p(x) ≥ L to ± {TOLERANCE} nat",
+            on_click=begin,
+            key="refine",
             help="More draws until the standard error is small enough. For display only: "
             "percentiles and p-values keep the calibration's own estimator.",
-        )  # fmt: skip
+        )
     if found is not None:
         reached = f"{nats(found.value, 3)}{plus_minus(found.standard_error, 3)} nats"
         st.markdown(
@@ -127,10 +129,11 @@ def show_move(
 ) -> AcceptedMove | None:
     """What would make the image pass: the smallest latent move, decoded; none until asked for."""
     if not st.toggle(
-        "What would make it pass?", key="pass",
+        "What would make it pass?",
+        key="pass",
         help="The nearest image of the model's own that passes, along straight lines from this "
         "image's code.",
-    ):  # fmt: skip
+    ):
         return None
     move = second_opinions.accepted_move(
         model, parts.mu, alarms.threshold, access.draws_of(model), settings.seed

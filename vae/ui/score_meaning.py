@@ -114,10 +114,11 @@ def hear(model: Checkpoint, prepared: Prepared, settings: ScoreSettings) -> Hear
             absent=f"{where_images_are(model)} So complexity and regret have no p-value."
         )
     if st.toggle(
-        "Ask for the likelihood regret too", key="regret",
+        "Ask for the likelihood regret too",
+        key="regret",
         help="How much a q found for this very image would gain on the encoder's. The first time, "
         "it is computed for some calibration images as well: seconds, or minutes for large ones.",
-    ):  # fmt: skip
+    ):
         regret = second_opinions.regret(model, levels, seed)
         heard = heard._replace(regret=regret, regret_place=_place(model, regret))
     return heard

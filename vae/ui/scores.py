@@ -79,10 +79,12 @@ def choose_settings(model: Checkpoint, adaptation: Adaptation, files: int) -> Sc
             )
         elif files > 1:
             evidence = st.toggle(
-                "log p(x) of every file", key="every_evidence", persist_state=_STAY,
+                "log p(x) of every file",
+                key="every_evidence",
+                persist_state=_STAY,
                 help="For the downloads. It takes thousands of decodings for each file, seconds "
                 "where the model is large; the chosen one has it anyway.",
-            )  # fmt: skip
+            )
     return ScoreSettings(
         adaptation=adaptation,
         draws=int(draws),
@@ -138,10 +140,12 @@ def choose_adaptation() -> Adaptation:
         invert = choose("Exchange black and white", _CHOICES, "invert")
         fit = choose("Other proportions", _FITS, "fit")
         bits = choose(
-            "Bits of a 16-bit grey", _BITS, "bits",
+            "Bits of a 16-bit grey",
+            _BITS,
+            "bits",
             "Detectors may save 12-bit greys unscaled in a file of 16 bits, which is then almost "
             "black: with 12, 4,095 is white.",
-        )  # fmt: skip
+        )
     return Adaptation(invert, crop, fit, bits)
 
 

@@ -1,4 +1,4 @@
-"""What other statistics say of one image, cached as in :mod:`vae.ui.access`.
+"""What other statistics say of one image, cached.
 
 Each is placed among the same statistic of the model's own calibration images, so it exists only
 where those images are on this machine and were not exchanged for a named set.
@@ -6,11 +6,11 @@ where those images are on this machine and were not exchanged for a named set.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-import streamlit as st
 
 from vae.elbo.complexity import code_lengths, complexity_excess, excess_tie
 from vae.elbo.counterfactual import AcceptedMove, nearest_accepted
@@ -24,6 +24,7 @@ from vae.explore.selection import nearest_to
 from vae.model.checkpoint import Checkpoint
 from vae.model.vae import observe
 from vae.ui import access
+from vae.ui.caches import cached
 from vae.ui.explained import scan
 
 __all__ = [
@@ -92,21 +93,21 @@ class Regret(NamedTuple):
     best_elbo: float
 
 
+@cached(max_entries=256)
 def evidence(model: Checkpoint, levels: np.ndarray, seed: int) -> Opinion:
     """log p(x) where it is exact, else L_k by the estimator of the calibration images."""
-    return _evidence(model, model.identity, levels, seed)
-
-
-@st.cache_data(max_entries=256, show_spinner=False)
-def _evidence(_model: Checkpoint, key: str, levels: np.ndarray, seed: int) -> Opinion:
-    exact = _model.config.latent_dim <= 2
-    k = int(_model.manifest["metrics"]["importance_samples"])
-    seen = see(_model.model, levels[None], seed)
-    reference, rows = _model.reference, _model.reference.of_split("calibration")
+    exact = model.config.latent_dim <= 2
+    k = int(model.manifest["metrics"]["importance_samples"])
+    if not exact and not k:  # a run may leave out the bound
+        return Opinion(math.nan, math.nan, math.nan, 0)
+    seen = see(model.model, levels[None], seed)
+    reference, rows = model.reference, model.reference.of_split("calibration")
     if exact:
         known, found = reference.log_evidence[rows], exact_evidence(seen.model, seen.x, seen.mu)
     else:
-        known, found = reference.iwae_bound[rows], estimate_bound(seen, k)
+        # A model may have been evaluated without bounds.
+        found = estimate_bound(seen, k) if k else (math.nan, math.nan)
+        known = reference.iwae_bound[rows]
     value, error = float(found[0]), float(found[1])
     # Out of the quadrature's reach, on either side, is stranger than anything within it.
     known, place = (np.nan_to_num(one, nan=-np.inf) for one in (known, np.array(value)))
@@ -114,58 +115,47 @@ def _evidence(_model: Checkpoint, key: str, levels: np.ndarray, seed: int) -> Op
     return Opinion(value, error, float(typicality(known, place).low), images)
 
 
+@cached(max_entries=256)
 def complexity(model: Checkpoint, levels: np.ndarray, seed: int) -> Complexity:
     """The input-complexity correction of an image, from its ELBO by the calibration's draws."""
-    return _complexity(model, model.identity, levels, seed)
-
-
-@st.cache_data(max_entries=256, show_spinner=False)
-def _complexity(_model: Checkpoint, key: str, levels: np.ndarray, seed: int) -> Complexity:
-    seen = see(_model.model, levels[None], seed)
+    seen = see(model.model, levels[None], seed)
     code = code_lengths(seen.x.numpy())
     bits, noise = float(code.bits[0]), float(code.noise[0])
-    reference = _complexity_reference(_model, _model.identity)
+    reference = _complexity_reference(model)
     if reference is None:
         return Complexity(None, bits, noise)
-    elbo = estimate_elbo(seen, access.draws_of(_model)).value.numpy()
+    elbo = estimate_elbo(seen, access.draws_of(model)).value.numpy()
     value = complexity_excess(elbo, np.array([bits]))
     p = typicality(reference, value, excess_tie(elbo)).high
     return Complexity(Opinion(float(value[0]), noise, float(p[0]), len(reference)), bits, noise)
 
 
-@st.cache_data(max_entries=8, show_spinner="Coding the calibration images")
-def _complexity_reference(_model: Checkpoint, key: str) -> np.ndarray | None:
-    rows = _model.reference.of_split("calibration")
-    levels = access.levels_at(_model, rows)
+@cached(max_entries=8, show_spinner="Coding the calibration images")
+def _complexity_reference(model: Checkpoint) -> np.ndarray | None:
+    rows = model.reference.of_split("calibration")
+    levels = access.levels_at(model, rows)
     if levels is None:
         return None
-    bits = code_lengths(observe(_model.config, levels).numpy()).bits
-    return complexity_excess(_model.reference.elbo[rows], bits)
+    bits = code_lengths(observe(model.config, levels).numpy()).bits
+    return complexity_excess(model.reference.elbo[rows], bits)
 
 
+@cached(max_entries=256, show_spinner="Looking for the best q of this image")
 def regret(model: Checkpoint, levels: np.ndarray, seed: int = 0) -> Regret:
     """The likelihood regret of one image."""
-    found = _regrets(model, model.identity, levels[None], seed)
-    return Regret(*(float(one) for one in found[:, 0]))
+    return Regret(*(float(one) for one in _regrets(model, levels[None], seed)[:, 0]))
 
 
-@st.cache_data(max_entries=256, show_spinner="Looking for the best q of this image")
-def _regrets(_model: Checkpoint, key: str, levels: np.ndarray, seed: int) -> np.ndarray:
-    return _fit(_model, levels, seed)
-
-
-@st.cache_data(max_entries=64, show_spinner=False)
-def _reference_regrets(_model: Checkpoint, key: str, levels: np.ndarray) -> np.ndarray:
-    return _fit(_model, levels, 0)
-
-
-def _fit(model: Checkpoint, levels: np.ndarray, seed: int) -> np.ndarray:
+@cached(max_entries=64)
+def _regrets(model: Checkpoint, levels: np.ndarray, seed: int) -> np.ndarray:
     """Regrets, their errors and ELBO(q*), with shape (3, B)."""
     large = model.config.image.pixels > _LARGE
     best = best_gaussian(
-        see(model.model, levels, seed), draws=access.draws_of(model),
-        fit_draws=_FEW_FIT_DRAWS if large else _FIT_DRAWS, scan=scan(model),
-    )  # fmt: skip
+        see(model.model, levels, seed),
+        draws=access.draws_of(model),
+        fit_draws=_FEW_FIT_DRAWS if large else _FIT_DRAWS,
+        scan=scan(model),
+    )
     return np.stack((best.gain, best.gain_uncertainty, best.elbo))
 
 
@@ -183,7 +173,7 @@ def regret_reference(model: Checkpoint) -> Iterator[np.ndarray]:
         levels = access.levels_at(model, rows[start : start + _FITS_AT_ONCE])
         if levels is None:
             return
-        found = _reference_regrets(model, model.identity, levels)
+        found = _regrets(model, levels, 0)
         gains = np.concatenate((gains, found[0]))
         yield gains
 
@@ -195,18 +185,12 @@ def place_regret(found: Regret, gains: np.ndarray) -> Opinion:
     return Opinion(found.gain, found.error, p, len(gains))
 
 
+@cached(max_entries=128, show_spinner="Walking to the nearest image that passes")
 def accepted_move(
     model: Checkpoint, mu: np.ndarray, threshold: float, draws: int, seed: int
 ) -> AcceptedMove:
     """The smallest latent move into the accepted region."""
-    return _accepted_move(model, model.identity, mu, threshold, draws, seed)
-
-
-@st.cache_data(max_entries=128, show_spinner="Walking to the nearest image that passes")
-def _accepted_move(
-    _model: Checkpoint, key: str, mu: np.ndarray, threshold: float, draws: int, seed: int
-) -> AcceptedMove:
-    table = access.table(_model)
+    table = access.table(model)
     accepted = table.mu[table.elbo > threshold]
-    near, _ = nearest_to(accepted, mu, _TARGETS[_model.config.image.pixels > _LARGE])
-    return nearest_accepted(_model.model, mu, threshold, accepted[near], draws=draws, seed=seed)
+    near, _ = nearest_to(accepted, mu, _TARGETS[model.config.image.pixels > _LARGE])
+    return nearest_accepted(model.model, mu, threshold, accepted[near], draws=draws, seed=seed)

@@ -49,10 +49,14 @@ def thumbnails(
     shown = access.reconstructions(model, rows) if found is None else found
     labels = [label_text(int(model.reference.labels[row]), model.label_names) for row in rows]
     cells = [
-        {"id": int(row), "src": data_url(reduced(to_bytes(image), _SIDE)), "caption": text,
-         "alt": f"sample {row}, {label}"}
+        {
+            "id": int(row),
+            "src": data_url(reduced(to_bytes(image), _SIDE)),
+            "caption": text,
+            "alt": f"sample {row}, {label}",
+        }
         for row, image, text, label in zip(rows, shown, captions, labels, strict=True)
-    ]  # fmt: skip
+    ]
 
     def pick() -> None:
         number = st.session_state[key].get("picked")

@@ -113,15 +113,21 @@ def form() -> None:
     left, right = st.columns([1.6, 1], gap="large")
     with left:
         preset = st.selectbox(
-            "Start from", list(PRESETS), index=list(PRESETS).index(DEFAULT_PRESET), key="preset",
+            "Start from",
+            list(PRESETS),
+            index=list(PRESETS).index(DEFAULT_PRESET),
+            key="preset",
             help="A recipe that is known to work; everything below departs from it.",
-        )  # fmt: skip
+        )
         config, problem = _config(preset)
     with right:
         name = st.text_input(
-            "Name of the model", _free_name(root, preset), key=f"name-{preset}", max_chars=60,
+            "Name of the model",
+            _free_name(root, preset),
+            key=f"name-{preset}",
+            max_chars=60,
             help="The folder it becomes among the checkpoints.",
-        )  # fmt: skip
+        )
         title = st.text_input("Title", "", key=f"title-{preset}", max_chars=80)
         problem = problem or literal(launch.name_problem(root, name))
         if config is not None:
@@ -174,10 +180,13 @@ def _config(preset: str) -> tuple[TrainConfig | None, str]:
     if data == _FOLDER:
         folders = registered_folders()
         chosen = st.selectbox(
-            "Folder", list(folders), key=f"folder-{preset}", disabled=not folders,
+            "Folder",
+            list(folders),
+            key=f"folder-{preset}",
+            disabled=not folders,
             placeholder="none is registered",
             help="One that the app was started with: `python -m vae app --folders PATH`.",
-        )  # fmt: skip
+        )
         values["data"] = folders.get(chosen, "")
         values |= _fields(base, preset, _OF_FOLDER)
     first, second, third = st.columns(3, gap="medium")
@@ -329,9 +338,10 @@ def _show(root: Path, run: launch.Run) -> None:
                     )
             with columns[3]:
                 widgets.chart(
-                    dimension_curves(history), "KL of each latent dimension by step",
+                    dimension_curves(history),
+                    "KL of each latent dimension by step",
                     key=f"curve-kl-{run.name}",
-                )  # fmt: skip
+                )
             solid = (
                 "validation images, by which the best weights are chosen"
                 if chooses

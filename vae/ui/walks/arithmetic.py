@@ -57,9 +57,11 @@ def show_arithmetic(model: Checkpoint, sample: int) -> None:
         plus = _choose_group("Plus the mean of", names, 1, "plus")
         if "selected on the map" in names:
             st.button(
-                "Keep the map's selection", on_click=_keep, key="keep_group",
+                "Keep the map's selection",
+                on_click=_keep,
+                key="keep_group",
                 help="As a group of its own, so that another one can be selected.",
-            )  # fmt: skip
+            )
     mu = access.table(model).mu
     direction = group_direction(mu, groups[minus], groups[plus])
     count = decoded.frames_in(model, 1)
@@ -74,16 +76,21 @@ def show_arithmetic(model: Checkpoint, sample: int) -> None:
     captions = [f"start + {nats(amount, 2)} × (“{plus}” − “{minus}”)" for amount in amounts]
     full = int(np.abs(amounts - 1).argmin())
     row = Row(
-        f"“{plus}” − “{minus}”", (start.text,), captions, full,
+        f"“{plus}” − “{minus}”",
+        (start.text,),
+        captions,
+        full,
         float(np.interp(0, amounts, np.arange(count)) + 0.5) / count,
-    )  # fmt: skip
+    )
     tracks = tracks_of(found, decoded.typical_of(model))
     data = film_data(
-        decoded.sheet_of(model, codes), [row],
-        f"{start.text}, made less like {minus} and more like {plus}", tracks=tracks,
+        decoded.sheet_of(model, codes),
+        [row],
+        f"{start.text}, made less like {minus} and more like {plus}",
+        tracks=tracks,
         hint="Drag the strip, or focus it and use ← → Home End; space plays. The triangle marks "
         "the start. Dotted: what is usual for the codes of data.",
-    )  # fmt: skip
+    )
     place = film(data, f"arithmetic-{model.name}")
     columns = {"amount": amounts, **profile_columns(found)}
     export_film(model, codes, [row.name], "arithmetic", lambda: codes_csv(codes[0], columns))

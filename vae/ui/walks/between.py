@@ -29,10 +29,16 @@ def show_between(model: Checkpoint, sample: int) -> None:
         other = int(links.number("To sample", 0, last, _other(model), "to", width=150))
         overshoot = int(
             links.number(
-                "Overshoot, %", 0, 100, 0, "overshoot", step=25, width=150,
+                "Overshoot, %",
+                0,
+                100,
+                0,
+                "overshoot",
+                step=25,
+                width=150,
                 help="How far the way goes on beyond each image.",
             )
-        )  # fmt: skip
+        )
     ends = (sample, other)
     count = decoded.frames_in(model, len(_WAYS))
     places = steps(count, overshoot / 100)
@@ -50,12 +56,14 @@ def show_between(model: Checkpoint, sample: int) -> None:
     captions = [f"{nats(100 * place, 0)}\u00a0% of the way" for place in places]
     rows = [Row(way, (), captions, count // 2) for way in _WAYS]
     data = film_data(
-        decoded.sheet_of(model, codes), rows,
+        decoded.sheet_of(model, codes),
+        rows,
         f"The way from sample {sample} to sample {other}, along a line and along an arc",
-        tracks=tracks_of(found, usual), linked=True,
+        tracks=tracks_of(found, usual),
+        linked=True,
         hint="Drag a strip, or focus it and use ← → Home End; space plays. Solid: the straight "
         "line. Dashed: the arc. Dotted: what is usual for the codes of data.",
-    )  # fmt: skip
+    )
     place = film(data, f"between-{model.name}")
     st.caption(
         "log p(z): the prior's density. log q̄(z): that of all held-out codes together. Nearest "
@@ -70,9 +78,12 @@ def show_between(model: Checkpoint, sample: int) -> None:
         **profile_columns(found),
     }
     export_film(
-        model, codes, _WAYS, f"from-{sample}-to-{other}",
+        model,
+        codes,
+        _WAYS,
+        f"from-{sample}-to-{other}",
         lambda: codes_csv(codes.reshape(-1, codes.shape[-1]), columns),
-    )  # fmt: skip
+    )
     if place is not None:
         way, frame = place
         text = f"{_WAYS[way]}, {captions[frame]} to sample {other}"

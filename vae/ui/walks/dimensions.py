@@ -47,9 +47,11 @@ def show_dimensions(model: Checkpoint, sample: int) -> None:
         folded = False
         if others and not asked:
             folded = st.toggle(
-                f"Show {len(others)} that are no active units", key="silent",
-                bind="query-params", help=ACTIVE,
-            )  # fmt: skip
+                f"Show {len(others)} that are no active units",
+                key="silent",
+                bind="query-params",
+                help=ACTIVE,
+            )
     dims = asked or (active or [int(table.by_kl[0])])[:_MOST_ROWS]
     if folded:
         dims = [*dims, *(d for d in others[: 2 * _MOST_ROWS] if d not in dims)]
@@ -65,7 +67,10 @@ def show_dimensions(model: Checkpoint, sample: int) -> None:
     place = film(data, f"dimensions-{model.name}")
     st.caption(_footnote(start, reach, len(dims), len(active), model))
     export_film(
-        model, codes, [row.name for row in rows], "traversals",
+        model,
+        codes,
+        [row.name for row in rows],
+        "traversals",
         lambda: codes_csv(
             codes.reshape(-1, codes.shape[-1]),
             {
@@ -75,7 +80,7 @@ def show_dimensions(model: Checkpoint, sample: int) -> None:
                 "prior_share": prior_share(values).ravel(),
             },
         ),
-    )  # fmt: skip
+    )
     if place is not None:
         row, frame = place
         show_place(model, codes[place], f"{start.text}, {rows[row].captions[frame]}")
@@ -139,10 +144,15 @@ def _choose_dims(model: Checkpoint) -> list[int]:
     if chosen is not None and set(chosen) - set(known):
         st.session_state["dims"] = [one for one in chosen if one in known]
     picked = st.multiselect(
-        "Dimensions", known, key="dims", bind="query-params", width=300,
-        placeholder="the active units", max_selections=2 * _MOST_ROWS,
+        "Dimensions",
+        known,
+        key="dims",
+        bind="query-params",
+        width=300,
+        placeholder="the active units",
+        max_selections=2 * _MOST_ROWS,
         help=f"Those shown are the active units until you choose. {ACTIVE}",
-    )  # fmt: skip
+    )
     order = access.table(model).by_kl.tolist()
     return sorted((int(one) - 1 for one in picked), key=order.index)
 

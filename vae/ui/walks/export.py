@@ -12,16 +12,19 @@ import streamlit as st
 from vae.elbo.rows import inert
 from vae.figures.export import animation, picture
 from vae.model.checkpoint import Checkpoint
+from vae.ui import access
 from vae.ui.film import copy_link
-from vae.ui.walks import decoded
 
 __all__ = ["codes_csv", "export_film", "export_grid"]
 
 
 def export_film(
-    model: Checkpoint, codes: np.ndarray, names: Sequence[str], stem: str,
+    model: Checkpoint,
+    codes: np.ndarray,
+    names: Sequence[str],
+    stem: str,
     table: Callable[[], bytes],
-) -> None:  # fmt: skip
+) -> None:
     """Buttons for a film: PNG, GIF and WebP, its codes, and the link to it.
 
     Args:
@@ -42,7 +45,7 @@ def export_film(
         some = codes[rows]
 
         def frames() -> np.ndarray:
-            return decoded.images_of(model, some)
+            return access.decode(model, some)
 
         def as_picture() -> bytes:
             images = frames()
@@ -67,9 +70,10 @@ def export_grid(
         _button("PNG", lambda: picture(images, columns), f"{name}.png")
         for kind in ("GIF", "WebP"):
             _button(
-                kind, lambda kind=kind: animation(images[None], kind.upper()),
+                kind,
+                lambda kind=kind: animation(images[None], kind.upper()),
                 f"{name}.{kind.lower()}",
-            )  # fmt: skip
+            )
         _button("CSV", table, f"{name}.csv")
         copy_link()
 

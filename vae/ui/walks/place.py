@@ -17,7 +17,7 @@ __all__ = ["show_place", "trust_lines"]
 
 def show_place(model: Checkpoint, code: np.ndarray, text: str) -> None:
     """Draws one place: what it decodes to, the nearest data, and four numbers."""
-    image = decoded.images_of(model, code)
+    image = access.decode(model, code)
     found = decoded.profile_of(model, code[None])
     nearest = int(found.nearest[0])
     st.subheader("The chosen place", anchor=False)
@@ -29,21 +29,28 @@ def show_place(model: Checkpoint, code: np.ndarray, text: str) -> None:
         closest = access.reconstructions(model, [nearest]) if originals is None else originals
         label = label_text(int(model.reference.labels[nearest]), model.label_names)
         widgets.picture(
-            closest[0], f"Nearest held-out image: sample {nearest}, {label}",
-            f"Sample {nearest}, whose code is nearest", 260,
-        )  # fmt: skip
+            closest[0],
+            f"Nearest held-out image: sample {nearest}, {label}",
+            f"Sample {nearest}, whose code is nearest",
+            260,
+        )
     with third:
         trust_lines(model, code)
         st.code(code_text(code), language=None, wrap_lines=True)
         with st.container(horizontal=True):
             st.button(
-                "Start from here", on_click=start_here, args=(code,), key="start_here",
+                "Start from here",
+                on_click=start_here,
+                args=(code,),
+                key="start_here",
                 help="Puts this code into the link, and starts every walk from it.",
-            )  # fmt: skip
+            )
             if st.button(
-                f"Choose sample {nearest}", on_click=_choose_sample, args=(nearest,),
+                f"Choose sample {nearest}",
+                on_click=_choose_sample,
+                args=(nearest,),
                 key="choose_nearest",
-            ):  # fmt: skip
+            ):
                 # The sample belongs to the whole screen, not to this part of it.
                 st.rerun(scope="app")
 

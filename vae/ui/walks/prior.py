@@ -9,7 +9,7 @@ from vae.explore.traversals import manifold_codes, prior_codes
 from vae.figures.frame import nats
 from vae.figures.pictures import contact_sheet, gallery_html
 from vae.model.checkpoint import Checkpoint
-from vae.ui import links, widgets
+from vae.ui import access, links, widgets
 from vae.ui.walks import decoded
 from vae.ui.walks.export import codes_csv, export_grid
 from vae.ui.walks.place import show_place
@@ -26,16 +26,24 @@ def show_prior(model: Checkpoint, sample: int) -> None:
         seed = int(links.number("Seed of the draws", 0, 9_999, 0, "draw_seed", width=160))
         temperature = float(
             links.number(
-                "Temperature", 0.0, 2.0, 1.0, "temperature", step=0.1, width=160,
+                "Temperature",
+                0.0,
+                2.0,
+                1.0,
+                "temperature",
+                step=0.1,
+                width=160,
                 help="Codes are T·ε with ε from the prior: 1 is the prior itself.",
             )
-        )  # fmt: skip
+        )
         closer = st.selectbox(
-            "Look closer at", ["none", *(f"draw {i + 1}" for i in range(_DRAWS))],
-            key="closer", width=160,
-        )  # fmt: skip
+            "Look closer at",
+            ["none", *(f"draw {i + 1}" for i in range(_DRAWS))],
+            key="closer",
+            width=160,
+        )
     codes = prior_codes(model.config.latent_dim, _DRAWS, seed, temperature)
-    images, found = decoded.images_of(model, codes), decoded.profile_of(model, codes)
+    images, found = access.decode(model, codes), decoded.profile_of(model, codes)
     usual = decoded.typical_of(model)
     middle = float(np.median(found.distance))
     widgets.lead(
@@ -61,7 +69,7 @@ def show_manifold(model: Checkpoint, sample: int) -> None:
         f"The whole plane at a glance: <b>{side * side}</b> places, each of which stands for the "
         "same share of the prior, decoded."
     )
-    images = decoded.images_of(model, codes.reshape(-1, 2))
+    images = access.decode(model, codes.reshape(-1, 2))
     widgets.picture(
         contact_sheet(images, side, gap=1, ground=0.5),
         "Across: z1 from the prior's 1 % quantile to its 99 %. Upwards: z2 likewise.",

@@ -48,10 +48,14 @@ def show_sliders(model: Checkpoint, sample: int) -> None:
             with left if place < (len(shown) + 1) // 2 else right:
                 span = max(_SPAN, math.ceil(abs(start.code[d])))
                 code[d] = st.slider(
-                    f"z{d + 1}, KL {nats(mean_kl[d], 2)} nats", -span, span, key=keys[d],
-                    step=0.05, format="%.2f",
+                    f"z{d + 1}, KL {nats(mean_kl[d], 2)} nats",
+                    -span,
+                    span,
+                    key=keys[d],
+                    step=0.05,
+                    format="%.2f",
                     persist_state="session",
-                )  # fmt: skip
+                )
         with st.container(horizontal=True):
             st.button("Back to the start", on_click=_reset, args=(keys, start))
             st.button("Start from here", on_click=start_here, args=(code,), key="sliders_start")
@@ -67,7 +71,7 @@ def show_sliders(model: Checkpoint, sample: int) -> None:
             f"lies <b>{nats(away, 2)}</b> latent units from the nearest other held-out code."
         )
     with picture:
-        image = decoded.images_of(model, code)
+        image = access.decode(model, code)
         widgets.picture(image, "What this code draws", "The image that the sliders make", 420)
         trust_lines(model, code)
         st.code(code_text(code), language=None, wrap_lines=True)

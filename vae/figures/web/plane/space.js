@@ -1,12 +1,5 @@
 // Where points lie: an index by cells, and the window between data and pixels. No drawing here.
 
-const stores = (globalThis.elboscopePlanes ??= new Map());
-
-function roomOf(id) {
-  if (!stores.has(id)) stores.set(id, { slots: new Map(), listeners: new Set() });
-  return stores.get(id);
-}
-
 const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
 
 // Sorts points into square cells, so that a zoomed view visits only what it shows. Points without
@@ -176,13 +169,4 @@ class View {
   }
 
   copy() { const { left, bottom, right, top } = this; return { left, bottom, right, top }; }
-}
-
-function isInside(corners, x, y) {
-  let odd = false;
-  for (let i = 0, j = corners.length - 1; i < corners.length; j = i++) {
-    const [xi, yi] = corners[i], [xj, yj] = corners[j];
-    if (yi > y !== yj > y && x < xi + ((xj - xi) * (y - yi)) / (yj - yi)) odd = !odd;
-  }
-  return odd;
 }

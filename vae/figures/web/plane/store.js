@@ -1,14 +1,7 @@
 // Keeps what Python sent for one slot of a plane, so that a plane whose colour or selection changes
 // is not sent its points again: Streamlit repeats an unchanged message by its name alone.
 
-const stores = (globalThis.elboscopePlanes ??= new Map());
 const ARRAYS = { f4: Float32Array, u4: Uint32Array, u1: Uint8Array };
-
-// The plane's room: its slots by name, and who is to be told when one changes.
-function roomOf(id) {
-  if (!stores.has(id)) stores.set(id, { slots: new Map(), listeners: new Set() });
-  return stores.get(id);
-}
 
 // The form that vae/figures/plane.py packs: length of the header, header, arrays on borders of 8.
 function unpack(bytes) {
