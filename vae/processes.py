@@ -70,7 +70,7 @@ class Processes:
 
     def share(self, batch: Tensor) -> Tensor:
         """This process's rows of a batch whose size the number of processes divides."""
-        return batch.chunk(self.count)[self.rank]
+        return batch if self.count == 1 else batch.chunk(self.count)[self.rank]
 
     def gather(self, share: Tensor) -> Tensor:
         """Joins the shares of a batch in the order of the processes, with gradients."""

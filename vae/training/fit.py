@@ -103,10 +103,7 @@ def fit(
     loss_of = TrainingLoss(state.model, config, len(data.splits.train), processes)
     step_of, arithmetic = compiled(state, loss_of, arithmetic_of(config, device), watch.say)
     if processes.count > 1:
-        # Buffers are equal everywhere without being sent in each step.
-        step_of = DistributedDataParallel(
-            step_of, gradient_as_bucket_view=True, broadcast_buffers=False
-        )
+        step_of = DistributedDataParallel(step_of, gradient_as_bucket_view=True)
     validation = data.read(data.splits.validation[: config.validation_images])
     # A contrast's point is where it ends, and test images choose nothing.
     chooses = config.objective != "batch_moment_kl" and data.validation_chooses

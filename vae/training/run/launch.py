@@ -124,9 +124,12 @@ def start(name: str, words: list[str]) -> None:
         # A session of its own: neither the browser's tab nor the server takes it along.
         process = subprocess.Popen(
             [sys.executable, "-m", "vae", *words],
-            cwd=None if is_installed() else app_folder(), stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+            cwd=None if is_installed() else app_folder(),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
             start_new_session=True,
-        )  # fmt: skip
+        )
     # Whoever starts a process must ask how it ended, or it stays in the table of processes.
     threading.Thread(target=process.wait, daemon=True).start()
 
