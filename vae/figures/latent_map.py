@@ -46,12 +46,7 @@ def all_pairs(
     figure = new_figure(height)
     figure.add_layout_image(
         source=data_url(_panels(shares, labels, size)),
-        xref="x",
-        yref="y",
-        x=0,
-        y=0,
-        sizex=size,
-        sizey=size,
+        **{"xref": "x", "yref": "y", "x": 0, "y": 0, "sizex": size, "sizey": size},
         sizing="stretch",
         layer="below",
     )

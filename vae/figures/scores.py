@@ -65,21 +65,27 @@ def calibration_histogram(
     )
     if highlighted is not None:
         place, elbo = places[highlighted], elbos[highlighted]
-        text = f"this image {nats(elbo)}"
-        figure.add_vline(x=place, line={"color": palette.KL, "width": 2})
-        figure.add_annotation(
-            x=place,
-            y=1,
-            yref="paper",
-            showarrow=False,
-            yanchor="bottom",
-            font={"size": 12},
-            text=text if elbo >= far else f"← this image, far outside: {nats(elbo)}",
-            xanchor="left" if place < (low + high) / 2 else "right",
-        )
-        figure.update_layout(margin={"t": 28})
+        words = f"this image {nats(elbo)}"
+        words = words if elbo >= far else f"← this image, far outside: {nats(elbo)}"
+        _named(figure, place, words, place < (low + high) / 2)
     figure.update_xaxes(range=[low - room, high + room])
     return figure.update_layout(bargap=0.04)
+
+
+def _named(figure: go.Figure, place: float, words: str, right: bool) -> None:
+    """A line with words above it, to its right or left."""
+    figure.add_vline(x=place, line={"color": palette.KL, "width": 2})
+    figure.add_annotation(
+        x=place,
+        y=1,
+        yref="paper",
+        text=words,
+        showarrow=False,
+        xanchor="left" if right else "right",
+        yanchor="bottom",
+        font={"size": 12},
+    )
+    figure.update_layout(margin={"t": 28})
 
 
 def _flagged(figure: go.Figure, threshold: float, low: float, right: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from html import escape
 
 import numpy as np
 import streamlit as st
@@ -16,7 +17,16 @@ from vae.model.checkpoint import Checkpoint
 from vae.ui import access, explained, widgets
 from vae.ui.uploads import admitted
 
-__all__ = ["densities", "pick_image", "rungs", "second_opinion", "tilted", "two_forms"]
+__all__ = [
+    "densities",
+    "gap_in_two_parts",
+    "opening",
+    "pick_image",
+    "rungs",
+    "second_opinion",
+    "tilted",
+    "two_forms",
+]
 
 _CHAINS = 64
 
@@ -32,6 +42,29 @@ def pick_image(model: Checkpoint, sample: int) -> tuple[np.ndarray | None, str]:
             return scored.prepared.levels, scored.row.name
         st.error(f"{scored.row.error} ({scored.row.error_code})")
     return access.levels_of(model, sample), f"sample {sample}"
+
+
+def opening(name: str, found: explained.Gap, exact: bool) -> None:
+    """What one image costs by its ELBO and in truth."""
+    if exact:
+        # The difference of the two numbers as they stand there, and parts that add up to it.
+        cost, truth = round(-found.elbo[0], 2), round(-found.log_evidence, 2)
+        encoder, shape = adding_up((found.amortization, found.approximation), 2, cost - truth)
+        widgets.opening(
+            "The bound",
+            f"By its ELBO {escape(name)} costs <b>{nats(cost, 2)}</b> nats, and exactly, by "
+            f"log p(x), <b>{nats(truth, 2)}</b> nats. Of the <b>{nats(cost - truth, 2)}</b> "
+            f"between them a better encoder could save <b>{nats(encoder, 2)}</b>; the other "
+            f"<b>{nats(shape, 2)}</b> remain with any code of this encoder's kind.",
+        )
+    else:
+        widgets.opening(
+            "The bound",
+            f"By its ELBO {escape(name)} costs <b>{nats(-found.elbo[0], 2)}</b>"
+            f"{plus_minus(found.elbo[1])} nats, and in truth at most that. The best code of the "
+            f"same kind would bring it down to <b>{nats(-found.best_elbo[0], 2)}</b>, and 5,000 "
+            f"draws of the encoder's own to <b>{nats(-float(found.ladder.values[-1]), 2)}</b>.",
+        )
 
 
 def rungs(found: explained.Gap) -> None:
@@ -125,6 +158,22 @@ def two_forms(found: explained.Gap) -> None:
             "quadrature over the plane, and KL(q ‖ p(z|x)) from a grid about q with a log p(x) of "
             "its own, by importance sampling."
         )
+
+
+def gap_in_two_parts(found: explained.Gap, exact: bool) -> None:
+    """What a better encoder and what a better family of q would win back."""
+    st.markdown(
+        "**The gap in two parts** (Cremer et al. 2018). Amortisation, ELBO(q*) − ELBO(q): "
+        f"**{nats(found.amortization, 3)}{plus_minus(found.amortization_error, 3)} nats**, what "
+        "this encoder loses on this image. "
+        + (
+            f"Approximation, log p(x) − ELBO(q*): **{nats(found.approximation, 3)}"
+            f"{plus_minus(found.approximation_error, 3)} nats**, what no diagonal Gaussian can "
+            "reach. Together they are KL(q ‖ p(z|x))."
+            if exact
+            else "With more than two latent dimensions the rest of the gap has no exact value."
+        )
+    )
 
 
 def densities(model: Checkpoint, levels: np.ndarray, found: explained.Gap) -> None:

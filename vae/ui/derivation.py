@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 
 import numpy as np
@@ -9,16 +10,44 @@ import streamlit as st
 
 from vae.data.datasets import label_text
 from vae.elbo.derivation import Line
+from vae.elbo.expectation import Receipt
 from vae.elbo.losses import binary_cross_entropy, gaussian_from_error, implied_variance
 from vae.figures import palette
 from vae.figures.frame import nats
 from vae.model.checkpoint import Checkpoint
 from vae.ui import access, explained, widgets
+from vae.ui.errata import ERRATA
 
-__all__ = ["beta_dial", "pixel_losses", "questions", "show_line"]
+__all__ = ["beta_dial", "errata", "losses", "questions", "routes", "show_lines"]
 
 
-def show_line(line: Line) -> None:
+def routes(model: Checkpoint, lines: dict[str, Line], with_image: bool) -> None:
+    """From log p(x) to the bound, by the true posterior and by Jensen's inequality."""
+    if "split" in lines:
+        st.subheader("One route: the gap is a divergence", anchor=False)
+        show_lines(lines, ("split", "gibbs", "bound"))
+        st.subheader("Another route: Jensen's inequality", anchor=False)
+        show_lines(lines, ("importance", "jensen"))
+    elif with_image:
+        st.subheader("Jensen's inequality", anchor=False)
+        st.caption(
+            f"With {model.config.latent_dim} latent dimensions log p(x) has no exact value here, "
+            "so the route through the true posterior is shown on the two-dimensional models."
+            if model.config.latent_dim > 2
+            else "This image's log p(x) lies out of the quadrature's reach, so the route through "
+            "the true posterior cannot be shown for it."
+        )
+        show_lines(lines, ("jensen",))
+
+
+def show_lines(lines: dict[str, Line], keys: Sequence[str]) -> None:
+    """Those of the lines that there are."""
+    for key in keys:
+        if key in lines:
+            _show_line(lines[key])
+
+
+def _show_line(line: Line) -> None:
     """One line: the formula, why it holds, and both of its sides in nats."""
     formula, numbers = st.columns([1.35, 1], gap="large", vertical_alignment="center")
     with formula:
@@ -50,7 +79,17 @@ def _coloured(formula: str) -> str:
     return formula
 
 
-def pixel_losses(x: np.ndarray, mean: np.ndarray) -> None:
+def losses(model: Checkpoint, sample: int, parts: Receipt | None) -> None:
+    """The usual losses of the image and its reconstruction, or of a decoded draw."""
+    if parts is None:
+        st.caption("In place of the image, a picture decoded from a draw of its q.")
+        drawn = access.posterior_draws(model, sample, 1, seed=0)[0]
+        _pixel_losses(drawn, access.reconstructions(model, [sample])[0])
+    else:
+        _pixel_losses(parts.x, parts.reconstruction)
+
+
+def _pixel_losses(x: np.ndarray, mean: np.ndarray) -> None:
     """The two usual losses as negative log-likelihoods of an image (C, H, W) and its mean."""
     mean = np.clip(mean, 1e-6, 1 - 1e-6)
     left, right = st.columns(2, gap="large")
@@ -156,3 +195,16 @@ def _reveal(right: bool, answer: str) -> None:
         st.success(f"Right. {answer}", icon=":material/check:")
     else:
         st.info(f"Not so. {answer}", icon=":material/lightbulb:")
+
+
+def errata() -> None:
+    """What texts that teach this should say, folded away."""
+    with st.expander("Errata of four texts that teach this"):
+        st.table(
+            {
+                "Where": [one.where for one in ERRATA],
+                "It says": [one.stated for one in ERRATA],
+                "It should say": [one.correct for one in ERRATA],
+            },
+            hide_index=True,
+        )

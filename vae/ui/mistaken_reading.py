@@ -104,8 +104,7 @@ def contrast() -> None:
         st.info(f"This part compares the shipped models {_PAIR[0]} and {_PAIR[1]}.")
         return
     right, mistaken = (access.checkpoint(name) for name in _PAIR)
-    tables = [access.table(right), access.table(mistaken)]
-    titles, floor = list(_READINGS), mistaken.config.sigma_floor
+    floor = mistaken.config.sigma_floor
     pictures = _contrast_pictures(right, mistaken)
     columns = st.columns(2, gap="large")
     with columns[0]:
@@ -119,6 +118,25 @@ def contrast() -> None:
             f"ELBO against exact log p(x) of one image in {_EVERY}: near the diagonal for one "
             "model, far below for one",
         )
+    _contrast_table(right, mistaken)
+    st.markdown(
+        "Same data, network and seed. Both aggregates have nearly the same first two moments, "
+        "which is all that the mistaken penalty sees. Under it every code shrinks to the floor "
+        "that the network sets, the KL of a sample nears −D log σ there, and the bound falls far "
+        "below log p(x). The evidence itself hardly suffers: what breaks is the **bound and the "
+        "codes**, not the decoder."
+    )
+    st.caption(
+        f"σ is the width of one dimension of one image's q(z|x). Nothing but the floor, "
+        f"{floor:g}, stops it under the mistaken objective. The chart on the right shows one "
+        f"image in {_EVERY}, so that marks can be told apart; the table counts all of them."
+    )
+
+
+def _contrast_table(right: Checkpoint, mistaken: Checkpoint) -> None:
+    """Two models by what the mistaken penalty sees, and by what it doesn't."""
+    tables = [access.table(right), access.table(mistaken)]
+    titles, floor = list(_READINGS), mistaken.config.sigma_floor
     rows = {
         "mean of μ": [one.mu.mean(0) for one in tables],
         "variance of the aggregate": [
@@ -151,16 +169,4 @@ def contrast() -> None:
         ("", *titles),
         list(zip(names, *values, strict=True)),
         "Two models by moments, widths, KL, ELBO and evidence",
-    )
-    st.markdown(
-        "Same data, network and seed. Both aggregates have nearly the same first two moments, "
-        "which is all that the mistaken penalty sees. Under it every code shrinks to the floor "
-        "that the network sets, the KL of a sample nears −D log σ there, and the bound falls far "
-        "below log p(x). The evidence itself hardly suffers: what breaks is the **bound and the "
-        "codes**, not the decoder."
-    )
-    st.caption(
-        f"σ is the width of one dimension of one image's q(z|x). Nothing but the floor, "
-        f"{floor:g}, stops it under the mistaken objective. The chart on the right shows one "
-        f"image in {_EVERY}, so that marks can be told apart; the table counts all of them."
     )

@@ -20,6 +20,7 @@ from vae.figures.sample_elbo import (
     blocks,
     difference,
     iso_lines,
+    pixel_map,
     receipt,
 )
 from vae.model.checkpoint import Checkpoint
@@ -34,6 +35,9 @@ __all__ = [
     "all_samples",
     "compare_with",
     "extremes",
+    "maths",
+    "opening",
+    "pictures_and_sums",
     "plane",
     "receipt_to_the_pixel",
     "spread",
@@ -43,6 +47,75 @@ __all__ = [
 # Thumbnails of more rows than this would weigh more than they show: 800 colour ones of 32 pixels a
 # side, as high as a row, are three megabytes at most.
 _MOST_THUMBNAILS, _THUMBNAIL = 800, 32
+
+
+def opening(table: access.Table, sample: int, parts: Receipt) -> None:
+    """What a sample costs, in which part, and its place among others."""
+    error = plus_minus(parts.elbo_uncertainty)
+    code, drawing = adding_up((parts.kl, -parts.expected_log_likelihood))
+    widgets.opening(
+        "One sample's ELBO",
+        f"Sample {sample} costs <b>{nats(-parts.elbo, 1)}</b>{error} nats to describe: "
+        f"<b>{nats(code)}</b> to say which code, <b>{nats(drawing)}</b> to draw it from the "
+        f"code. It is cheaper than <b>{table.percentile[sample]:.0f}\u00a0%</b> of the "
+        "calibration images.",
+    )
+
+
+def pictures_and_sums(model: Checkpoint, sample: int, parts: Receipt) -> None:
+    """The image, its reconstruction, what each pixel costs, and the two terms."""
+    first, second, third, fourth = st.columns([1, 1, 1, 1.6], gap="medium")
+    with first:
+        widgets.picture(parts.x, "The image, as the model sees it", f"Sample {sample}", 300)
+    with second:
+        widgets.picture(
+            parts.reconstruction, "What the code keeps of it", "Its reconstruction", 300
+        )
+    with third:
+        widgets.chart(
+            pixel_map(parts.pixels, 250),
+            f"Cost of each pixel; together {-parts.expected_log_likelihood:.1f} nats",
+        )
+        st.caption("Where the cost is: nats for each pixel.")
+    with fourth:
+        widgets.sums(parts.expected_log_likelihood, parts.kl, parts.elbo_uncertainty)
+        st.caption(
+            "ELBO = expected log-likelihood − KL, in nats; higher is better. "
+            + (
+                "Exact: the expectation is by quadrature, and ± is its numerical error."
+                if model.config.latent_dim <= 2
+                else f"Mean over {access.draws_of(model):,} draws of this image's own noise, and "
+                "± is its standard error."
+            )
+        )
+
+
+def maths(parts: Receipt) -> None:
+    """The formula and each dimension's part, folded away."""
+    with st.expander("The maths"):
+        st.latex(
+            palette.tex(palette.ELBO, r"\mathrm{ELBO}(x)")
+            + " = "
+            + palette.tex(palette.EXPECTED_LOG_LIKELIHOOD, r"E_{q(z|x)}[\log p(x|z)]")
+            + " - "
+            + palette.tex(
+                palette.KL, r"\sum_d \tfrac12 (\mu_d^2 + \sigma_d^2 - 1 - \log \sigma_d^2)"
+            )
+        )
+        st.markdown(
+            "One x is fixed; the expectation is over z for that x alone, and the KL is that x's "
+            "own. The average over images comes after, outside of both."
+        )
+        st.dataframe(
+            {
+                "dimension": [f"z{d + 1}" for d in range(len(parts.mu))],
+                "μ": parts.mu.round(4),
+                "σ": parts.sigma.round(4),
+                "KL, nats": parts.kl_per_dim.round(4),
+            },
+            hide_index=True,
+            width="content",
+        )
 
 
 def without_its_image(model: Checkpoint, table: access.Table, sample: int) -> None:

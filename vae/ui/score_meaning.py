@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from html import escape
 from typing import NamedTuple
 
@@ -22,18 +23,20 @@ from vae.elbo.verdict import (
     union_rate,
 )
 from vae.figures.frame import nats, percent, plus_minus
+from vae.figures.scores import calibration_histogram
 from vae.model.checkpoint import Checkpoint
 from vae.ui import second_opinions, widgets
 from vae.ui.literal import literal
 from vae.ui.missing import where_images_are
 from vae.ui.second_opinions import Complexity, Opinion, Regret
+from vae.ui.words import RELATIVE
 
 __all__ = [
     "Heard",
     "choose_rate",
     "hear",
-    "how_sure",
     "opinions_of",
+    "show_histogram",
     "show_opinions",
     "show_verdict",
 ]
@@ -166,24 +169,58 @@ def opinions_of(
     )
 
 
-def show_verdict(verdict: Verdict) -> None:
-    """The verdict in one line."""
+def show_verdict(
+    verdict: Verdict,
+    scored: ScoredImage,
+    calibration: Calibration,
+    settings: ScoreSettings,
+    example: bool,
+) -> None:
+    """The image beside the verdict, the score in a sentence, and what that is to be read by.
+
+    Args:
+        verdict: The verdict.
+        scored: The image's score.
+        calibration: What it is compared with.
+        settings: How it was scored.
+        example: Whether the image is the chosen sample, standing in for a file.
+    """
+    picture, said = st.columns([1, 6], gap="medium", vertical_alignment="center")
+    with picture:
+        _show_sent(scored.prepared, "The chosen sample" if example else "Your image")
     box, icon = st.success, "check"
     if verdict.flagged:
         box, icon = st.error, "flag"
     elif verdict.doubtful:
         box, icon = st.warning, "help"
-    box(f"**{verdict.headline}.** {verdict.reason}", icon=f":material/{icon}:")
+    intro = "No file yet, so here is the chosen sample as if it had been sent. " if example else ""
+    with said:
+        box(f"**{verdict.headline}.** {verdict.reason}", icon=f":material/{icon}:")
+        widgets.lead(intro + _how_sure(scored, len(calibration.elbo), settings.calibration))
+        st.caption(RELATIVE)
 
 
-def how_sure(scored: ScoredImage, n: int, name: str | None = None) -> str:
-    """The score with its error, and its place among n images, as a sentence of HTML.
+def _show_sent(prepared: Prepared, caption: str) -> None:
+    """An image as it was sent, small, beside what is said of it."""
+    sent = np.moveaxis(prepared.original, -1, 0) / 255
+    widgets.picture(sent, caption, "The image as it was sent", 150)
 
-    Args:
-        scored: The image's score.
-        n: The number of calibration images.
-        name: The name of their set; none for the model's own.
-    """
+
+def show_histogram(
+    calibration: Calibration, scored: Sequence[ScoredImage], chosen: int, alarms: FalseAlarms
+) -> None:
+    """Where the scores lie among those of the calibration images, and the threshold."""
+    accepted = [i for i, one in enumerate(scored) if one.row.error is None]
+    elbos, place = np.array([scored[i].row.elbo for i in accepted]), accepted.index(chosen)
+    widgets.chart(
+        calibration_histogram(calibration.elbo, elbos, place, alarms.threshold, 300),
+        f"Histogram of calibration ELBOs with this image at {elbos[place]:.1f} nats and the "
+        f"threshold at {alarms.threshold:.1f} nats",
+    )
+
+
+def _how_sure(scored: ScoredImage, n: int, name: str | None) -> str:
+    """The score with its error, and its place among n images, as a sentence of HTML."""
     row = scored.row
     images = "calibration images" if name is None else f"images of the set “{escape(name)}”"
     share, of = {0: ("none", " of the"), 100: ("all", "")}.get(

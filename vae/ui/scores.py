@@ -11,8 +11,10 @@ from urllib.parse import urlencode, urlsplit
 
 import numpy as np
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
-from vae.data.adaptation import Adaptation, Prepared, looks_inverted
+from vae.data.adaptation import Adaptation, looks_inverted
+from vae.elbo.calibration import FalseAlarms
 from vae.elbo.calibration_sets import calibration_of, calibrations
 from vae.elbo.expectation import DRAWS, Receipt
 from vae.elbo.files import ScoredImage, ScoreSettings
@@ -23,7 +25,7 @@ from vae.figures.pictures import thumbnail_url
 from vae.model.checkpoint import Checkpoint
 from vae.model.stored import CheckpointError
 from vae.model.vae import observe
-from vae.ui import links, score_detail, second_opinions, widgets
+from vae.ui import access, links, score_detail, second_opinions, widgets
 from vae.ui.links import base_path
 from vae.ui.literal import literal
 
@@ -31,14 +33,12 @@ __all__ = [
     "calls",
     "choose_adaptation",
     "choose_calibration",
+    "choose_one",
     "choose_settings",
+    "closer_look",
     "command_line",
     "curl_call",
     "downloads",
-    "score_table",
-    "show_score",
-    "show_sent",
-    "show_steps",
 ]
 
 _CHOICES = ("auto", "yes", "no")
@@ -149,13 +149,30 @@ def choose_adaptation() -> Adaptation:
     return Adaptation(invert, crop, fit, bits)
 
 
-def show_sent(prepared: Prepared, caption: str) -> None:
-    """An image as it was sent, small, beside what is said of it."""
-    sent = np.moveaxis(prepared.original, -1, 0) / 255
-    widgets.picture(sent, caption, "The image as it was sent", 150)
+def closer_look(
+    model: Checkpoint,
+    scored: ScoredImage,
+    settings: ScoreSettings,
+    alarms: FalseAlarms,
+    flagged: bool,
+    pictures: DeltaGenerator,
+) -> None:
+    """What the model makes of one image, in ``pictures``, and below it the parts of its score."""
+    levels = scored.prepared.levels
+    parts = access.receipt_of(model, levels, settings.draws, settings.seed)
+    with pictures:
+        st.subheader("What the model makes of it", anchor=False)
+        _show_score(model, scored, parts, settings)
+        _show_steps(model, scored, settings.adaptation)
+    if parts.mu.size > 2:
+        score_detail.show_refined(model, levels, settings)
+    move = score_detail.show_move(model, parts, alarms, settings) if flagged else None
+    score_detail.show_receipt(parts)
+    st.subheader("Where its code lies", anchor=False)
+    score_detail.show_place(model, parts, None if move is None else move.z)
 
 
-def show_score(
+def _show_score(
     model: Checkpoint, scored: ScoredImage, parts: Receipt, settings: ScoreSettings
 ) -> None:
     """One image for and after the model, and the sums of its score."""
@@ -186,7 +203,7 @@ def show_score(
         )
 
 
-def show_steps(model: Checkpoint, scored: ScoredImage, adaptation: Adaptation) -> None:
+def _show_steps(model: Checkpoint, scored: ScoredImage, adaptation: Adaptation) -> None:
     """What was done to a file, and whether it looks inverted."""
     prepared = scored.prepared
     if prepared.steps:
@@ -199,19 +216,33 @@ def show_steps(model: Checkpoint, scored: ScoredImage, adaptation: Adaptation) -
         )
 
 
-def downloads(rows: Sequence[ScoreRow]) -> None:
-    """Buttons for the rows in each format; the file is made when it is asked for."""
-    for suffix, write in (("csv", to_csv), ("json", to_json), ("parquet", to_parquet)):
-        label = suffix.upper() if suffix != "parquet" else "Parquet"
-        st.download_button(
-            f"Download {label}",
-            lambda write=write: write(rows),
-            f"scores.{suffix}",
-            on_click="ignore",
-        )
+def downloads(rows: Sequence[ScoreRow], samples: Sequence[tuple[str, bytes]]) -> None:
+    """Buttons for the rows in each format, made when they are asked for, and for samples."""
+    with st.container(horizontal=True):
+        for suffix, write in (("csv", to_csv), ("json", to_json), ("parquet", to_parquet)):
+            label = suffix.upper() if suffix != "parquet" else "Parquet"
+            st.download_button(
+                f"Download {label}",
+                lambda write=write: write(rows),
+                f"scores.{suffix}",
+                on_click="ignore",
+            )
+        for name, png in samples:
+            st.download_button("Download this sample as PNG", png, name, on_click="ignore")
 
 
-def score_table(scored: Sequence[ScoredImage], model: Checkpoint, rate: float) -> int:
+def choose_one(scored: Sequence[ScoredImage], model: Checkpoint, rate: float) -> int:
+    """Shows the scores in a table, unless there is but one, and returns which is chosen."""
+    accepted = [i for i, one in enumerate(scored) if one.row.error is None]
+    # Most surprising first; refused files last, each with its reason.
+    order = sorted(accepted, key=lambda i: scored[i].row.elbo)
+    order += [i for i in range(len(scored)) if i not in accepted]
+    if len(scored) == 1 and accepted:
+        return 0
+    return order[_score_table([scored[i] for i in order], model, rate)]
+
+
+def _score_table(scored: Sequence[ScoredImage], model: Checkpoint, rate: float) -> int:
     """Draws one line a file, with a thumbnail, and returns the position of the chosen one.
 
     Args:

@@ -27,17 +27,9 @@ def show_between(model: Checkpoint, sample: int) -> None:
     table, last = access.table(model), model.reference.size - 1
     with st.container(horizontal=True, vertical_alignment="bottom"):
         other = int(links.number("To sample", 0, last, _other(model), "to", width=150))
+        about = "How far the way goes on beyond each image."
         overshoot = int(
-            links.number(
-                "Overshoot, %",
-                0,
-                100,
-                0,
-                "overshoot",
-                step=25,
-                width=150,
-                help="How far the way goes on beyond each image.",
-            )
+            links.number("Overshoot, %", 0, 100, 0, "overshoot", step=25, width=150, help=about)
         )
     ends = (sample, other)
     count = decoded.frames_in(model, len(_WAYS))
@@ -72,18 +64,13 @@ def show_between(model: Checkpoint, sample: int) -> None:
         "rise, the decoder draws what it never saw. Usual: the median over held-out "
         "codes, at each of which its own Gaussian raises log q̄(z)."
     )
-    columns = {
-        "way": np.repeat(_WAYS, count),
-        "place": np.tile(places, len(_WAYS)),
-        **profile_columns(found),
-    }
-    export_film(
-        model,
-        codes,
-        _WAYS,
-        f"from-{sample}-to-{other}",
-        lambda: codes_csv(codes.reshape(-1, codes.shape[-1]), columns),
-    )
+
+    def as_csv() -> bytes:
+        ways, along = np.repeat(_WAYS, count), np.tile(places, len(_WAYS))
+        columns = {"way": ways, "place": along, **profile_columns(found)}
+        return codes_csv(codes.reshape(-1, codes.shape[-1]), columns)
+
+    export_film(model, codes, _WAYS, f"from-{sample}-to-{other}", as_csv)
     if place is not None:
         way, frame = place
         text = f"{_WAYS[way]}, {captions[frame]} to sample {other}"
