@@ -11,7 +11,7 @@ from vae.figures.frame import adding_up, nats
 from vae.figures.pictures import gallery_html
 from vae.model.checkpoint import Checkpoint
 from vae.model.likelihoods import facts_of
-from vae.training.launch import without_paths
+from vae.training.run.launch import without_paths
 from vae.ui import access, widgets, words
 from vae.ui.literal import literal
 from vae.ui.screens import link
