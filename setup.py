@@ -11,6 +11,12 @@ setup(
     package_dir={"vae._app": "."},
     package_data={
         "vae": ["**/*.js", "**/*.css", "**/*.html", "**/*.svg"],
-        "vae._app": ["pages/*.py", ".streamlit/config.toml", "checkpoints/*/*"],
+        "vae._app": [
+            "pages/*.py",
+            ".streamlit/config.toml",
+            "checkpoints/README.md",
+            "checkpoints/*/*",
+        ],
     },
+    script_name="setup.py",  # which leaves this file out
 )

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,17 +53,21 @@ def running_app(*flags: str, base: str = "", **environment: str) -> Iterator[str
 
 @contextmanager
 def app_process(
-    *flags: str, base: str = "", **environment: str
+    *flags: str,
+    base: str = "",
+    program: Sequence[str] = (sys.executable, "-m", "vae"),
+    folder: Path = ROOT,
+    **environment: str,
 ) -> Iterator[tuple[str, subprocess.Popen]]:
-    """Like :func:`running_app`, with the process that was started."""
+    """Like :func:`running_app`, with the process that was started, and where from."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "vae", "app", "--port", str(port), "--no-browser", *flags]
+    command = [*program, "app", "--port", str(port), "--no-browser", *flags]
     variables = {**os.environ, **environment, "STREAMLIT_SERVER_BASE_URL_PATH": base}
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
-            command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True, env=variables
+            command, cwd=folder, stdout=log, stderr=log, start_new_session=True, env=variables
         )
         address = f"http://localhost:{port}{base}"
         try:

@@ -24,6 +24,7 @@ import pytest
 import safetensors.numpy
 import torch
 
+import vae
 from vae.data.disk import machine_mark, own_mark
 from vae.data.spec import ImageSpec
 from vae.model import checkpoint as module
@@ -664,6 +665,18 @@ def test_a_forged_name_leads_nowhere(path: Path, name: str) -> None:
         find(name, path.parent)
     assert caught.value.code == "E-CKPT-01" and len(str(caught.value)) < 200
     assert find("model", path.parent).path == path
+
+
+def test_a_folder_of_that_name_comes_before_a_shipped_model(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ELBOSCOPE_CHECKPOINTS", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert vae.load("digits-2d").path == ROOT / "checkpoints" / "digits-2d"
+    shutil.copytree(path, tmp_path / "digits-2d")
+    assert vae.load("digits-2d").path == tmp_path / "digits-2d"
+    with pytest.raises(CheckpointError, match="There are: digits-10d, digits-2d"):
+        vae.load("nothing")
 
 
 def test_the_root_follows_the_environment(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
