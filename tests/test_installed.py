@@ -103,6 +103,7 @@ def test_every_screen_works_anywhere(installed, page, tmp_path):
             page.get_by_role("heading", level=1).first.wait_for()
             settle(page)
             assert page.get_by_test_id("stException").count() == 0, path.stem
-        # The last one, where nothing may be trained into the package.
+        # Nothing may be trained into the package.
+        page.goto(f"{address}/train")
         page.get_by_text("start the app with --checkpoints FOLDER").wait_for()
         assert page.get_by_role("button", name="Train", exact=True).is_disabled()
