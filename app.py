@@ -11,7 +11,7 @@ import streamlit as st  # noqa: E402
 
 import vae  # noqa: E402
 from vae.ui.errors import report  # noqa: E402
-from vae.ui.routes import routes  # noqa: E402
+from vae.ui.server.routes import routes  # noqa: E402
 
 frame = Path(vae.__file__).parent / "ui" / "frame.py"
 app = st.App(frame, routes=routes(), on_script_error=report)

@@ -4,9 +4,9 @@ import math
 
 import streamlit as st
 
-from vae.ui import access, explained, widgets
-from vae.ui import bound as sections
-from vae.ui.missing import offer_images
+from vae.ui import access, estimates, widgets
+from vae.ui.lessons import bound as sections
+from vae.ui.missing_images import offer_images
 
 model, sample = access.current()
 heading = st.empty()
@@ -17,7 +17,7 @@ if levels is None:
     offer_images(model)
     st.stop()
 
-found = explained.gap(model, levels)
+found = estimates.gap(model, levels)
 exact = not math.isnan(found.log_evidence)
 with heading.container():
     sections.opening(name, found, exact)

@@ -6,7 +6,7 @@ import streamlit as st
 
 from vae.figures.frame import adding_up, nats
 from vae.ui import access, widgets
-from vae.ui import compare as sections
+from vae.ui.models import compare as sections
 
 model, sample = access.current()
 manifests = sections.comparable(model)

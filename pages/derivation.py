@@ -4,12 +4,12 @@ import numpy as np
 import streamlit as st
 
 from vae.figures.frame import nats
-from vae.ui import access, explained, widgets
-from vae.ui import derivation as sections
-from vae.ui.missing import offer_images
+from vae.ui import access, estimates, widgets
+from vae.ui.lessons import derivation as sections
+from vae.ui.missing_images import offer_images
 
 model, sample = access.current()
-lines, parts = explained.derivation(model, sample), access.receipt(model, sample)
+lines, parts = estimates.derivation(model, sample), access.receipt(model, sample)
 by_key = {line.key: line for line in lines}
 widgets.opening(
     "Derivation",

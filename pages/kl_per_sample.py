@@ -3,8 +3,9 @@
 import streamlit as st
 
 from vae.figures.frame import nats
-from vae.ui import access, mistaken_reading, widgets
-from vae.ui import kl_per_sample as sections
+from vae.ui import access, widgets
+from vae.ui.lessons import kl_per_sample as sections
+from vae.ui.lessons import mistaken_reading
 
 model, sample = access.current()
 table = access.table(model)

@@ -3,7 +3,9 @@
 import streamlit as st
 
 from vae.figures.frame import nats
-from vae.ui import access, latent_map, map_sections, maps, widgets
+from vae.ui import access, widgets
+from vae.ui.map import latent_map, maps
+from vae.ui.map import sections as map_sections
 
 model, sample = access.current()
 table = access.table(model)

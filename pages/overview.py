@@ -3,7 +3,7 @@
 import streamlit as st
 
 from vae.ui import access
-from vae.ui import overview as sections
+from vae.ui.models import overview as sections
 from vae.ui.walks.dimensions import strongest_film
 from vae.ui.walks.start import of_sample
 

@@ -3,7 +3,7 @@
 import streamlit as st
 
 from vae.ui import access
-from vae.ui import sample_elbo as sections
+from vae.ui.lessons import sample_elbo as sections
 
 model, sample = access.current()
 table, parts = access.table(model), access.receipt(model, sample)

@@ -4,12 +4,14 @@ from html import escape
 
 import streamlit as st
 
-from vae.elbo.calibration_sets import calibration_of
-from vae.elbo.verdict import give_verdict
-from vae.ui import access, score_meaning, scores, widgets
-from vae.ui.batches import scored_with_progress
-from vae.ui.honesty import badges
-from vae.ui.sources import choose_images
+from vae.scoring.calibration_sets import calibration_of
+from vae.scoring.verdict import give_verdict
+from vae.ui import access, widgets
+from vae.ui.badges import badges
+from vae.ui.scoring import meaning as score_meaning
+from vae.ui.scoring import scores
+from vae.ui.scoring.batches import scored_with_progress
+from vae.ui.scoring.sources import choose_images
 
 model, sample = access.current()
 st.title("Score images", anchor=False)

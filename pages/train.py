@@ -2,8 +2,8 @@
 
 import streamlit as st
 
-from vae.ui import train as sections
 from vae.ui import widgets, words
+from vae.ui.models import train as sections
 
 widgets.opening(
     "Train",

@@ -18,10 +18,11 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 
 import vae
-from vae.data.datasets import ImageData, Splits, open_data
+from vae.data.sets.datasets import open_data
+from vae.data.sets.image_data import ImageData, Splits
 from vae.data.spec import ImageSpec
-from vae.model.checkpoint import Checkpoint
 from vae.model.config import ModelConfig
+from vae.store.checkpoint import Checkpoint
 from vae.training.commit import commit
 from vae.training.config import TrainConfig
 from vae.training.fit import Fitted, fit

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from vae.data.decoding import Raster
+from vae.data.images.decoding import Raster
 
 FATAL = 77
 

@@ -16,15 +16,15 @@ from torch.distributions import (
     kl_divergence,
 )
 
-from vae.elbo import surgery as surgery_module
-from vae.elbo.aggregate import aggregate_log_density, batch_moment_kl
-from vae.elbo.misconception import (
+from vae.elbo.aggregate import surgery as surgery_module
+from vae.elbo.aggregate.density import aggregate_log_density, batch_moment_kl
+from vae.elbo.aggregate.surgery import marginal_kl, surgery
+from vae.elbo.lessons.misconception import (
     batch_penalties,
     expected_batch_penalty,
     misconception,
     misconception_means,
 )
-from vae.elbo.surgery import marginal_kl, surgery
 from vae.elbo.terms import log_density, standard_normal_kl
 
 SHIPPED = ("digits-2d", "digits-binary-2d", "digits-binary-2d-batch-moment", "digits-10d")
@@ -66,7 +66,7 @@ def test_the_mixture_density(monkeypatch, dims: int) -> None:
     )
     found = aggregate_log_density(mu, sigma, z)
     assert torch.allclose(found, mixture.log_prob(z), rtol=1e-10)
-    monkeypatch.setattr("vae.elbo.aggregate._PAIRS_AT_ONCE", 100)
+    monkeypatch.setattr("vae.elbo.aggregate.density._PAIRS_AT_ONCE", 100)
     assert torch.allclose(aggregate_log_density(mu, sigma, z), found, rtol=1e-12)
 
 

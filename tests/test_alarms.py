@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from test_cli import run as run_in_here
 
-from vae.data.datasets import open_data
+from vae.data.sets.datasets import open_data
 from vae.data.spec import ImageSpec
-from vae.elbo.alarms import KINDS, alarm_rates, letters, strange_images
+from vae.scoring.alarms import KINDS, alarm_rates, letters, strange_images
 
 run = run_in_here  # a fixture
 

@@ -11,7 +11,7 @@ from conftest import LinearGaussian, within
 from torch.distributions import Independent, Normal
 
 from vae.data.spec import ImageSpec
-from vae.elbo.annealing import annealed_evidence, annealing_schedule
+from vae.elbo.evidence.annealing import annealed_evidence, annealing_schedule
 from vae.elbo.seen import see
 from vae.model.config import ModelConfig
 from vae.model.vae import observe

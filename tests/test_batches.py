@@ -9,7 +9,8 @@ import pytest
 import torch
 from conftest import few_digits
 
-from vae.data.datasets import ImageData, open_data
+from vae.data.sets.datasets import open_data
+from vae.data.sets.image_data import ImageData
 from vae.elbo.expectation import estimate_elbo
 from vae.elbo.seen import see
 from vae.model.vae import VAE, observe

@@ -17,10 +17,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from vae.data import cache
-from vae.data.cache import CacheUnwritable, cached, facts_of, find, key_of, prune
-from vae.data.datasets import DataMissing
 from vae.data.disk import flush_folder, locked, replace_file
+from vae.data.sets import cache
+from vae.data.sets.cache import CacheUnwritable, cached, facts_of, find, key_of, prune
+from vae.data.sets.image_data import DataMissing
 from vae.data.spec import ImageSpec
 
 ROOT = Path(__file__).parents[1]
@@ -31,7 +31,7 @@ PARTS = [np.full((3, 1, 4, 5), value, np.uint8) for value in (1, 2)]
 SLOW = textwrap.dedent("""
     import sys, time
     import numpy as np
-    from vae.data.cache import cached
+    from vae.data.sets.cache import cached
     from vae.data.spec import ImageSpec
 
     def decode():

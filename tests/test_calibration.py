@@ -12,17 +12,17 @@ import pytest
 from conftest import CHECKPOINTS
 
 import vae
-from vae.data.adaptation import Adaptation
-from vae.data.datasets import open_data
-from vae.elbo.calibration import Calibration
-from vae.elbo.calibration_sets import (
+from vae.data.images.adaptation import Adaptation
+from vae.data.sets.datasets import open_data
+from vae.scoring.calibration import Calibration
+from vae.scoring.calibration_sets import (
     calibration_of,
     calibration_set,
     calibrations,
     write_calibration,
 )
-from vae.elbo.scoring import score_levels
-from vae.elbo.typicality import typicality
+from vae.scoring.scores import score_levels
+from vae.scoring.typicality import typicality
 
 SHIPPED = sorted(path.parent.name for path in CHECKPOINTS.glob("*/manifest.json"))
 BY_HAND = Calibration(np.array([-3.0, -1.0, -2.0, -2.0]), draws=0)

@@ -27,12 +27,12 @@ import torch
 import vae
 from vae.data.disk import machine_mark, own_mark
 from vae.data.spec import ImageSpec
-from vae.model import checkpoint as module
-from vae.model.checkpoint import load, write
 from vae.model.config import ModelConfig
-from vae.model.registry import default_root, find, scan
-from vae.model.stored import CheckpointError, Reference
 from vae.model.vae import VAE
+from vae.store import checkpoint as module
+from vae.store.checkpoint import load, write
+from vae.store.contents import CheckpointError, Reference
+from vae.store.registry import default_root, find, scan
 
 ROOT = Path(__file__).parents[1]
 FILES = ("model.safetensors", "reference.safetensors", "history.jsonl")

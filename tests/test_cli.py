@@ -22,10 +22,10 @@ from conftest import CHECKPOINTS, Tiny
 import vae
 from vae.cli.evaluate import metrics_table
 from vae.cli.main import main
-from vae.data.images import encode_png, to_image
-from vae.elbo.rows import FORMATS, ScoreRow
+from vae.data.images.encoding import encode_png, to_image
 from vae.figures.frame import error_text
-from vae.model.checkpoint import load
+from vae.scoring.rows import FORMATS, ScoreRow
+from vae.store.checkpoint import load
 from vae.training.presets import PRESETS
 
 ROOT = Path(__file__).parents[1]
@@ -270,7 +270,7 @@ def test_a_disk_fault_is_its_own_code(run, tmp_path: Path, monkeypatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("vae.model.checkpoint.create_file", full)
+    monkeypatch.setattr("vae.store.checkpoint.create_file", full)
     outcome = run("train", *QUICK, "--quiet", "--out", tmp_path / "mine")
     assert outcome.code == 74 and "No space left on device" in outcome.sentence()
     assert "--resume" in outcome.sentence()
@@ -394,7 +394,7 @@ def test_the_table_says_when_the_images_are_too_few(run, trained: Path) -> None:
 def test_sprites_have_a_gap_with_their_factors(run, monkeypatch) -> None:
     # The gap itself is tested elsewhere; two images would not show every value of a factor.
     gap = {"mutual_information_gap": 0.25, "factor_gaps": {"x": 0.5, "y": 0.0}}
-    monkeypatch.setattr("vae.elbo.evaluation.factor_metrics", lambda *_: gap)
+    monkeypatch.setattr("vae.scoring.evaluation.factor_metrics", lambda *_: gap)
     flags = ("--draws", "1", "--importance-samples", "0", "--limit", "2")
     outcome = run("evaluate", "sprites-10d", *flags)
     assert "0.250 of 1 (x 0.50, y 0.00)" in outcome.out

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from vae.figures.compare import ModelPoint, codes, rate_distortion
-from vae.model.registry import Entry
+from vae.store.registry import Entry
 from vae.training.presets import PRESETS
-from vae.ui import compare, honesty
+from vae.ui import badges as honesty
+from vae.ui.models import compare
 
 
 def manifest_of(preset: str, **changes: object) -> dict:

@@ -10,8 +10,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from vae.data.datasets import open_data
-from vae.data.published import SETS
+from vae.data.sets.datasets import open_data
+from vae.data.sets.published import SETS
 from vae.data.spec import ImageSpec
 from vae.model.config import ModelConfig
 from vae.model.vae import VAE

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from vae.elbo.counterfactual import nearest_accepted
 from vae.elbo.expectation import estimate_elbo
 from vae.elbo.seen import see
 from vae.elbo.tiles import decode_means
+from vae.scoring.counterfactual import nearest_accepted
 
 
 def elbo_at(model, z) -> np.ndarray:

@@ -9,8 +9,9 @@ import pytest
 from conftest import CHECKPOINTS
 
 import vae
-from vae.data.datasets import DataMissing, Splits, label_text, open_data, shuffled, split_indices
-from vae.model.originals import originals
+from vae.data.sets.datasets import open_data
+from vae.data.sets.image_data import DataMissing, Splits, label_text, shuffled, split_indices
+from vae.store.originals import originals
 
 SIZES = {"digits": (1_098, 200, 499), "sprites": (30_000, 1_000, 999)}
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from vae.elbo.batch_mates import batch_mates
-from vae.elbo.derivation import Line, derivation
-from vae.elbo.ladder import RUNGS, bound_ladder
-from vae.elbo.losses import (
+from vae.elbo.evidence.ladder import RUNGS, bound_ladder
+from vae.elbo.lessons.batch_mates import batch_mates
+from vae.elbo.lessons.derivation import Line, derivation
+from vae.elbo.lessons.losses import (
     binary_cross_entropy,
     gaussian_from_error,
     implied_variance,
@@ -109,7 +109,7 @@ def test_a_formula_says_what_is_checked(checkpoint, name):
 
 def test_jensens_line_can_fail(checkpoint, monkeypatch):
     model = checkpoint("digits-10d")
-    module = importlib.import_module("vae.elbo.derivation")
+    module = importlib.import_module("vae.elbo.lessons.derivation")
     original = module.bound_ladder
 
     def low(*args, **more):
@@ -124,7 +124,7 @@ def test_jensens_line_can_fail(checkpoint, monkeypatch):
 def test_an_image_out_of_reach_has_no_lines_about_the_evidence(checkpoint, monkeypatch):
     model = checkpoint("digits-2d")
     # As if its mass lay beyond every scan.
-    module = importlib.import_module("vae.elbo.quadrature")
+    module = importlib.import_module("vae.elbo.evidence.quadrature")
     monkeypatch.setattr(module, "_active_cells", lambda *_: None)
     lines = derivation(see(model.model, model.reference.levels[0:1]))
     assert {line.key for line in lines} == {

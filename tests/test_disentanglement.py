@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
-from vae.data import sprites
-from vae.elbo.disentanglement import mutual_information_gap
-from vae.elbo.factors import factor_metrics
+from vae.data.sets import sprites
+from vae.elbo.aggregate.information_gap import mutual_information_gap
+from vae.scoring.factors import factor_metrics
 
 SIZES = (3, 4, 2)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from vae.cli.evaluate import metrics_table
-from vae.elbo.evaluation import Statistics, means_of, statistics_of
+from vae.scoring.evaluation import Statistics, means_of, statistics_of
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_the_evidence_is_bounded_by_number(checkpoint, count, known):
 
 def test_a_run_tells_of_how_many_images_it_knows_the_evidence(tmp_path, capsys):
     from vae.cli.main import main
-    from vae.model.checkpoint import load
+    from vae.store.checkpoint import load
 
     words = ["train", "digits-2d", "--steps", "4", "--hidden", "8", "--importance-samples", "0"]
     out = tmp_path / "model"

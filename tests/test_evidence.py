@@ -9,11 +9,11 @@ import pytest
 import torch
 from conftest import within
 
-from vae.elbo.crosscheck import _hats, sampled_evidence
-from vae.elbo.evidence import estimate_bound, importance_bound, nested_bounds
+from vae.elbo.evidence.bounds import estimate_bound, importance_bound, nested_bounds
+from vae.elbo.evidence.crosscheck import _hats, sampled_evidence
+from vae.elbo.evidence.quadrature import exact_evidence, quadrature
 from vae.elbo.expectation import estimate_elbo
 from vae.elbo.nodes import hermite_nodes, node_log_likelihoods
-from vae.elbo.quadrature import exact_evidence, quadrature
 from vae.elbo.seen import see
 from vae.elbo.terms import log_density
 from vae.model.noise import image_normals

@@ -16,17 +16,18 @@ from conftest import few_digits
 from PIL import Image
 from torch import Tensor
 
-from vae.data.datasets import DataMissing, open_data
+from vae.data.sets.datasets import open_data
+from vae.data.sets.image_data import DataMissing
+from vae.elbo.evidence.quadrature import exact_evidence
 from vae.elbo.expectation import estimate_elbo, take_apart
-from vae.elbo.gaps import best_gaussian, gap_split
+from vae.elbo.gap.gap_split import best_gaussian, gap_split
 from vae.elbo.lattice import FIRST_LEVEL, expect, lattice_nodes
 from vae.elbo.nodes import hermite_nodes, node_log_likelihoods
-from vae.elbo.quadrature import exact_evidence
-from vae.elbo.scoring import score_levels
 from vae.elbo.seen import see
-from vae.model.checkpoint import Checkpoint
-from vae.model.originals import originals
 from vae.model.vae import observe
+from vae.scoring.scores import score_levels
+from vae.store.checkpoint import Checkpoint
+from vae.store.originals import originals
 
 MODELS = [
     "digits-2d", "digits-2d-beta-0.1", "digits-2d-beta-0.3", "digits-2d-beta-3",

@@ -13,15 +13,17 @@ from process_ending import FATAL, end_process
 import vae
 from vae.cli.program import Stop
 from vae.cli.train import train
-from vae.data import bulk, file_set
-from vae.data.adaptation import preprocess
-from vae.data.datasets import DataMissing, Reading, copies_of, open_data
-from vae.data.decoding import Limits, read_image
-from vae.data.file_set import FileSet
-from vae.data.published import middle
+from vae.data.images import many as bulk
+from vae.data.images.adaptation import preprocess
+from vae.data.images.decoding import Limits, read_image
+from vae.data.sets import file_set
+from vae.data.sets.datasets import open_data
+from vae.data.sets.file_set import FileSet
+from vae.data.sets.image_data import DataMissing, Reading, copies_of
+from vae.data.sets.published import middle
 from vae.data.spec import ImageSpec
-from vae.elbo.files import prepare
-from vae.model.originals import own_data
+from vae.scoring.files import prepare
+from vae.store.originals import own_data
 
 
 @pytest.fixture

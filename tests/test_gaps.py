@@ -12,8 +12,8 @@ from torch.distributions import Independent, MultivariateNormal, Normal, kl_dive
 
 from vae.data.spec import ImageSpec
 from vae.elbo.expectation import estimate_elbo
-from vae.elbo.gaps import best_full_gaussian, best_gaussian, gap_split
-from vae.elbo.gaussian_fit import Gaussians, gaussian_kl
+from vae.elbo.gap.gap_split import best_full_gaussian, best_gaussian, gap_split
+from vae.elbo.gap.gaussian_fit import Gaussians, gaussian_kl
 from vae.elbo.gradients import log_likelihood_gradients
 from vae.elbo.seen import see
 from vae.model.config import ModelConfig

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from vae.elbo.aggregate import aggregate_log_density
-from vae.elbo.holes import holes
+from vae.elbo.aggregate.density import aggregate_log_density
+from vae.elbo.aggregate.holes import holes
 from vae.elbo.terms import log_density
 
 

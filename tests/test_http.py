@@ -24,9 +24,9 @@ import pytest
 from browser import app_process, running_app
 
 import vae
-from vae.data.images import encode_png, to_image
-from vae.model.checkpoint import Checkpoint
-from vae.ui.routes import MOST_AT_WORK
+from vae.data.images.encoding import encode_png, to_image
+from vae.store.checkpoint import Checkpoint
+from vae.ui.server.routes import MOST_AT_WORK
 from vae.ui.uploads import MOST_BYTES, MOST_FILES
 
 ROOT = Path(__file__).parents[1]
@@ -124,7 +124,8 @@ def test_the_exact_evidence_is_given_to_whoever_asks(port, checkpoint) -> None:
 
 
 def test_the_clock_is_read_before_each_image(monkeypatch) -> None:
-    from vae.ui import access, routes
+    from vae.ui import access
+    from vae.ui.server import routes
 
     model, clock = SimpleNamespace(), iter(range(10))
     monkeypatch.setattr(access, "checkpoint", lambda name: model)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from test_pages import frame, page_named, text_of
 
-from vae.data.images import encode_png, to_image
-from vae.elbo.files import ScoreSettings
+from vae.data.images.encoding import encode_png, to_image
 from vae.figures.pictures import data_url, to_bytes
-from vae.model.checkpoint import load, write
+from vae.scoring.files import ScoreSettings
+from vae.store.checkpoint import load, write
 
 # A number of the chosen sample that a screen shows, and its decimals.
 SHOWN = {
@@ -91,7 +91,7 @@ def test_replaced_files_are_read_anew_under_the_same_name(monkeypatch, tmp_path,
 
 
 def test_an_upload_is_scored_by_the_model_that_is_chosen(checkpoint):
-    from vae.ui.batches import score_in_parts
+    from vae.ui.scoring.batches import score_in_parts
 
     first, second = checkpoint("digits-2d"), checkpoint("digits-10d")
     files = [("a.png", encode_png(to_image(first.reference.levels[5], first.config.image)))]

@@ -20,10 +20,10 @@ import pytest
 from image_corpus import CASES, Case, jpeg_with_exif, orientation_exif, png, png_chunk, save
 from PIL import GifImagePlugin, Image, ImageDraw, ImageFile
 
-from vae.data import decoding
-from vae.data.adaptation import Adaptation, Prepared, preprocess
-from vae.data.decoding import ImageRefused, Limits, Raster, read_image
-from vae.data.images import encode_png, to_image
+from vae.data.images import decoding
+from vae.data.images.adaptation import Adaptation, Prepared, preprocess
+from vae.data.images.decoding import ImageRefused, Limits, Raster, read_image
+from vae.data.images.encoding import encode_png, to_image
 from vae.data.spec import ImageSpec
 
 DIGITS = ImageSpec(1, 8, 8, levels=17, background=0.0)
@@ -914,8 +914,8 @@ import resource, sys, time, warnings
 warnings.simplefilter("ignore")
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 import test_images as t
-from vae.data.adaptation import preprocess
-from vae.data.decoding import ImageRefused, read_image
+from vae.data.images.adaptation import preprocess
+from vae.data.images.decoding import ImageRefused, read_image
 
 def measured(data):
     start = time.process_time()

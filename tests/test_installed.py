@@ -16,7 +16,7 @@ from browser import CHROMIUM, ROOT, app_process, settle
 from packaging.requirements import Requirement
 
 import vae
-from vae.data.images import encode_png, to_image
+from vae.data.images.encoding import encode_png, to_image
 
 # What a wheel is made of; a copy of it, without what tools left behind, is as a clean clone.
 SOURCES = ["vae", "pages", "checkpoints", ".streamlit", "app.py", "setup.py", "pyproject.toml"]

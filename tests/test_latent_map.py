@@ -9,12 +9,13 @@ import torch
 from streamlit.testing.v1 import AppTest
 from test_plane import unpack
 
-from vae.elbo.aggregate import aggregate_log_density
-from vae.elbo.holes import holes
+from vae.elbo.aggregate.density import aggregate_log_density
+from vae.elbo.aggregate.holes import holes
 from vae.explore.projection import perplexity, principal_axes, tsne
 from vae.figures.plane import Slot
-from vae.model.checkpoint import load
-from vae.ui import access, all_codes, latent_map
+from vae.store.checkpoint import load
+from vae.ui import access
+from vae.ui.map import all_codes, latent_map
 
 ROOT = Path(__file__).parents[1]
 
@@ -241,7 +242,7 @@ def _many_dots():
     import streamlit as st
 
     from vae.figures.plane import Fact
-    from vae.ui.plane import choose, scatter
+    from vae.ui.components.plane import choose, scatter
 
     places = np.random.default_rng(0).standard_normal((5_000, 2))
     scatter(

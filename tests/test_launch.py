@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from vae.cli.train import _parsed
-from vae.model.checkpoint import load
+from vae.store.checkpoint import load
 from vae.training.presets import PRESETS
 from vae.training.run import launch
 from vae.training.run.run_folder import RunFolder

@@ -14,7 +14,7 @@ from conftest import few_digits
 from torch.distributions import Independent, Normal
 
 from vae.data.spec import ImageSpec
-from vae.elbo.aggregate import aggregate_log_density
+from vae.elbo.aggregate.density import aggregate_log_density
 from vae.elbo.terms import Terms, log_density
 from vae.model.vae import VAE
 from vae.training.config import Objective, TrainConfig

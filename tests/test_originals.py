@@ -15,11 +15,12 @@ from published_files import TEST, write_idx
 
 import vae
 from vae.cli.main import main
-from vae.data import cache
-from vae.data.datasets import DataMissing, ImageData, open_data
-from vae.elbo.evaluation import evaluate
-from vae.model.checkpoint import Checkpoint
-from vae.model.originals import files_of, originals
+from vae.data.sets import cache
+from vae.data.sets.datasets import open_data
+from vae.data.sets.image_data import DataMissing, ImageData
+from vae.scoring.evaluation import evaluate
+from vae.store.checkpoint import Checkpoint
+from vae.store.originals import files_of, originals
 from vae.training.commit import commit
 from vae.training.config import TrainConfig
 from vae.training.fit import fit

@@ -17,7 +17,7 @@ from PIL import Image
 from streamlit.testing.v1 import AppTest
 
 import vae
-from vae.elbo.gaps import best_gaussian
+from vae.elbo.gap.gap_split import best_gaussian
 from vae.elbo.seen import see
 from vae.figures.frame import error_text, plus_minus
 from vae.model.likelihoods import facts_of
@@ -579,9 +579,9 @@ def test_the_calls_to_copy_give_the_same_rows(capsys, tmp_path, monkeypatch):
 def test_a_named_calibration_set_can_be_chosen(monkeypatch, tmp_path):
     import shutil
 
-    from vae.data.adaptation import Adaptation
-    from vae.elbo.calibration_sets import write_calibration
-    from vae.model.checkpoint import load
+    from vae.data.images.adaptation import Adaptation
+    from vae.scoring.calibration_sets import write_calibration
+    from vae.store.checkpoint import load
 
     shutil.copytree(ROOT / "checkpoints" / "digits-2d", tmp_path / "digits-2d")
     model = load(tmp_path / "digits-2d")
@@ -734,7 +734,8 @@ def test_every_screen_says_what_its_numbers_are(monkeypatch, tmp_path, likelihoo
 
 
 def test_files_and_copies_of_a_folder_are_said(monkeypatch, tmp_path):
-    from vae.data.datasets import copies_of, open_data
+    from vae.data.sets.datasets import open_data
+    from vae.data.sets.image_data import copies_of
     from vae.training.commit import commit
     from vae.training.config import TrainConfig
     from vae.training.fit import fit
@@ -828,7 +829,7 @@ def test_every_page_does_without_images_that_are_not_here(page, monkeypatch, tmp
 
 
 def test_the_bound_says_where_its_two_forms_do_not_agree(monkeypatch):
-    from vae.elbo import quadrature
+    from vae.elbo.evidence import quadrature
 
     original = quadrature.log_sum_exp
     monkeypatch.setattr(quadrature, "log_sum_exp", lambda values: original(values) + 0.01)
@@ -897,8 +898,8 @@ def test_no_page_tells_where_things_lie_on_the_servers_disk(page, monkeypatch, t
 
 
 def test_folders_to_train_on_stay_apart(monkeypatch, tmp_path):
-    from vae.ui.serve import folders_variable
-    from vae.ui.train import registered_folders
+    from vae.ui.models.train import registered_folders
+    from vae.ui.server.serve import folders_variable
 
     folders = [tmp_path / name for name in ("a/images", "b/images", "c/scan 06:12")]
     for folder in folders:
@@ -917,7 +918,7 @@ def test_folders_to_train_on_stay_apart(monkeypatch, tmp_path):
 @pytest.fixture
 def homeless(monkeypatch, tmp_path):
     """A model of a folder, on a server whose home cannot be written."""
-    from vae.data.datasets import open_data
+    from vae.data.sets.datasets import open_data
     from vae.training.commit import commit
     from vae.training.config import TrainConfig
     from vae.training.fit import fit
@@ -964,7 +965,7 @@ def test_a_run_that_cannot_start_says_why(homeless):
 def test_the_command_of_a_run_works_in_the_projects_folder(monkeypatch, tmp_path, place):
     import shutil
 
-    from vae.ui import train
+    from vae.ui.models import train
 
     roots = {"usual": ROOT / "checkpoints", "within": ROOT / "ck", "elsewhere": tmp_path / "ck",
              "relative": Path("ck")}  # fmt: skip
@@ -981,7 +982,7 @@ def test_the_command_of_a_run_works_in_the_projects_folder(monkeypatch, tmp_path
 
 
 def test_many_files_cost_no_exact_evidence_unless_asked(monkeypatch):
-    from vae.ui import batches
+    from vae.ui.scoring import batches
 
     asked = []
     original = batches.score_bytes
@@ -1074,7 +1075,8 @@ def test_a_literal_text_keeps_every_letter():
 
 
 def test_no_table_of_a_screen_holds_a_formula(wicked, monkeypatch):
-    from vae.ui import access, map_sections
+    from vae.ui import access
+    from vae.ui.map import sections as map_sections
 
     monkeypatch.setenv("ELBOSCOPE_CHECKPOINTS", str(wicked))
     model = access.checkpoint(NAMES[0])

@@ -230,8 +230,8 @@ def test_a_far_code_leaves_the_small_maps_as_they_are():
 
 
 def test_a_crowd_opens_with_its_count_and_the_sources_images(tmp_path, checkpoint):
-    from vae.model.checkpoint import load
-    from vae.model.originals import originals
+    from vae.store.checkpoint import load
+    from vae.store.originals import originals
 
     source = checkpoint("digits-2d")
     write_crowd(tmp_path / "crowd", source, 5_000)

@@ -8,10 +8,10 @@ import torch
 from conftest import within
 from torch.distributions import MultivariateNormal
 
-from vae.elbo.evidence import estimate_bound, importance_bound
+from vae.elbo.evidence.bounds import estimate_bound, importance_bound
+from vae.elbo.evidence.posterior import true_posterior
+from vae.elbo.evidence.quadrature import coarse_scan, exact_evidence, quadrature
 from vae.elbo.nodes import log_joint
-from vae.elbo.posterior import true_posterior
-from vae.elbo.quadrature import coarse_scan, exact_evidence, quadrature
 from vae.elbo.seen import see
 from vae.elbo.tiles import encode_tiled
 from vae.model.vae import observe

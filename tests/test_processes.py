@@ -17,8 +17,8 @@ from conftest import few_digits
 
 from vae import processes as module
 from vae.cli.program import Stop
-from vae.model.checkpoint import load
 from vae.processes import ALONE, Processes, joined
+from vae.store.checkpoint import load
 from vae.training.config import TrainConfig
 from vae.training.fit import fit
 from vae.training.run.monitor import Watch

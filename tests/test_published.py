@@ -15,10 +15,11 @@ from PIL import Image
 from published_files import TEST, TRAIN, write_celeba, write_cifar, write_idx, write_svhn
 
 from vae.cli.main import main
-from vae.data.cache import CacheUnwritable
-from vae.data.datasets import PUBLISHED, DataMissing, ImageData, open_data
-from vae.data.download import download
-from vae.data.published import SETS
+from vae.data.sets.cache import CacheUnwritable
+from vae.data.sets.datasets import PUBLISHED, open_data
+from vae.data.sets.download import download
+from vae.data.sets.image_data import DataMissing, ImageData
+from vae.data.sets.published import SETS
 
 IDX = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST"}
 
@@ -122,7 +123,7 @@ def test_full_trains_on_all_and_its_validation_chooses_nothing(home):
 
 
 def test_real_sizes_give_the_sizes_that_are_promised():
-    from vae.data.published import _splits
+    from vae.data.sets.published import _splits
 
     for full, sizes in ((False, (58_001, 1_000, 999)), (True, (60_000, 1_000, 999))):
         splits, test = _splits(60_000, 0, 10_000, full)

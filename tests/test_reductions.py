@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.distributions import Normal
 
-from vae.elbo.losses import implied_variance
-from vae.elbo.reductions import REDUCTIONS, Reduction
+from vae.elbo.lessons.losses import implied_variance
+from vae.elbo.lessons.reductions import REDUCTIONS, Reduction
 
 SHAPES = [(1, 1, 1, 1), (3, 2, 64, 1_098), (5, 20, 784, 60_000), (16, 7, 11, 100), (2, 50, 3, 9)]
 by_name = pytest.mark.parametrize("reduction", REDUCTIONS, ids=lambda one: one.name)

@@ -26,8 +26,8 @@ import torch
 from conftest import few_digits
 from PIL import Image
 
-from vae.model.checkpoint import load
-from vae.model.originals import own_data
+from vae.store.checkpoint import load
+from vae.store.originals import own_data
 from vae.training.config import TrainConfig
 from vae.training.fit import Diverged, Fitted, fit
 from vae.training.run.monitor import Watch
@@ -765,7 +765,7 @@ def test_a_commit_that_fails_is_made_up_for(begun: Path, run, whole: bytes, monk
         raise OSError(errno.EROFS, "Read-only file system")
 
     with monkeypatch.context() as patch:
-        patch.setattr("vae.model.checkpoint.create_file", read_only)
+        patch.setattr("vae.store.checkpoint.create_file", read_only)
         code, said = run("train", "--resume", "--quiet", "--out", begun)
     assert code == 73 and "Read-only file system" in said and "--resume" in said
     assert not (begun / "manifest.json").exists()

@@ -25,19 +25,19 @@ from process_ending import FATAL, end_process
 from test_cli import run as run_in_here
 
 import vae
-from vae.data import bulk
-from vae.data.adaptation import Adaptation, preprocess
-from vae.data.bulk import Decoder, decoded
-from vae.data.decoding import ImageRefused, Limits, _barest_png, read_image
-from vae.data.images import encode_png, to_image
-from vae.data.listing import ImageFile, LeftOut, image_files
+from vae.data.images import many as bulk
+from vae.data.images.adaptation import Adaptation, preprocess
+from vae.data.images.decoding import ImageRefused, Limits, _barest_png, read_image
+from vae.data.images.encoding import encode_png, to_image
+from vae.data.images.listing import ImageFile, LeftOut, image_files
+from vae.data.images.many import Decoder, decoded
 from vae.data.spec import ImageSpec
-from vae.elbo import files as files_module
-from vae.elbo.calibration_sets import calibration_of, calibration_set, calibrations
-from vae.elbo.files import ScoreSettings, prepare, score_bytes, score_files
-from vae.elbo.parts import Parts
-from vae.elbo.rows import FORMATS
-from vae.elbo.scoring import score_levels
+from vae.scoring import files as files_module
+from vae.scoring.calibration_sets import calibration_of, calibration_set, calibrations
+from vae.scoring.files import ScoreSettings, prepare, score_bytes, score_files
+from vae.scoring.parts import Parts
+from vae.scoring.rows import FORMATS
+from vae.scoring.scores import score_levels
 
 ROOT = Path(__file__).parents[1]
 run = run_in_here  # a fixture
@@ -306,7 +306,7 @@ def test_processes_decode_as_this_one_does(corpus: list[str]) -> None:
 
 def test_a_decoding_process_knows_no_torch() -> None:
     # Published sets bring a function along, so their module is imported there too.
-    modules = "vae.data.bulk, vae.data.published"
+    modules = "vae.data.images.many, vae.data.sets.published"
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
@@ -342,7 +342,7 @@ def test_processes_killed_from_outside_are_replaced(corpus: list[str]) -> None:
 def test_decoding_processes_end_with_their_parent(corpus: list[str]) -> None:
     code = (
         "import sys, time, pickle, multiprocessing\n"
-        "from vae.data.bulk import decoded\n"
+        "from vae.data.images.many import decoded\n"
         "decoder = pickle.loads(bytes.fromhex(sys.argv[1]))\n"
         "with decoded(decoder, [sys.argv[2:]] * 3, 1) as results:\n"
         "    next(results)\n"
@@ -369,7 +369,7 @@ def test_a_script_without_a_guard_is_told_so(corpus: list[str], tmp_path: Path) 
     script = tmp_path / "script.py"
     script.write_text(
         f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n"
-        "from vae.data.bulk import Decoder, decoded\n"
+        "from vae.data.images.many import Decoder, decoded\n"
         "from vae.data.spec import ImageSpec\n"
         f"with decoded(Decoder(ImageSpec(1, 8, 8)), [{corpus[:2]!r}], 1) as results:\n"
         "    list(results)\n"
@@ -604,7 +604,7 @@ def test_a_full_disk_keeps_what_is_finished(half: Path, run, folder, whole, monk
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("vae.elbo.parts._write", full)
+        patch.setattr("vae.scoring.parts._write", full)
         outcome = run_all(run, folder, half)
     assert outcome.code == 74 and "What is finished is kept" in outcome.sentence()
     with monkeypatch.context() as patch:
@@ -619,7 +619,7 @@ def test_a_full_disk_keeps_what_is_finished(half: Path, run, folder, whole, monk
 # --- kill -9 ----------------------------------------------------------------------------------
 
 SMALL_PARTS = """
-from vae.elbo import files
+from vae.scoring import files
 files._SCORED_AT_ONCE, files._DECODED_AT_ONCE = 16, 4
 """
 # Pays for its imports once: each line of input becomes a process of its own, forked before torch

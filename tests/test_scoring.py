@@ -17,19 +17,19 @@ import torch
 
 import vae
 from vae.data.spec import ImageSpec
-from vae.elbo.calibration import Calibration
-from vae.elbo.calibration_sets import calibration_of
-from vae.elbo.evidence import estimate_bound
+from vae.elbo.evidence.bounds import estimate_bound
+from vae.elbo.evidence.quadrature import exact_evidence
 from vae.elbo.expectation import DRAWS, estimate_elbo, take_apart
-from vae.elbo.gaps import best_gaussian
-from vae.elbo.quadrature import exact_evidence
-from vae.elbo.rows import FORMATS, ScoreRow, refused_row, to_csv, to_json, to_json_lines
-from vae.elbo.scoring import bits_per_dim, score_levels
+from vae.elbo.gap.gap_split import best_gaussian
 from vae.elbo.seen import see
 from vae.elbo.tiles import decode_means, decoder_rows, map_tiles, row_sums
 from vae.model.config import ModelConfig
 from vae.model.noise import image_normals, image_uniforms
 from vae.model.vae import VAE, observe
+from vae.scoring.calibration import Calibration
+from vae.scoring.calibration_sets import calibration_of
+from vae.scoring.rows import FORMATS, ScoreRow, refused_row, to_csv, to_json, to_json_lines
+from vae.scoring.scores import bits_per_dim, score_levels
 
 DIGITS = ("digits-2d", "digits-10d", "digits-binary-2d")
 FIELDS = (
@@ -465,7 +465,7 @@ def test_few_calibration_images_support_fewer_words(
     images: int, blank: str, noise: str, checkpoint, monkeypatch
 ) -> None:
     """A quarter of 1 % takes 399 images; a blank sprite lies above them all."""
-    from vae.elbo import scoring
+    from vae.scoring import scores as scoring
 
     model = checkpoint("sprites-10d")
     rows = model.reference.of_split("calibration")[:images]

@@ -9,17 +9,17 @@ import pytest
 import torch
 
 from tests.conftest import LinearGaussian
-from vae.data.images import encode_png
-from vae.elbo.calibration_sets import calibration_of
-from vae.elbo.complexity import code_lengths, complexity_excess
-from vae.elbo.evidence import estimate_bound
+from vae.data.images.encoding import encode_png
+from vae.elbo.evidence.bounds import estimate_bound
+from vae.elbo.evidence.refined import refined_bound
 from vae.elbo.expectation import estimate_elbo
-from vae.elbo.refined import refined_bound
 from vae.elbo.seen import see
-from vae.elbo.typicality import typicality
-from vae.elbo.verdict import Opinions, doubt_level, give_verdict, union_rate, words
-from vae.model.originals import originals
 from vae.model.vae import observe
+from vae.scoring.calibration_sets import calibration_of
+from vae.scoring.complexity import code_lengths, complexity_excess
+from vae.scoring.typicality import typicality
+from vae.scoring.verdict import Opinions, doubt_level, give_verdict, union_rate, words
+from vae.store.originals import originals
 
 REFERENCE = np.array([-3.0, -1.0, -2.0, -2.0])
 

@@ -1,4 +1,4 @@
-r"""Tests for the vae.data.sprites module."""
+r"""Tests for the vae.data.sets.sprites module."""
 
 import hashlib
 import math
@@ -6,8 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from vae.data import sprites
-from vae.data.sprites import COUNT, FACTORS, GRID, SIZE, factors_of, render
+from vae.data.sets import sprites
+from vae.data.sets.sprites import COUNT, FACTORS, GRID, SIZE, factors_of, render
 
 SHAPES, SCALES, ROTATIONS, XS, YS = GRID
 # Scale, rotation and position that the tests below leave alone.

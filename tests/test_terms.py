@@ -11,7 +11,7 @@ from conftest import within
 from torch.distributions import Bernoulli, Independent, Normal, kl_divergence
 
 from vae.data.spec import ImageSpec
-from vae.elbo.aggregate import active_units, batch_moment_kl
+from vae.elbo.aggregate.density import active_units, batch_moment_kl
 from vae.elbo.terms import (
     Terms,
     kl_per_dim,

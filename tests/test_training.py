@@ -10,11 +10,11 @@ import pytest
 import torch
 from conftest import few_digits
 
-from vae.elbo.evaluation import evaluate, split_metrics
 from vae.elbo.expectation import estimate_elbo
 from vae.elbo.seen import see
 from vae.elbo.terms import sampled_terms
 from vae.model.vae import VAE
+from vae.scoring.evaluation import evaluate, split_metrics
 from vae.training.config import TrainConfig
 from vae.training.devices import choose_device
 from vae.training.fit import Diverged, Fitted, fit

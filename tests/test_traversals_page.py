@@ -13,7 +13,7 @@ from streamlit.testing.v1 import AppTest
 from test_pages import ROOT, page_named, png, raw, text_of
 
 import vae
-import vae.model.checkpoint
+import vae.store.checkpoint
 from vae.elbo.tiles import decode_means
 from vae.explore.traversals import prior_quantiles
 from vae.figures.pictures import to_bytes
@@ -191,7 +191,7 @@ def test_arithmetic_goes_from_class_to_class():
 
 def test_a_selection_of_the_map_becomes_a_group():
     app = opened(walk="Arithmetic")
-    model = vae.model.checkpoint.load(ROOT / "checkpoints" / "digits-2d")
+    model = vae.store.checkpoint.load(ROOT / "checkpoints" / "digits-2d")
     app.session_state["group"] = (model.identity, [3, 8, 20])
     app.run()
     app.selectbox(key="plus").set_value("selected on the map").run()

@@ -7,11 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from vae.data.decoding import Limits
-from vae.elbo.files import ScoreSettings
-from vae.ui.batches import score_in_parts
-from vae.ui.drawing import drawn_png
-from vae.ui.scores import command_line, curl_call
+from vae.data.images.decoding import Limits
+from vae.scoring.files import ScoreSettings
+from vae.ui.components.drawing import drawn_png
+from vae.ui.scoring.batches import score_in_parts
+from vae.ui.scoring.scores import command_line, curl_call
 from vae.ui.uploads import MOST_BYTES, MOST_FILES, admitted, display_name, display_names
 
 
@@ -86,7 +86,7 @@ def test_whatever_else_a_browser_sends_is_no_drawing(forged: object) -> None:
 
 
 def test_results_come_in_parts_and_the_same_bytes_once(checkpoint, monkeypatch) -> None:
-    from vae.ui import batches
+    from vae.ui.scoring import batches
 
     calls = []
     original = batches.score_bytes

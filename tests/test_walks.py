@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
-from vae.data.images import encode_png
-from vae.elbo.files import prepare
+from vae.data.images.encoding import encode_png
 from vae.elbo.tiles import decode_means
 from vae.explore.arithmetic import group_direction, shifted
 from vae.explore.interpolation import linear, slerp, steps
@@ -31,7 +30,8 @@ from vae.figures.export import animation, animation_frames, picture
 from vae.figures.films import Row, Track, film_data, frame_count, sprite_sheet
 from vae.figures.pictures import to_bytes
 from vae.model.vae import observe
-from vae.ui.film import place_of
+from vae.scoring.files import prepare
+from vae.ui.components.film import place_of
 from vae.ui.walks import decoded
 from vae.ui.walks.export import codes_csv
 from vae.ui.walks.start import code_text, parse_code

@@ -161,7 +161,7 @@ def test_traversals_fold_away_what_is_no_active_unit():
 
 @pytest.mark.parametrize("registered", [False, True])
 def test_a_folder_is_trained_on_once_it_is_registered(registered, monkeypatch, tmp_path):
-    from vae.ui import train
+    from vae.ui.models import train
 
     if registered:
         found = {"folder mine": f"folder:{tmp_path}"}
@@ -216,7 +216,7 @@ SOURCES = [
     *(ROOT / "pages").glob("*.py"),
     *(path for path in (ROOT / "vae" / "ui").rglob("*.py") if path.name != "style.py"),
     *(ROOT / "vae" / "figures").glob("*.py"),
-    ROOT / "vae" / "elbo" / "verdict.py",
+    ROOT / "vae" / "scoring" / "verdict.py",
     ROOT / "vae" / "model" / "likelihoods.py",
 ]
 

@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from vae.data.bulk import cores
+from vae.data.images.many import cores
 
 __all__ = ["ALONE", "Processes", "joined", "process_count", "processes_here"]
 

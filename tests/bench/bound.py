@@ -48,9 +48,9 @@ def run(arguments: list[str]) -> None:
     import torch
 
     from vae.data.spec import ImageSpec
-    from vae.elbo.evaluation import statistics_of
     from vae.model.config import ModelConfig
     from vae.model.vae import VAE
+    from vae.scoring.evaluation import statistics_of
 
     flags = tyro.cli(_Arguments, prog="bench bound", description=TEXT, args=arguments)
     k = flags.importance_samples

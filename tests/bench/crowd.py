@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vae.model.checkpoint import Checkpoint, write
-from vae.model.stored import Reference
+from vae.store.checkpoint import Checkpoint, write
+from vae.store.contents import Reference
 
 __all__ = ["write_crowd"]
 

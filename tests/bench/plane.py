@@ -27,7 +27,7 @@ from vae.cli.program import open_checkpoint
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-    from vae.model.checkpoint import Checkpoint
+    from vae.store.checkpoint import Checkpoint
 
 TEXT = "Frames while hovering, panning and zooming the latent map, its loading and its memory."
 
@@ -96,7 +96,7 @@ def run(arguments: list[str]) -> None:
 def _models(folder: Path, source: Checkpoint, flags: _Arguments) -> dict[str, int]:
     """Makes a folder of the model itself and of its crowds; the samples of each, by its name."""
     from bench.crowd import write_crowd
-    from vae.model.registry import default_root, find
+    from vae.store.registry import default_root, find
 
     given = Path(flags.checkpoint)
     path = given if given.is_dir() else find(flags.checkpoint, default_root()).path

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import tyro
 
 if TYPE_CHECKING:
-    from vae.model.checkpoint import Checkpoint
+    from vae.store.checkpoint import Checkpoint
 
 TEXT = "Folder scoring against a DataLoader loop, and scoring in memory against a bare forward."
 
@@ -73,7 +73,7 @@ def run(arguments: list[str]) -> None:
     flags = tyro.cli(_Arguments, prog="bench score", description=TEXT + _NOTE, args=arguments)
     if flags.files < 3 * _WARM or flags.rounds < 1 or flags.draws < 1 or flags.memory_draws < 1:
         sys.exit(f"--files takes at least {3 * _WARM}, the others at least 1.")
-    from vae.data.bulk import cores
+    from vae.data.images.many import cores
 
     print(f"{cores()} cores; rates are images a second; medians of {flags.rounds} rounds")
     with tempfile.TemporaryDirectory(prefix="elboscope-bench-") as temporary:
@@ -90,7 +90,7 @@ def _make_files(folder: Path, count: int) -> None:
     """Small PNG files of scribbles, 1,000 a folder."""
     import numpy as np
 
-    from vae.data.images import encode_png
+    from vae.data.images.encoding import encode_png
 
     rng = np.random.default_rng(0)
     for start in range(0, count, 1000):
@@ -104,7 +104,7 @@ def _make_files(folder: Path, count: int) -> None:
 
 
 def _bench_folder(home: Path, flags: _Arguments) -> None:
-    from vae.data.bulk import usual_workers
+    from vae.data.images.many import usual_workers
 
     model = _untrained(home, flags.draws)
     images = str(home / "images")
@@ -128,9 +128,9 @@ def _bench_folder(home: Path, flags: _Arguments) -> None:
 
 
 def _ours(model: Checkpoint, images: str, out: Path, draws: int, workers: int) -> Iterator[int]:
-    from vae.data.listing import image_files
-    from vae.elbo.files import ScoreSettings, score_files
-    from vae.elbo.parts import Parts
+    from vae.data.images.listing import image_files
+    from vae.scoring.files import ScoreSettings, score_files
+    from vae.scoring.parts import Parts
 
     parts = Parts(out, model.config.latent_dim)
     parts.open({}, restart=True)
@@ -165,7 +165,7 @@ def _one_after_the_other(model: Checkpoint, images: str, draws: int) -> Iterator
     import torch
     from PIL import Image
 
-    from vae.data.listing import walk_images
+    from vae.data.images.listing import walk_images
 
     found, paths = [], list(walk_images(images))
     for start in range(0, len(paths), _WARM):
@@ -200,8 +200,8 @@ def _bench_model(name: str, count: int, flags: _Arguments) -> None:
     import torch
 
     from vae.cli.program import open_checkpoint
-    from vae.data.datasets import open_data
-    from vae.elbo.scoring import score_levels
+    from vae.data.sets.datasets import open_data
+    from vae.scoring.scores import score_levels
 
     model = open_checkpoint(name)
     data = open_data(model.manifest["data"]["name"])
@@ -259,10 +259,10 @@ def _untrained(home: Path, draws: int) -> Checkpoint:
     import torch
 
     from vae.data.spec import ImageSpec
-    from vae.model.checkpoint import Checkpoint
     from vae.model.config import ModelConfig
-    from vae.model.stored import Reference
     from vae.model.vae import VAE
+    from vae.store.checkpoint import Checkpoint
+    from vae.store.contents import Reference
 
     torch.manual_seed(0)
     image = ImageSpec(channels=1, height=28, width=28, levels=256, background=0.0)

@@ -28,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vae.data.datasets import ImageData, Splits
+from vae.data.sets.image_data import ImageData, Splits
 from vae.data.spec import ImageSpec
 from vae.elbo.terms import standard_normal_kl
 from vae.model.vae import VAE

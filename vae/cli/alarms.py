@@ -37,8 +37,8 @@ class _Arguments:
 
 def alarms(arguments: list[str]) -> int:
     """Runs the measurement; returns its exit code."""
-    from vae.data.datasets import DataMissing
-    from vae.elbo.alarms import alarm_rates
+    from vae.data.sets.image_data import DataMissing
+    from vae.scoring.alarms import alarm_rates
 
     flags = parse(_Arguments, "alarms", TEXT, arguments)
     if flags.limit < 1:

@@ -31,7 +31,7 @@ class _Arguments:
 
 def app(arguments: list[str]) -> int:
     """Runs the command; returns its exit code."""
-    from vae.ui.serve import serve
+    from vae.ui.server.serve import serve
 
     flags = parse(_Arguments, "app", TEXT, arguments)
     if not 1 <= flags.port <= 65_535:

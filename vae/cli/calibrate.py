@@ -48,12 +48,12 @@ def calibrate(arguments: list[str]) -> int:
     import numpy as np
     from tqdm import tqdm
 
-    from vae.data.listing import LeftOut, image_files, text_of
-    from vae.elbo.calibration_sets import calibration_of, check_name, write_calibration
+    from vae.data.images.listing import LeftOut, image_files, text_of
     from vae.elbo.expectation import draws_used
-    from vae.elbo.files import ScoreSettings, score_files
-    from vae.elbo.scoring import check_counts
     from vae.figures.frame import plus_minus
+    from vae.scoring.calibration_sets import calibration_of, check_name, write_calibration
+    from vae.scoring.files import ScoreSettings, score_files
+    from vae.scoring.scores import check_counts
 
     flags = parse(_Arguments, "calibrate", TEXT + _NOTE, arguments)
     if not flags.paths:

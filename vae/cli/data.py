@@ -29,9 +29,9 @@ class _Arguments:
 
 def data(arguments: list[str]) -> int:
     """Runs the command; returns its exit code."""
-    from vae.data.datasets import DataMissing
-    from vae.data.download import download
-    from vae.data.published import SETS
+    from vae.data.sets.download import download
+    from vae.data.sets.image_data import DataMissing
+    from vae.data.sets.published import SETS
 
     flags = parse(_Arguments, "data", TEXT, arguments)
     for name in flags.names:
@@ -58,8 +58,8 @@ def data(arguments: list[str]) -> int:
 
 
 def _prune() -> None:
-    from vae.data.cache import cache_home, prune
-    from vae.model.registry import default_root, scan
+    from vae.data.sets.cache import cache_home, prune
+    from vae.store.registry import default_root, scan
 
     entries = scan(default_root()).values()
     shown = {entry.manifest["data"].get("digest", "") for entry in entries if not entry.damage}

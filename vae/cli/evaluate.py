@@ -44,8 +44,8 @@ class _Arguments:
 
 def evaluate(arguments: list[str]) -> int:
     """Runs the command; returns its exit code."""
-    from vae.data.datasets import DataMissing
-    from vae.elbo.evaluation import evaluate
+    from vae.data.sets.image_data import DataMissing
+    from vae.scoring.evaluation import evaluate
 
     flags = parse(_Arguments, "evaluate", TEXT, arguments)
     if flags.limit is not None and flags.limit < 1:

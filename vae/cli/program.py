@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, TypeVar
 import tyro
 
 if TYPE_CHECKING:
-    from vae.data.datasets import DataMissing
-    from vae.model.checkpoint import Checkpoint
+    from vae.data.sets.image_data import DataMissing
+    from vae.store.checkpoint import Checkpoint
 
 __all__ = [
     "EXIT_DIVERGED",
@@ -73,7 +73,7 @@ def unwritable(path: Path, error: OSError, advice: str = "") -> Stop:
 
 def data_missing(error: DataMissing) -> Stop:
     """The end of a program whose data aren't there, or for which there is no room."""
-    from vae.data.cache import CacheUnwritable
+    from vae.data.sets.cache import CacheUnwritable
 
     return Stop(EXIT_IO if isinstance(error, CacheUnwritable) else EXIT_MISSING, str(error))
 
@@ -84,8 +84,8 @@ def open_checkpoint(name: str) -> Checkpoint:
     Raises:
         Stop: If there is none, or it is damaged.
     """
-    from vae.model.registry import load
-    from vae.model.stored import CheckpointError
+    from vae.store.contents import CheckpointError
+    from vae.store.registry import load
 
     try:
         return load(name)

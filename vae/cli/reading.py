@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Literal
 from vae.cli.program import EXIT_USAGE, Stop
 
 if TYPE_CHECKING:
-    from vae.data.adaptation import Adaptation
-    from vae.data.decoding import Limits
+    from vae.data.images.adaptation import Adaptation
+    from vae.data.images.decoding import Limits
 
 __all__ = ["Reading"]
 
@@ -49,7 +49,7 @@ class Reading:
     @property
     def adaptation(self) -> Adaptation:
         """How an image that isn't of the model's size is brought to it."""
-        from vae.data.adaptation import Adaptation
+        from vae.data.images.adaptation import Adaptation
 
         return Adaptation(self.invert, self.crop, self.fit, self.bits)
 
@@ -60,7 +60,7 @@ class Reading:
         Raises:
             Stop: If a limit is out of range.
         """
-        from vae.data.decoding import Limits
+        from vae.data.images.decoding import Limits
 
         for name, most in (("megabytes", 2**20), ("megapixels", _MOST_PIXELS)):
             value = getattr(self, f"max_{name}")

@@ -23,13 +23,13 @@ from vae.cli.program import (
 from vae.cli.reading import Reading
 
 if TYPE_CHECKING:
-    from vae.data.listing import ImageFile
-    from vae.elbo.calibration import FalseAlarms
-    from vae.elbo.files import ScoredPart, ScoreSettings
-    from vae.elbo.parts import Parts, Tally
-    from vae.elbo.rows import ScoreRow
-    from vae.model.checkpoint import Checkpoint
+    from vae.data.images.listing import ImageFile
     from vae.processes import Processes
+    from vae.scoring.calibration import FalseAlarms
+    from vae.scoring.files import ScoredPart, ScoreSettings
+    from vae.scoring.parts import Parts, Tally
+    from vae.scoring.rows import ScoreRow
+    from vae.store.checkpoint import Checkpoint
 
 __all__ = ["TEXT", "score"]
 
@@ -78,11 +78,11 @@ class _Arguments(Reading):
 
 def score(arguments: list[str]) -> int:
     """Runs the command; returns its exit code."""
-    from vae.data.listing import LeftOut, image_files
-    from vae.elbo.files import ScoreSettings
-    from vae.elbo.rows import FORMATS
-    from vae.elbo.scoring import check_counts
+    from vae.data.images.listing import LeftOut, image_files
     from vae.processes import joined, process_count
+    from vae.scoring.files import ScoreSettings
+    from vae.scoring.rows import FORMATS
+    from vae.scoring.scores import check_counts
 
     flags = parse(_Arguments, "score", TEXT + _NOTE, arguments)
     if not flags.paths:
@@ -130,8 +130,8 @@ def score(arguments: list[str]) -> int:
 
 def _gate(loaded: Checkpoint, flags: _Arguments) -> FalseAlarms | None:
     """What the gate costs; finds a wrong threshold or calibration set before anything is read."""
-    from vae.elbo.calibration_sets import calibration_of, calibration_set
-    from vae.model.stored import CheckpointError
+    from vae.scoring.calibration_sets import calibration_of, calibration_set
+    from vae.store.contents import CheckpointError
 
     try:
         compared = calibration_of(loaded, flags.calibration)
@@ -161,9 +161,9 @@ def _parts_of(
     files: Iterator[ImageFile],
     **more: object,
 ) -> Iterator[ScoredPart]:
-    from vae.data.bulk import usual_workers
-    from vae.elbo.files import score_files
+    from vae.data.images.many import usual_workers
     from vae.processes import process_count, processes_here
+    from vae.scoring.files import score_files
 
     workers = flags.workers
     if workers is None and process_count() > 1:
@@ -175,8 +175,8 @@ def _to_screen(
     loaded: Checkpoint, flags: _Arguments, settings: ScoreSettings, files: Iterator[ImageFile]
 ) -> Tally:
     """Prints rows as they are made."""
-    from vae.elbo.parts import Tally
-    from vae.elbo.rows import FRAMES, json_part
+    from vae.scoring.parts import Tally
+    from vae.scoring.rows import FRAMES, json_part
 
     tally, frame, width = Tally.of(), FRAMES[".json"](0), 0
     with _progress(flags) as bar:
@@ -202,7 +202,7 @@ def _to_file(
     processes: Processes,
 ) -> Tally | None:
     """Writes rows part by part, and makes one file of them; the first process tells of it."""
-    from vae.elbo.parts import Occupied, OtherSettings, Parts, Tally, names_digest
+    from vae.scoring.parts import Occupied, OtherSettings, Parts, Tally, names_digest
 
     parts = Parts(flags.out, loaded.config.latent_dim)
     names: list[str] = []
@@ -244,7 +244,7 @@ def _to_file(
 
 
 def _finish(parts: Parts, names: list[str]) -> Tally:
-    from vae.elbo.parts import Tally
+    from vae.scoring.parts import Tally
 
     tally = Tally.of()
     for number, digest in enumerate(names):
@@ -265,8 +265,8 @@ def _job(loaded: Checkpoint, flags: _Arguments, settings: ScoreSettings) -> dict
     import torch
 
     import vae
-    from vae.elbo.calibration_sets import calibration_of
-    from vae.elbo.files import part_size
+    from vae.scoring.calibration_sets import calibration_of
+    from vae.scoring.files import part_size
 
     compared = calibration_of(loaded, flags.calibration)
     return {
@@ -283,7 +283,7 @@ def _job(loaded: Checkpoint, flags: _Arguments, settings: ScoreSettings) -> dict
 
 def _verdict(tally: Tally, flags: _Arguments, alarms: FalseAlarms | None) -> int:
     """Tells what came of it on standard error; returns the exit code."""
-    from vae.data.bulk import steps_told
+    from vae.data.images.many import steps_told
 
     if told := steps_told(tally.steps):
         print(f"vae score: images adapted to the model: {told}.", file=sys.stderr)
@@ -314,7 +314,7 @@ def _gate_text(tally: Tally, threshold: float, alarms: FalseAlarms) -> str:
 def _progress(flags: _Arguments):  # noqa: ANN202  (tqdm has no types)
     from tqdm import tqdm
 
-    from vae.data.listing import image_files
+    from vae.data.images.listing import image_files
     from vae.processes import process_count
 
     shown = sys.stderr.isatty()
@@ -324,7 +324,7 @@ def _progress(flags: _Arguments):  # noqa: ANN202  (tqdm has no types)
 
 
 def _table(rows: Sequence[ScoreRow], width: int, heading: bool) -> str:
-    from vae.data.listing import shortened
+    from vae.data.images.listing import shortened
     from vae.figures.frame import error_text
 
     lines = []

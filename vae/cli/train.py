@@ -28,7 +28,7 @@ from vae.cli.program import (
 )
 
 if TYPE_CHECKING:
-    from vae.data.datasets import ImageData
+    from vae.data.sets.image_data import ImageData
     from vae.processes import Processes
     from vae.training.config import TrainConfig
     from vae.training.run.run_folder import RunFolder
@@ -65,7 +65,7 @@ class _Arguments:
 
 def train(arguments: list[str]) -> int:
     """Runs the command; returns its exit code."""
-    from vae.data.listing import text_of
+    from vae.data.images.listing import text_of
     from vae.processes import joined
     from vae.training.config import TrainConfig
     from vae.training.devices import choose_device
@@ -165,7 +165,7 @@ def _parsed(arguments: list[str]) -> tuple[TrainConfig, _Arguments]:
 
 def _begun(arguments: list[str]) -> TrainConfig | None:
     """The config of the run that is to be resumed, where the arguments ask for that."""
-    from vae.model.placing import recover
+    from vae.store.placing import recover
     from vae.training.run.run_folder import RunFolder
     from vae.training.state.run_state import config_of
 
@@ -194,7 +194,7 @@ def _begun(arguments: list[str]) -> TrainConfig | None:
 @contextmanager
 def _place(to: _Arguments, processes: Processes) -> Iterator[RunFolder]:
     """The run's folder, held by this process if it leads; removed again where nothing began."""
-    from vae.model.placing import check_target, recover
+    from vae.store.placing import check_target, recover
     from vae.training.run.run_folder import RunFolder
 
     folder = RunFolder(to.out)
@@ -226,7 +226,8 @@ def _place(to: _Arguments, processes: Processes) -> Iterator[RunFolder]:
 
 def _opened(config: TrainConfig) -> tuple[Any, TrainConfig]:
     """The data, and the config with the widths that suit them."""
-    from vae.data.datasets import DataMissing, Reading, open_data
+    from vae.data.sets.datasets import open_data
+    from vae.data.sets.image_data import DataMissing, Reading
 
     try:
         reading = Reading.of(dataclasses.asdict(config))
@@ -241,7 +242,7 @@ def _opened(config: TrainConfig) -> tuple[Any, TrainConfig]:
 
 def _say_copies(data: ImageData) -> None:
     """Says on standard error how many held-out images are trained on in a copy."""
-    from vae.data.datasets import copies_of
+    from vae.data.sets.image_data import copies_of
 
     copies = {name: count for name, count in copies_of(data)._asdict().items() if count}
     if not copies:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from vae.elbo.aggregate import aggregate_log_density
+from vae.elbo.aggregate.density import aggregate_log_density
 from vae.elbo.terms import log_density
 from vae.explore.round_trip import round_trip
 from vae.model.vae import LatentModel

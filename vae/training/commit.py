@@ -12,10 +12,10 @@ from typing import Any
 import torch
 
 import vae
-from vae.data.datasets import ImageData, copies_of
-from vae.elbo.evaluation import reference_of, split_metrics
+from vae.data.sets.image_data import ImageData, copies_of
 from vae.elbo.expectation import draws_used
-from vae.model import checkpoint
+from vae.scoring.evaluation import reference_of, split_metrics
+from vae.store import checkpoint
 from vae.training.config import TrainConfig
 from vae.training.fit import Fitted
 

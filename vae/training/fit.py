@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from vae.data.datasets import ImageData
+from vae.data.sets.image_data import ImageData
 from vae.model.vae import VAE
 from vae.processes import ALONE, Processes
 from vae.training.arithmetic import Arithmetic, arithmetic_of, compiled

@@ -10,20 +10,20 @@ import numpy as np
 import streamlit as st
 import torch
 
-from vae.data.datasets import DataMissing
-from vae.data.images import encode_png, to_image
-from vae.elbo.aggregate import active_units
-from vae.elbo.calibration_sets import calibration_of
-from vae.elbo.evaluation import reference_kl_per_dim
+from vae.data.images.encoding import encode_png, to_image
+from vae.data.sets.image_data import DataMissing
+from vae.elbo.aggregate.density import active_units
 from vae.elbo.expectation import Receipt, estimate_elbo, take_apart
 from vae.elbo.seen import see
 from vae.elbo.tiles import decode_means
 from vae.explore import traversals
-from vae.model.checkpoint import Checkpoint, load
-from vae.model.originals import files_of, originals
-from vae.model.registry import Entry, default_root, scan
-from vae.model.stored import CheckpointError
 from vae.model.vae import observe
+from vae.scoring.calibration_sets import calibration_of
+from vae.scoring.evaluation import reference_kl_per_dim
+from vae.store.checkpoint import Checkpoint, load
+from vae.store.contents import CheckpointError
+from vae.store.originals import files_of, originals
+from vae.store.registry import Entry, default_root, scan
 from vae.ui.caches import cached, shared
 
 __all__ = [

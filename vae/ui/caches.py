@@ -10,7 +10,7 @@ from functools import partial
 
 import streamlit as st
 
-from vae.model.checkpoint import Checkpoint
+from vae.store.checkpoint import Checkpoint
 
 __all__ = ["cached", "shared"]
 

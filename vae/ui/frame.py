@@ -11,16 +11,16 @@ from pathlib import Path
 
 import streamlit as st
 
-from vae.data.datasets import label_text
+from vae.data.sets.image_data import label_text
 from vae.figures.frame import nats
 from vae.figures.pictures import figure_html
-from vae.model.checkpoint import Checkpoint
 from vae.model.likelihoods import facts_of
-from vae.model.stored import SPLITS, CheckpointError
+from vae.store.checkpoint import Checkpoint
+from vae.store.contents import SPLITS, CheckpointError
 from vae.ui import access
 from vae.ui.links import remember, shown
 from vae.ui.literal import literal
-from vae.ui.missing import where_images_are
+from vae.ui.missing_images import where_images_are
 from vae.ui.screens import SCREENS, page_path, unknown_screen
 from vae.ui.style import STYLE
 from vae.ui.train_gate import training_allowed

@@ -9,7 +9,7 @@ import re
 
 import pandas as pd
 
-from vae.elbo.rows import inert
+from vae.scoring.rows import inert
 
 __all__ = ["frame_csv", "literal"]
 

@@ -11,8 +11,8 @@ from typing import Any
 import streamlit as st
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 
-from vae.data.decoding import Limits
-from vae.data.listing import shortened
+from vae.data.images.decoding import Limits
+from vae.data.images.listing import shortened
 
 __all__ = [
     "INVITATION",

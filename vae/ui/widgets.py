@@ -10,13 +10,13 @@ import numpy as np
 import plotly.graph_objects as go
 import streamlit as st
 
-from vae.data.datasets import label_text
+from vae.data.sets.image_data import label_text
 from vae.elbo.expectation import Receipt
 from vae.figures.frame import adding_up, nats, plus_minus
 from vae.figures.pictures import figure_html, gallery_html
-from vae.model.checkpoint import Checkpoint
+from vae.store.checkpoint import Checkpoint
 from vae.ui import access
-from vae.ui.honesty import badges
+from vae.ui.badges import badges
 from vae.ui.style import quantity
 
 __all__ = ["chart", "costs_beside", "gallery", "lead", "opening", "picture", "sums", "table"]

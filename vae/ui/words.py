@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, get_args
 
-from vae.elbo.aggregate import ACTIVE_VARIANCE
-from vae.model.checkpoint import Checkpoint
+from vae.elbo.aggregate.density import ACTIVE_VARIANCE
 from vae.model.config import LikelihoodName
 from vae.model.likelihoods import facts_of
+from vae.store.checkpoint import Checkpoint
 
 __all__ = [
     "ACTIVE",

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from vae.elbo.aggregate import batch_moment_kl
+from vae.elbo.aggregate.density import batch_moment_kl
 from vae.elbo.terms import log_density
 
 __all__ = ["free_bits_penalty", "moment_penalty", "total_correlation"]

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from vae.elbo.evidence import nested_bounds
+from vae.elbo.evidence.bounds import nested_bounds
 from vae.elbo.terms import Terms
 
 __all__ = ["beta_loss", "capacity_loss", "elbo_loss", "free_bits_loss", "iwae_loss"]

@@ -15,7 +15,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vae.data.cache import CacheUnwritable, cache_home
+from vae.data.sets.cache import CacheUnwritable, cache_home
 from vae.paths import app_folder, is_installed
 from vae.training.config import TrainConfig
 from vae.training.presets import PRESETS

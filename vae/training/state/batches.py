@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vae.data.datasets import ImageData
+from vae.data.sets.image_data import ImageData
 from vae.processes import ALONE, Processes
 from vae.training.config import TrainConfig
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 import vae
-from vae.data.datasets import same_images
+from vae.data.sets.image_data import same_images
 from vae.model.config import ModelConfig
 from vae.training.config import TrainConfig
 
@@ -36,7 +36,7 @@ def departures(
     Args:
         facts: Those of the saved state.
         config: The run that is to go on.
-        images: Its images, as :meth:`vae.data.datasets.ImageData.facts` records them.
+        images: Its images, as :meth:`vae.data.sets.image_data.ImageData.facts` records them.
         force: Whether another config, or another version of this package, may go on.
 
     Returns:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 import vae
-from vae.data.datasets import ImageData
+from vae.data.sets.image_data import ImageData
 from vae.model.vae import VAE
 from vae.processes import ALONE, Processes
 from vae.training.config import TrainConfig

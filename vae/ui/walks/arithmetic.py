@@ -10,9 +10,9 @@ import streamlit as st
 from vae.explore.arithmetic import group_direction, shifted
 from vae.figures.films import Row, film_data
 from vae.figures.frame import nats
-from vae.model.checkpoint import Checkpoint
+from vae.store.checkpoint import Checkpoint
 from vae.ui import access, links, widgets
-from vae.ui.film import film
+from vae.ui.components.film import film
 from vae.ui.walks import decoded
 from vae.ui.walks.export import codes_csv, export_film
 from vae.ui.walks.place import show_place

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import streamlit as st
 
-from vae.data.datasets import label_text
+from vae.data.sets.image_data import label_text
 from vae.explore.interpolation import linear, slerp, steps
 from vae.figures.films import Row, film_data
 from vae.figures.frame import nats
-from vae.model.checkpoint import Checkpoint
+from vae.store.checkpoint import Checkpoint
 from vae.ui import access, links, widgets
-from vae.ui.film import film
+from vae.ui.components.film import film
 from vae.ui.walks import decoded
 from vae.ui.walks.export import codes_csv, export_film
 from vae.ui.walks.place import show_place

@@ -7,13 +7,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from vae.data.adaptation import Prepared
-from vae.elbo.files import prepare
+from vae.data.images.adaptation import Prepared
 from vae.elbo.seen import see
 from vae.elbo.tiles import decode_means
 from vae.explore.profile import Profile, profile, typical
 from vae.figures.films import Sheet, frame_count, sprite_sheet
-from vae.model.checkpoint import Checkpoint
+from vae.scoring.files import prepare
+from vae.store.checkpoint import Checkpoint
 from vae.ui import access
 from vae.ui.caches import cached
 

@@ -11,9 +11,9 @@ import streamlit as st
 from vae.explore.traversals import prior_quantiles, prior_share, traversal_codes
 from vae.figures.films import Row, film_data
 from vae.figures.frame import nats
-from vae.model.checkpoint import Checkpoint
+from vae.store.checkpoint import Checkpoint
 from vae.ui import access, links
-from vae.ui.film import film
+from vae.ui.components.film import film
 from vae.ui.literal import literal
 from vae.ui.walks import decoded
 from vae.ui.walks.export import codes_csv, export_film

@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import streamlit as st
 
-from vae.elbo.rows import inert
 from vae.figures.export import animation, picture
-from vae.model.checkpoint import Checkpoint
+from vae.scoring.rows import inert
+from vae.store.checkpoint import Checkpoint
 from vae.ui import access
-from vae.ui.film import copy_link
+from vae.ui.components.film import copy_link
 
 __all__ = ["codes_csv", "export_film", "export_grid"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import streamlit as st
 
-from vae.data.datasets import label_text
+from vae.data.sets.image_data import label_text
 from vae.figures.frame import nats
-from vae.model.checkpoint import Checkpoint
+from vae.store.checkpoint import Checkpoint
 from vae.ui import access, widgets
 from vae.ui.walks import decoded
 from vae.ui.walks.start import code_text, start_here

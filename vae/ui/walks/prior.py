@@ -8,7 +8,7 @@ import streamlit as st
 from vae.explore.traversals import manifold_codes, prior_codes
 from vae.figures.frame import nats
 from vae.figures.pictures import contact_sheet, gallery_html
-from vae.model.checkpoint import Checkpoint
+from vae.store.checkpoint import Checkpoint
 from vae.ui import access, links, widgets
 from vae.ui.walks import decoded
 from vae.ui.walks.export import codes_csv, export_grid

@@ -7,9 +7,9 @@ import math
 import streamlit as st
 
 from vae.figures.frame import nats
-from vae.model.checkpoint import Checkpoint
+from vae.store.checkpoint import Checkpoint
 from vae.ui import access, widgets
-from vae.ui.film import copy_link
+from vae.ui.components.film import copy_link
 from vae.ui.literal import literal
 from vae.ui.walks import decoded
 from vae.ui.walks.place import trust_lines

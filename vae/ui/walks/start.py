@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 import streamlit as st
 
-from vae.data.decoding import ImageRefused
-from vae.model.checkpoint import Checkpoint
+from vae.data.images.decoding import ImageRefused
+from vae.store.checkpoint import Checkpoint
 from vae.ui import access, links
 from vae.ui.uploads import INVITATION_ONE, admitted
 from vae.ui.walks import decoded

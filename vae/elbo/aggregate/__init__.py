@@ -1,0 +1,1 @@
+"""The aggregate posterior over a reference set: density, surgery, holes, information."""

@@ -1,0 +1,1 @@
+"""Why the ELBO lies below log p(x): the split into approximation and amortisation."""

@@ -1,0 +1,1 @@
+"""What the teaching screens compute: reductions, losses, the derivation, the misconception."""

@@ -1,0 +1,1 @@
+"""What a number means, and many files: rows, calibration, verdict, evaluation."""

@@ -1,0 +1,1 @@
+"""Pieces that screens share: the plane, the film, the drawing pad, thumbnails."""

@@ -1,0 +1,1 @@
+"""The screen Latent map."""

@@ -1,0 +1,1 @@
+"""The screens about models: Overview, Compare, Train."""

@@ -1,0 +1,169 @@
+"""The pieces of the Overview: its first sentence, its numbers, its pictures, where to go next."""
+
+from __future__ import annotations
+
+from html import escape
+
+import numpy as np
+import streamlit as st
+
+from vae.figures.frame import adding_up, nats
+from vae.figures.pictures import gallery_html
+from vae.model.likelihoods import facts_of
+from vae.store.checkpoint import Checkpoint
+from vae.training.run.launch import without_paths
+from vae.ui import access, widgets, words
+from vae.ui.literal import literal
+from vae.ui.screens import link
+from vae.ui.train_gate import training_allowed
+
+__all__ = ["about", "numbers", "opening", "pictures", "terms", "where_next"]
+
+
+def opening(model: Checkpoint) -> None:
+    """What the model is of, and what an image costs on average."""
+    metrics, card = model.manifest["metrics"], model.manifest["card"]
+    rate, distortion = adding_up((metrics["rate"], metrics["distortion"]))
+    widgets.opening(
+        literal(card["title"]),
+        f"{escape(card['description'])} Describing an image costs "
+        f"<b>{nats(-metrics['elbo'])}</b> nats on average over {metrics['images']:,} validation "
+        f"images: <b>{nats(rate)}</b> to say which code, and "
+        f"<b>{nats(distortion)}</b> to draw the image from that code.",
+    )
+
+
+def numbers(model: Checkpoint) -> None:
+    """Five means over validation images, each with its error, and the active units."""
+    metrics = model.manifest["metrics"]
+    with st.container(horizontal=True):
+        for title, (key, value, better, explanation) in _means(model).items():
+            error = metrics.get(f"{key}_se")
+            images = metrics.get(f"{key}_images", metrics["images"])
+            # One image has no standard error.
+            told = "" if error is None else f"± {nats(error) if error >= 0.05 else 'under 0.1'}, "
+            st.metric(
+                title,
+                f"{value} nats",
+                delta=f"{told}{better} is better",
+                delta_color="off",
+                delta_arrow="off",
+                help=f"{explanation} The mean over {images:,} validation images ± its standard "
+                "error.",
+            )
+        st.metric(
+            "Active units",
+            f"{metrics['active_units']} of {model.config.latent_dim}",
+            delta="mean moves with the image",
+            delta_color="off",
+            delta_arrow="off",
+            help=words.ACTIVE,
+        )
+
+
+def _means(model: Checkpoint) -> dict[str, tuple[str, str, str, str]]:
+    """By title: the key of its error, the value in nats, which way is better, and what it is."""
+    metrics = model.manifest["metrics"]
+    rate, distortion = adding_up((metrics["rate"], metrics["distortion"]))
+    means = {
+        "ELBO": (
+            "elbo",
+            f"{nats(metrics['elbo'])}",
+            "higher",
+            "The evidence lower bound: never above log p(x), the log-probability that the model "
+            "gives an image. It is minus the cost in the sentence above.",
+        ),
+        "Rate (KL)": (
+            "rate",
+            nats(rate),
+            "lower",
+            "What naming the code costs: each image's own KL to the prior, averaged.",
+        ),
+        "Distortion": (
+            "distortion",
+            nats(distortion),
+            "lower",
+            "What drawing the image from its code costs.",
+        ),
+    }
+    # A run may leave out the bound, which takes longest to compute.
+    if "iwae_bound" in metrics:
+        means[f"Bound L, k = {metrics['importance_samples']:,}"] = (
+            "iwae_bound",
+            nats(metrics["iwae_bound"]),
+            "higher",
+            "The importance-weighted bound: closer to log p(x) than the ELBO.",
+        )
+    if "log_evidence" in metrics:
+        known = metrics.get("log_evidence_images", metrics["images"])
+        of = "" if known == metrics["images"] else f", of {known:,} images"
+        means[f"log p(x), exact{of}"] = (
+            "log_evidence",
+            nats(metrics["log_evidence"]),
+            "higher",
+            "By quadrature over the latent dimensions.",
+        )
+    return means
+
+
+def terms(model: Checkpoint) -> None:
+    """What the terms mean, folded away."""
+    with st.expander("What nat, variational, ELBO and held-out mean"):
+        columns = st.columns(2, gap="large")
+        for place, (term, meaning) in enumerate(words.terms(model).items()):
+            columns[place // 2].markdown(f"**{term}**: {meaning}")
+
+
+def pictures(model: Checkpoint) -> None:
+    """Held-out images, what the decoder makes of them, and what the prior draws."""
+    table = access.table(model)
+    # Evenly spread from the worst to the best explained, so that the strip is no advertisement.
+    rows = np.argsort(table.elbo)[np.linspace(0, len(table.elbo) - 1, 10).round().astype(int)]
+    originals, decoded = access.images(model, rows), access.reconstructions(model, rows)
+    if originals is not None:
+        st.subheader("Held-out images, from the costliest to the cheapest", anchor=False)
+        captions = [f"{nats(-table.elbo[row])} nats" for row in rows]
+        st.html(gallery_html(originals, captions, [f"Sample {row}" for row in rows], 10))
+    st.subheader("What the decoder makes of their codes", anchor=False)
+    st.html(
+        gallery_html(decoded, [f"sample {row}" for row in rows], ["A reconstruction"] * 10, 10)
+    )
+    st.subheader("Images drawn from the prior: nobody's picture", anchor=False)
+    drawn = access.prior_samples(model, 10, seed=0)
+    st.html(gallery_html(drawn, [""] * 10, ["An image drawn from the prior"] * 10, 10))
+
+
+def where_next() -> None:
+    """Links to other screens, and how to come to a model or a score of one's own."""
+    st.subheader("Where to go next", anchor=False)
+    with st.container(horizontal=True):
+        link("latent_map", "See all codes on a map", "scatter_plot")
+        link("traversals", "Walk through what it learned", "slow_motion_video")
+        link("sample_elbo", "Take one image's ELBO apart", "receipt_long")
+        link("score_images", "Score your own image", "upload")
+    own_folder = words.OWN_FOLDER
+    if training_allowed():
+        own_folder += ", or on the screen Train if the app was started with `--folders PATH`"
+    st.markdown(
+        f"**A model of your own images.** {own_folder}. {words.ELSEWHERE}"
+        f"\n\n**A score of your own image.** {words.RELATIVE}"
+    )
+
+
+def about(model: Checkpoint) -> None:
+    """How the model came about, folded away."""
+    with st.expander("About this model"):
+        training, likelihood = model.manifest["training"], facts_of(model.config.likelihood)
+        st.markdown(
+            f"**Likelihood**: {likelihood.title}. {likelihood.valid_for}\n\n"
+            f"**Data**: {literal(model.data_title)}, "
+            + ", ".join(
+                f"{split['images']:,} {name}"
+                for name, split in model.manifest["data"]["splits"].items()
+            )
+            + f" images.\n\n**Training**: objective `{model.manifest['config']['objective']}`, "
+            f"{training['seconds']:.0f} s on {training['device']}, best step "
+            f"{training['best_step']:,}, "
+            f"{training['parameters']:,} parameters.\n\n**Made by**"
+        )
+        st.code(without_paths(model.manifest["command"]), language="bash", wrap_lines=True)

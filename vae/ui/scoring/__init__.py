@@ -1,0 +1,1 @@
+"""The screen Score images."""

@@ -1,0 +1,1 @@
+"""The web server: start, stop and the HTTP interface."""
