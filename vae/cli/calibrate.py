@@ -80,7 +80,7 @@ def calibrate(arguments: list[str]) -> int:
             loaded,
             flags.out,
             np.array(elbo),
-            draws=draws_used(loaded.config, draws),
+            draws=draws_used(loaded, draws),
             seed=flags.seed,
             adaptation=flags.adaptation,
             refused=len(refused),

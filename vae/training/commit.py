@@ -55,8 +55,8 @@ def commit(
         config.evidence_images,
     )  # fmt: skip
     metrics = {
-        **split_metrics(fitted.model.config, reference, "validation"),
-        "draws": draws_used(fitted.model.config, config.draws),
+        **split_metrics(fitted.model, reference, "validation"),
+        "draws": draws_used(fitted.model, config.draws),
         "importance_samples": config.importance_samples,
     }
     facts = {
