@@ -1,0 +1,1 @@
+"""Models that were trained elsewhere: read once, by an explicit command, and kept as data."""
