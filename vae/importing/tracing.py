@@ -23,6 +23,12 @@ _EXAMPLE_ROWS = 3
 
 _SIZES = {operator.add: "add", operator.sub: "sub", operator.mul: "mul",
           operator.floordiv: "floordiv"}  # fmt: skip
+_RESHAPING = tuple(
+    f"aten.{name}"
+    for name in ("view.default", "reshape.default", "unflatten.int", "flatten.using_ints",
+                 "permute.default", "contiguous.default", "clone.default", "alias.default",
+                 "unsqueeze.default", "squeeze.dim")
+)  # fmt: skip
 # They say something about sizes, and compute nothing.
 _ASSERTIONS = ("aten._assert", "aten.sym_constrain", "aten.lift_fresh")
 _IDENTITIES = ("aten.lift_fresh_copy.default", "aten.detach_.default", "aten.to.device")
@@ -248,6 +254,7 @@ class _Writer:
         return one
 
     def _program(self, outputs: list[Any], rows: int | None) -> dict[str, Any]:
+        self._take_off_sigmoids()
         self._keep_needed(outputs)
         nodes = [
             [
@@ -263,6 +270,29 @@ class _Writer:
             "version": VERSION, "rows": rows, "weights": weights, "nodes": nodes,
             "outputs": [self._number(one) for one in outputs],
         }  # fmt: skip
+
+    def _take_off_sigmoids(self) -> None:
+        """The logit of a sigmoid is what went into it: exact, and never infinite."""
+        for i, (name, args, _) in enumerate(self._nodes):
+            if name != "aten.logit.default":
+                continue
+            on_the_way = [args[0]]
+            while (source := self._node(on_the_way[-1]))[0] in _RESHAPING:
+                on_the_way.append(source[1][0])
+            used_once = all(self._uses(one) == 1 for one in on_the_way)
+            if source[0] == "aten.sigmoid.default" and used_once:
+                self._nodes[on_the_way[-1][1]] = ("aten.alias.default", source[1], {})
+                self._nodes[i] = ("aten.alias.default", args[:1], {})
+
+    def _node(self, value: Any) -> tuple[str, list, dict]:  # noqa: ANN401
+        return self._nodes[value[1]] if value[0] == "node" else ("", [], {})
+
+    def _uses(self, value: Any) -> int:  # noqa: ANN401
+        return sum(
+            value == one or (isinstance(one, list) and value in one)
+            for _, args, kwargs in self._nodes
+            for one in (*args, *kwargs.values())
+        )
 
     def _keep_needed(self, outputs: list[Any]) -> None:
         """Numbers the nodes and weights that the outputs need; others are left out."""

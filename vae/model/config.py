@@ -25,7 +25,12 @@ Network = Literal["mlp", "conv", "resnet"]
 Activation = Literal["gelu", "silu", "tanh", "relu"]
 Binarize = Literal["none", "threshold", "dynamic"]
 LikelihoodName = Literal[
-    "bernoulli", "bernoulli_grey", "continuous_bernoulli", "gaussian", "discretized_logistic"
+    "bernoulli",
+    "bernoulli_grey",
+    "continuous_bernoulli",
+    "gaussian",
+    "laplace",
+    "discretized_logistic",
 ]
 Spread = Literal["shared", "pixel"]
 Sigma = Literal["fixed", "learned", "optimal"]

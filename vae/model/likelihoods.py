@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Bernoulli, Distribution, Independent, Normal
+from torch.distributions import Bernoulli, Distribution, Independent, Laplace, Normal
 
 from vae.model.config import ModelConfig
 
@@ -204,6 +204,7 @@ _FACTS = {
         "Continuous Bernoulli", False, True, "A density of grey pixels in [0, 1]."
     ),
     "gaussian": LikelihoodFacts("Gaussian", False, True, "A density of real-valued pixels."),
+    "laplace": LikelihoodFacts("Laplace", False, True, "A density of real-valued pixels."),
     "discretized_logistic": LikelihoodFacts(
         "Discretised logistic", True, True, "A probability of integer pixel levels."
     ),
@@ -308,6 +309,21 @@ class _Gaussian(Likelihood):
             self.log_sigma.lerp_(squared_error.sqrt().clamp_min(self.floor).log(), 0.01)
 
 
+class _Laplace(Likelihood):
+    floor = 1e-3
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.tensor(math.log(0.1)))
+
+    def pixel(self, raw: Tensor) -> Distribution:
+        scale = self.log_scale.exp() + self.floor
+        return Laplace(raw, scale.expand_as(raw), validate_args=False)
+
+    def raw_of_mean(self, mean: Tensor) -> Tensor:
+        return mean
+
+
 class _DiscretizedLogistic(Likelihood):
     floor = 1e-3
 
@@ -338,5 +354,7 @@ def make_likelihood(config: ModelConfig) -> Likelihood:
             return _ContinuousBernoulli()
         case "gaussian":
             return _Gaussian(config)
+        case "laplace":
+            return _Laplace()
         case "discretized_logistic":
             return _DiscretizedLogistic(config)
