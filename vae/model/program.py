@@ -75,9 +75,8 @@ to.dtype _to_copy.default type_as.default
 mean.default mean.dim sum.default sum.dim_IntList prod.default amax.default amin.default
 var.correction std.correction var.dim std.dim logsumexp.default cumsum.default
 linalg_vector_norm.default norm.ScalarOpt_dim
-zeros.default ones.default full.default zeros_like.default ones_like.default full_like.default
-new_zeros.default new_ones.default new_full.default scalar_tensor.default arange.default
-arange.start arange.start_step tril.default triu.default
+zeros_like.default ones_like.default full_like.default
+new_zeros.default new_ones.default new_full.default tril.default triu.default
 """.split()
 
 
@@ -172,6 +171,14 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "aten.split.Tensor": _few(torch.split, _split_parts),
     "aten.split_with_sizes.default": _few(torch.split, lambda x, sizes, dim=0: len(sizes)),
     "aten.unbind.int": _few(torch.unbind, lambda x, dim=0: x.shape[dim]),
+    # In torch's own form, which follows the device that is asked for.
+    "aten.zeros.default": torch.zeros,
+    "aten.ones.default": torch.ones,
+    "aten.full.default": torch.full,
+    "aten.scalar_tensor.default": torch.scalar_tensor,
+    "aten.arange.default": torch.arange,
+    "aten.arange.start": torch.arange,
+    "aten.arange.start_step": torch.arange,
     "aten.sym_size.int": lambda x, dim: int(x.shape[dim]),
     "getitem": _item,
     "size.add": _whole(operator.add),
