@@ -27,8 +27,8 @@ _KINDS = "FILE.py:build, pythae:FOLDER or diffusers:FOLDER"
 # pythae's models whose q is a diagonal Gaussian and whose prior is N(0, I).
 _GAUSSIAN = {
     "VAEConfig", "BetaVAEConfig", "BetaTCVAEConfig", "DisentangledBetaVAEConfig",
-    "FactorVAEConfig", "INFOVAE_MMD_Config", "IWAEConfig", "MIWAEConfig", "CIWAEConfig", "PIWAEConfig",
-    "MSSSIM_VAEConfig", "VAEGANConfig",
+    "FactorVAEConfig", "INFOVAE_MMD_Config", "IWAEConfig", "MIWAEConfig", "CIWAEConfig",
+    "PIWAEConfig", "MSSSIM_VAEConfig", "VAEGANConfig",
 }  # fmt: skip
 _WHY_NOT = {
     "VQVAEConfig": "its codes are points of a table, so it has no posterior and no ELBO",
@@ -213,8 +213,8 @@ def _own_network(path: Path, allow_pickle: bool) -> nn.Module:
     if not allow_pickle:
         raise Refused(
             f"the model brings a network of its own as {path.name}, a pickle, which runs code "
-            "when it is opened: write FILE.py:build that makes the network, or pass --allow-pickle if "
-            "you trust whoever made it."
+            "when it is opened: write FILE.py:build that makes the network, or pass "
+            "--allow-pickle if you trust whoever made it."
         )
     print(f"{path.name} runs, when it is opened: {', '.join(globals_of(path))}", file=sys.stderr)
     import cloudpickle  # noqa: F401  (what pythae wrote it by)

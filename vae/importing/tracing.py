@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution
 from torch.fx import GraphModule, Node
 
 from vae.model.program import DTYPES, OPERATORS, STRINGS, VERSION
@@ -87,7 +88,13 @@ def trace(
             list.
     """
     wrapped = _Function(module, function).eval()
-    exported, rows = _export(wrapped, example, what)
+    checks = Distribution._validate_args
+    # A distribution that looks at its values makes the way depend on them.
+    Distribution.set_default_validate_args(False)
+    try:
+        exported, rows = _export(wrapped, example, what)
+    finally:
+        Distribution.set_default_validate_args(checks)
     return _Writer(exported, rows, what).traced
 
 

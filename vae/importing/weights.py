@@ -1,7 +1,8 @@
 """A file of weights into a live module: safetensors, or a torch file without code.
 
 ``.pt``, ``.pth``, ``.ckpt`` and ``.tar`` are opened by ``torch.load(weights_only=True)``, which
-runs no code of theirs. Exported programs (``.pt2``) and TorchScript are code, and are refused unopened.
+runs no code of theirs. Exported programs (``.pt2``) and TorchScript are code, and are refused
+unopened.
 """
 
 from __future__ import annotations

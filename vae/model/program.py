@@ -334,7 +334,7 @@ def _check(argument: Any, place: int, where: str, depth: int) -> None:  # noqa: 
             return
         case str() if argument in STRINGS:
             return
-        case {"n": int() as n} if len(argument) == 1 and 0 <= n < place:
+        case {"n": int() as n} if len(argument) == 1 and type(n) is int and 0 <= n < place:
             return
         case {"dtype": str() as name} if len(argument) == 1 and name in DTYPES:
             return
