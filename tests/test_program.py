@@ -137,8 +137,8 @@ def _mutated(generator: random.Random) -> Any:
     program = copy.deepcopy(GOOD)
     values = [
         0, 1, -1, 3, 2**31, -(2**31), 0.5, 1e308, None, True, "tanh", generator.choice(STRINGS),
-        [], [1, 2], [[{"n": 4}]], {"n": generator.randrange(14)}, {"dtype": "int64"}, "x" * 500, {},
-        {"n": 0}, [2**20] * 3, [{"n": 4}, {"n": 4}],
+        [], [1, 2], [[{"n": 4}]], {"n": generator.randrange(14)}, {"dtype": "int64"}, "x" * 500,
+        {}, {"n": 0}, [2**20] * 3, [{"n": 4}, {"n": 4}],
     ]  # fmt: skip
     for _ in range(generator.randint(1, 4)):
         nodes = program["nodes"]
