@@ -28,6 +28,8 @@ def card_like(
     config = asdict(PRESETS[preset]) | changes
     manifest["config"] = config
     manifest["model"] |= {name: config[name] for name in ("likelihood", "binarize")}
+    if config["data"] == "sprites":
+        manifest["model"]["image"] |= {"height": 64, "width": 64, "levels": 2}
     manifest["data"] |= {"name": config["data"], **(data or {})}
     manifest["metrics"]["elbo"] = elbo
     return card_of(json.dumps(manifest).encode(), preset)

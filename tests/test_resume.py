@@ -790,6 +790,18 @@ def test_a_checkpoint_stays_until_the_new_one_is_whole(begun: Path, run, tmp_pat
     assert load(begun).weights_sha256 != before and load(begun).card.run["seed"] == 5
 
 
+def test_a_kill_after_the_commit_leaves_a_run_that_ends_at_once(
+    begun: Path, run, whole: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "remove", lambda folder: None)
+        assert run("train", "--resume", "--quiet", "--out", begun)[0] == 0
+    assert RunFolder(begun).holds_state and load(begun)
+    monkeypatch.setattr("vae.training.fit.train_step", None)
+    assert run("train", "--resume", "--quiet", "--out", begun) == (0, "")
+    assert path_of(begun).read_bytes() == whole and not (begun / ".run").exists()
+
+
 def on_a_gpu(*_: object, **__: object) -> None:
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
 

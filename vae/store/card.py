@@ -19,6 +19,8 @@ __all__ = ["FORMAT", "Card", "ListedFile", "Metrics", "altered", "card_of"]
 
 FORMAT = 1
 
+_BOUNDLESS = 1e300
+
 _Record = TypeVar("_Record")
 
 
@@ -233,9 +235,10 @@ class _Entries:
         value: Any = self.manifest
         for key in keys:
             value = value.get(key) if isinstance(value, dict) else None
-        # JSON writes a whole float as an integer, and a truth is no number.
+        # JSON writes a whole float as an integer; a truth is no number, nor is what has no float.
         kinds = kind | int if float in (kind, *get_args(kind)) else kind
-        if not isinstance(value, kinds) or isinstance(value, bool):
+        boundless = isinstance(value, int | float) and not abs(value) < _BOUNDLESS
+        if not isinstance(value, kinds) or isinstance(value, bool) or boundless:
             place = f" in {'.'.join(keys[:-1])!r}" if keys[:-1] else ""
             raise CheckpointError(
                 "E-CKPT-04", f"The manifest of {self.name!r} lacks {keys[-1]!r}{place}."
@@ -252,7 +255,7 @@ def _data(entries: _Entries) -> DataFacts:
     copies = [entries.get(int | None, "data", "duplicates", split) or 0 for split in SPLITS]
     return DataFacts(
         name=entries.get(str, "data", "name"),
-        label_names=tuple(entries.get(list, "data", "label_names")),
+        label_names=tuple(map(str, entries.get(list, "data", "label_names"))),
         digest=entries.get(str | None, "data", "digest"),
         images={split: entries.get(int, "data", "splits", split, "images") for split in splits},
         copies=sum(copies),
@@ -275,8 +278,8 @@ def _listed(files: Mapping[str, Any], file: str, name: str) -> ListedFile:
     entry = entry if isinstance(entry, dict) else {}
     found = ListedFile(entry.get("name", file), entry.get("sha256"), entry.get("bytes"))
     is_digest = isinstance(found.sha256, str) and re.fullmatch("[0-9a-f]{64}", found.sha256)
-    if not is_digest or found.name not in (file, hashed_name(file, found.sha256)):
+    if not is_digest or type(found.bytes) is not int:
         raise altered(name, file)
-    if type(found.bytes) is not int:
+    if found.name not in (file, hashed_name(file, found.sha256)):
         raise altered(name, file)
     return found
