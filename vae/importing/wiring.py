@@ -20,7 +20,17 @@ from vae.data.spec import ImageSpec
 from vae.importing.tracing import Refused
 from vae.model.config import LikelihoodName
 
-__all__ = ["Layout", "Output", "Packing", "Pixels", "Second", "Wiring", "adapted", "module_of"]
+__all__ = [
+    "Layout",
+    "Output",
+    "Packing",
+    "Pixels",
+    "Second",
+    "Wiring",
+    "adapted",
+    "module_of",
+    "moments",
+]
 
 Pixels = Literal["0..1", "-1..1", "0..255"]
 Layout = Literal["nchw", "nhwc", "flat"]
@@ -135,16 +145,21 @@ def adapted(
     Raises:
         Refused: If it has none.
     """
-    encode, decode = _parts(foreign)
+    decode = _parts(foreign)[1]
 
     def encoded(x: Tensor) -> tuple[Tensor, Tensor]:
-        mu, sigma = _moments(encode(wiring.fed(x)), wiring)
+        mu, sigma = moments(foreign, wiring, x)
         return mu.flatten(1), sigma.flatten(1)
 
     def decoded(z: Tensor) -> tuple[Tensor, ...]:
         return _raw(decode(z.reshape(z.shape[0], *wiring.latent)), wiring)
 
     return encoded, decoded
+
+
+def moments(foreign: Any, wiring: Wiring, x: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ANN401
+    r"""The mean and standard deviation of :math:`q(z \mid x)`, in the shape that it has there."""
+    return _moments(_parts(foreign)[0](wiring.fed(x)), wiring)
 
 
 def _parts(foreign: Any) -> tuple[Callable, Callable]:  # noqa: ANN401

@@ -29,10 +29,14 @@ from vae.model.likelihoods import (
 from vae.model.program import Program, ProgramError
 from vae.model.vae import observe
 
-__all__ = ["ImportedConfig", "ImportedVAE", "Scale"]
+__all__ = ["PROGRAMS", "ImportedConfig", "ImportedVAE", "Scale", "probed"]
 
 Scale = Literal["none", "fixed", "predicted"]
 
+PROGRAMS = ("encode", "decode")
+
+# Names of what one image and one code gave when the model was imported.
+_PROBE = "probe."
 _MOST_DIMENSIONS = 16_384
 _SCALED = ("gaussian", "laplace", "discretized_logistic")
 
@@ -149,7 +153,8 @@ class ImportedVAE(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
-        self._encoder, self._decoder, self.tensors = encoder, decoder, dict(tensors)
+        self.programs = dict(zip(PROGRAMS, (encoder, decoder), strict=True))
+        self.tensors = dict(tensors)
         needed = {*encoder.weights, *decoder.weights}
         if lacking := sorted(needed - set(tensors)):
             raise ProgramError(f"the tensor {lacking[0][:60]!r} is missing")
@@ -197,12 +202,12 @@ class ImportedVAE(nn.Module):
 
     def encode(self, x: Tensor) -> Independent:
         r"""The posterior :math:`q(z \mid x)`, batch :math:`(B)`, event :math:`(D)`."""
-        mu, sigma = self._run(self._encoder, x)
+        mu, sigma = self._run("encode", x)
         return Independent(Normal(mu, sigma, validate_args=False), 1, validate_args=False)
 
     def decode(self, z: Tensor) -> Independent:
         r"""The likelihood :math:`p(x \mid z)`, batch :math:`(B)`, event :math:`(C, H, W)`."""
-        raw, *scale = self._run(self._decoder, z)
+        raw, *scale = self._run("decode", z)
         spread = scale[0] if scale else torch.full((), self.config.sigma, dtype=raw.dtype)
         return Independent(self._pixel(raw, spread), 3, validate_args=False)
 
@@ -218,8 +223,24 @@ class ImportedVAE(nn.Module):
                 return DiscretizedLogistic(raw, scale, self.config.levels)
         return BernoulliLogits(logits=raw, validate_args=False)
 
-    def _run(self, program: Program, x: Tensor) -> tuple[Tensor, ...]:
+    def strays(self) -> float:
+        """How far the networks stray from what they gave at import, relative to its size."""
+        worst = 0.0
+        for what in PROGRAMS:
+            given = self.tensors.get(f"{_PROBE}{what}")
+            if given is None:
+                raise ProgramError("there is no probe of what it computed when it was imported")
+            for i, now in enumerate(self._run(what, given)):
+                then = self.tensors.get(f"{_PROBE}{what}.{i}")
+                if then is None or then.shape != now.shape:
+                    raise ProgramError(f"the probe of {what} has another shape")
+                size = 1 + float(then.abs().max())
+                worst = max(worst, float((now - then).abs().max()) / size)
+        return worst
+
+    def _run(self, what: str, x: Tensor) -> tuple[Tensor, ...]:
         """A network's outputs; where it takes but one number of rows, in parts of that many."""
+        program = self.programs[what]
         if program.rows is None:
             return program.run(x, self.tensors)
         found = []
@@ -230,3 +251,12 @@ class ImportedVAE(nn.Module):
             )
             found.append([one[: len(part)] for one in program.run(full, self.tensors)])
         return tuple(torch.cat(parts) for parts in zip(*found, strict=True))
+
+
+def probed(model: ImportedVAE, x: Tensor, z: Tensor) -> ImportedVAE:
+    """The model with a probe: what one image (1, C, H, W) and one code (1, D) give now."""
+    for what, given in zip(PROGRAMS, (x, z), strict=True):
+        model.tensors[f"{_PROBE}{what}"] = given.contiguous()
+        for i, output in enumerate(model._run(what, given)):
+            model.tensors[f"{_PROBE}{what}.{i}"] = output.detach().clone().contiguous()
+    return model

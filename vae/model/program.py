@@ -192,7 +192,7 @@ class Program:
     """A network as data, checked and ready to run.
 
     Args:
-        data: The program, as read from JSON.
+        data: The program, as read from JSON; kept as ``data``.
 
     Raises:
         ProgramError: If it is malformed; the message names the node.
@@ -203,6 +203,7 @@ class Program:
             raise ProgramError(f"it is no program of version {VERSION}")
         if set(data) != {"version", "rows", "weights", "nodes", "outputs"}:
             raise ProgramError("its entries are not version, rows, weights, nodes and outputs")
+        self.data: dict[str, Any] = data
         rows, weights, nodes, outputs = (data[k] for k in ("rows", "weights", "nodes", "outputs"))
         if rows is not None and not (type(rows) is int and 1 <= rows <= 4_096):
             raise ProgramError("rows must be null or a whole number in 1..4096")

@@ -11,6 +11,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 
 from vae.data.spec import ImageSpec
 from vae.model.config import ModelConfig
+from vae.model.imported import ImportedConfig
 from vae.model.likelihoods import LikelihoodFacts, facts_of
 from vae.store.contents import SPLITS, CheckpointError, from_json, to_json
 from vae.store.target import FILES, hashed_name
@@ -145,7 +146,7 @@ class Card:
     title: str
     description: str
     command: str
-    model: ModelConfig
+    model: ModelConfig | ImportedConfig
     run: Mapping[str, Any]
     objective: str
     beta: float
@@ -263,9 +264,10 @@ def _data(entries: _Entries) -> DataFacts:
     )
 
 
-def _model(values: Mapping[str, Any], name: str) -> ModelConfig:
+def _model(values: Mapping[str, Any], name: str) -> ModelConfig | ImportedConfig:
+    kind = ImportedConfig if values.get("kind") == "imported" else ModelConfig
     try:
-        return ModelConfig.from_dict(values)
+        return kind.from_dict(values)
     except ValueError as error:
         raise CheckpointError(
             "E-CKPT-05", f"The model config of {name!r} is invalid: {error}"

@@ -22,13 +22,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 import safetensors.numpy
-import safetensors.torch
 from torch import Tensor
 from torch.distributions import Distribution
 
 from vae.data.disk import flush_folder, locked, replace_file
 from vae.data.spec import ImageSpec
 from vae.model.config import ModelConfig
+from vae.model.imported import ImportedConfig, ImportedVAE
 from vae.model.likelihoods import LikelihoodFacts
 from vae.model.vae import VAE
 from vae.store.card import FORMAT, Card, ListedFile, altered, card_of
@@ -39,6 +39,7 @@ from vae.store.contents import (
     model_from,
     reference_from,
     to_json,
+    weights_of,
 )
 from vae.store.target import LOCK, check_target, hashed_name, remove_unlisted
 
@@ -68,14 +69,14 @@ class Checkpoint:
     """
 
     name: str
-    model: VAE
+    model: VAE | ImportedVAE
     card: Card
     reference: Reference
     history: tuple[Mapping[str, Any], ...]
     path: Path
 
     @property
-    def config(self) -> ModelConfig:
+    def config(self) -> ModelConfig | ImportedConfig:
         """The model's description."""
         return self.model.config
 
@@ -132,7 +133,7 @@ class Checkpoint:
 
 def write(
     path: str | Path,
-    model: VAE,
+    model: VAE | ImportedVAE,
     reference: Reference,
     history: Iterable[Mapping[str, Any]],
     facts: Mapping[str, Any],
@@ -154,15 +155,9 @@ def write(
         OSError: If the disk refuses; what stood there before stands there still.
     """
     path = check_target(path, overwrite)
-    weights = {
-        name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()
-    }
     arrays = {name: value for name, value in reference._asdict().items() if value is not None}
     contents = {
-        # The config is covered by the weights' sha256, which so identifies the whole model.
-        "model.safetensors": safetensors.torch.save(
-            weights, metadata={"config": to_json(model.config.to_dict())}
-        ),
+        "model.safetensors": weights_of(model),
         "reference.safetensors": safetensors.numpy.save(arrays),
         "history.jsonl": "".join(f"{to_json(line)}\n" for line in history).encode(),
     }

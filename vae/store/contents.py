@@ -11,10 +11,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors.numpy
+import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
 from vae.model.config import ModelConfig
+from vae.model.imported import PROGRAMS, ImportedConfig, ImportedVAE
+from vae.model.program import Program
 from vae.model.vae import VAE
 
 __all__ = [
@@ -25,11 +28,14 @@ __all__ = [
     "model_from",
     "reference_from",
     "to_json",
+    "weights_of",
 ]
 
 SPLITS = ("validation", "calibration")
 
 _MAX_TENSORS = 2_000
+# How far a network may stray from what it gave when it was imported, relative to its outputs.
+_MOST_STRAYED = 1e-3
 _ERRORS = ("elbo_error", "log_evidence_error")
 # Where these are NaN, they were not asked for or do not exist.
 _MAY_LACK = ("elbo_se", "iwae_bound", "log_evidence", *_ERRORS)
@@ -98,7 +104,24 @@ class Reference(NamedTuple):
         return np.flatnonzero(self.split == SPLITS.index(name))
 
 
-def model_from(config: ModelConfig, data: bytes, name: str) -> VAE:
+def weights_of(model: VAE | ImportedVAE) -> bytes:
+    """A model as the bytes of its weights file.
+
+    The file's metadata holds the config and, of an imported model, its networks; so the sha256 of
+    the file identifies the whole model.
+    """
+    metadata = {"config": to_json(model.config.to_dict())}
+    if isinstance(model, ImportedVAE):
+        tensors = model.tensors
+        metadata |= {name: to_json(program.data) for name, program in model.programs.items()}
+    else:
+        tensors = {
+            name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()
+        }
+    return safetensors.torch.save(dict(tensors), metadata=metadata)
+
+
+def model_from(config: ModelConfig | ImportedConfig, data: bytes, name: str) -> VAE | ImportedVAE:
     """The model in the bytes of its weights file.
 
     Raises:
@@ -110,6 +133,37 @@ def model_from(config: ModelConfig, data: bytes, name: str) -> VAE:
         raise CheckpointError(
             "E-CKPT-05", f"The model config of {name!r} is not the one inside its weights."
         )
+    for key, value in weights.items():
+        with np.errstate(over="ignore"):
+            finite = value.dtype.kind != "f" or np.isfinite(value.astype(np.float32)).all()
+        if not finite:
+            raise CheckpointError("E-CKPT-08", f"{key} of {name!r} holds NaN or infinite weights.")
+    if isinstance(config, ImportedConfig):
+        return _imported(config, weights, metadata, name)
+    return _own(config, weights, name)
+
+
+def _imported(
+    config: ImportedConfig, weights: dict[str, np.ndarray], metadata: dict[str, str], name: str
+) -> ImportedVAE:
+    try:
+        programs = [Program(from_json(metadata.get(part, "null"))) for part in PROGRAMS]
+        tensors = {key: torch.from_numpy(value.copy()) for key, value in weights.items()}
+        model = ImportedVAE(config, *programs, tensors)
+    except (ValueError, RecursionError, TypeError) as error:
+        raise CheckpointError(
+            "E-CKPT-10", f"The network of {name!r} cannot be opened: {error}."
+        ) from error
+    if (difference := model.strays()) > _MOST_STRAYED:
+        raise CheckpointError(
+            "E-CKPT-11",
+            f"This machine's torch computes another network than the one that {name!r} was "
+            f"imported as (its outputs stray by {difference:.1g}): import it anew.",
+        )
+    return model
+
+
+def _own(config: ModelConfig, weights: dict[str, np.ndarray], name: str) -> VAE:
     # Shapes alone first: a config that asks for more than the file holds gets no memory.
     with torch.device("meta"):
         model = VAE(config)
@@ -131,15 +185,12 @@ def model_from(config: ModelConfig, data: bytes, name: str) -> VAE:
             raise CheckpointError(
                 "E-CKPT-07", f"{key} of {name!r} holds {value.dtype}, not floats."
             )
-        with np.errstate(over="ignore"):
-            tensors[key] = torch.from_numpy(value.astype(np.float32))
-        if not tensors[key].isfinite().all():
-            raise CheckpointError("E-CKPT-08", f"{key} of {name!r} holds NaN or infinite weights.")
+        tensors[key] = torch.from_numpy(value.astype(np.float32))
     model.to_empty(device="cpu").load_state_dict(tensors)
     return model
 
 
-def reference_from(data: bytes, config: ModelConfig, name: str) -> Reference:
+def reference_from(data: bytes, config: ModelConfig | ImportedConfig, name: str) -> Reference:
     """The reference statistics in the bytes of their file.
 
     Raises:
