@@ -1,4 +1,4 @@
-r"""A foreign model becomes a checkpoint: read in a process of its own, scored, committed as data."""
+r"""A foreign model becomes a checkpoint: read in its own process, scored, committed as data."""
 
 from __future__ import annotations
 
@@ -101,8 +101,9 @@ def bring(request: Request) -> Brought:
         tensors = safetensors.torch.load((folder / "tensors.safetensors").read_bytes())
     if result["strays"] > _MOST_STRAYED:
         raise Refused(
-            f"as data the network computes something else than live (off by {result['strays']:.1g} "
-            "of its outputs): it may use its inputs in place, or depend on more than them."
+            "as data the network computes something else than live (off by "
+            f"{result['strays']:.1g} of its outputs): it may change its inputs in place, or "
+            "depend on more than them."
         )
     told = [*result["told"]]
     predicted = wiring.output == "mean_and_log_scale"

@@ -80,6 +80,25 @@ class Training:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Where an imported model comes from.
+
+    Args:
+        reader: What read it: python, pythae or diffusers.
+        source: What it was read from, without the path.
+        told: What was inferred of its wiring, and from what.
+        parameters: The number of weights.
+        fitted_on: On how many images the spread of its pixels was fitted; none where it was not.
+    """
+
+    reader: str
+    source: str
+    told: tuple[str, ...]
+    parameters: int
+    fitted_on: int | None
+
+
+@dataclass(frozen=True)
 class DataFacts:
     """The images that a model was trained on.
 
@@ -136,7 +155,8 @@ class Card:
         beta: The weight of the KL.
         data: The images that it was trained on.
         metrics: Its numbers on the validation images.
-        training: How it was trained.
+        training: How it was trained; none where it was imported.
+        origin: Where it comes from; none where it was trained here.
         files: Its files, by :data:`vae.store.target.FILES`.
         identity: The sha256 of all that, by which a cached number is kept. It covers the digests
             of weights and reference set and the settings of the scores, so two checkpoints share
@@ -152,7 +172,8 @@ class Card:
     beta: float
     data: DataFacts
     metrics: Metrics
-    training: Training
+    training: Training | None
+    origin: Origin | None
     files: Mapping[str, ListedFile]
     identity: str
 
@@ -170,6 +191,11 @@ class Card:
     def likelihood(self) -> LikelihoodFacts:
         r"""What :math:`p(x \mid z)` is."""
         return facts_of(self.model.likelihood)
+
+    @property
+    def parameters(self) -> int:
+        """The number of weights."""
+        return (self.training or self.origin).parameters
 
     @property
     def weights_sha256(self) -> str:
@@ -199,6 +225,7 @@ def card_of(data: bytes, name: str) -> Card:
             "update Elboscope or train the model anew.",
         )
     entries = _Entries(manifest, name)
+    imported = entries.get(dict, "model").get("kind") == "imported"
     beta = entries.get(float | None, "config", "beta")
     return Card(
         title=entries.get(str, "card", "title"),
@@ -209,7 +236,8 @@ def card_of(data: bytes, name: str) -> Card:
         beta=1.0 if beta is None else float(beta),
         data=_data(entries),
         metrics=entries.record(Metrics, "metrics"),
-        training=entries.record(Training, "training"),
+        training=None if imported else entries.record(Training, "training"),
+        origin=_origin(entries) if imported else None,
         model=_model(entries.get(dict, "model"), name),
         files={file: _listed(entries.get(dict, "files"), file, name) for file in FILES},
         identity=sha256(to_json(manifest).encode()).hexdigest(),
@@ -261,6 +289,16 @@ def _data(entries: _Entries) -> DataFacts:
         images={split: entries.get(int, "data", "splits", split, "images") for split in splits},
         copies=sum(copies),
         recorded=entries.get(dict, "data"),
+    )
+
+
+def _origin(entries: _Entries) -> Origin:
+    return Origin(
+        reader=entries.get(str, "origin", "reader"),
+        source=entries.get(str, "origin", "source"),
+        told=tuple(map(str, entries.get(list, "origin", "told"))),
+        parameters=entries.get(int, "origin", "parameters"),
+        fitted_on=entries.get(int | None, "origin", "fitted_on"),
     )
 
 

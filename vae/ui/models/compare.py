@@ -107,7 +107,7 @@ def plane(model: Checkpoint, cards: dict[str, Card], ladder: dict[float, str]) -
         ModelPoint(
             name,
             labels.get(name, name),
-            card.model.network,
+            "imported" if card.origin else card.model.network,
             card.metrics.rate,
             card.metrics.rate_se,
             card.metrics.distortion,
@@ -255,7 +255,7 @@ def table_of_models() -> None:
 
 
 def _row(name: str, card: Card) -> dict[str, Any]:
-    metrics, shape = card.metrics, card.model
+    metrics, shape, training = card.metrics, card.model, card.training
     row = {
         "model": name,
         "data": card.data.title,
@@ -273,13 +273,14 @@ def _row(name: str, card: Card) -> dict[str, Any]:
         _IMAGES_OF_EVIDENCE: metrics.log_evidence_images,
         "bits per pixel value": metrics.bits_per_dim,
         "likelihood": card.likelihood.title,
-        "network": shape.network,
+        "network": "imported" if training is None else shape.network,
         "objective": card.objective,
-        "parameters": card.training.parameters,
-        "training, s": card.training.seconds,
+        "parameters": card.parameters,
+        "training, s": training and training.seconds,
     }
     sigma, refitted = None, None
-    if shape.likelihood == "gaussian" and shape.gaussian_sigma == "fixed":
+    fixed = training is None or shape.gaussian_sigma == "fixed"
+    if shape.likelihood == "gaussian" and fixed:
         pixels = card.image.pixels
         sigma, value = refitted_gaussian(-metrics.distortion, shape.sigma, pixels)
         refitted = value - metrics.rate

@@ -9,7 +9,7 @@ import streamlit as st
 
 from vae.figures.frame import adding_up, nats
 from vae.figures.pictures import gallery_html
-from vae.store.card import Metrics
+from vae.store.card import Card, Metrics
 from vae.store.checkpoint import Checkpoint
 from vae.training.run.launch import without_paths
 from vae.ui import access, widgets, words
@@ -156,13 +156,31 @@ def where_next() -> None:
 def about(model: Checkpoint) -> None:
     """How the model came about, folded away."""
     with st.expander("About this model"):
-        card, training, likelihood = model.card, model.card.training, model.likelihood
+        card, likelihood = model.card, model.likelihood
         st.markdown(
             f"**Likelihood**: {likelihood.title}. {likelihood.valid_for}\n\n"
             f"**Data**: {literal(card.data.title)}, "
             + ", ".join(f"{count:,} {name}" for name, count in card.data.images.items())
-            + f" images.\n\n**Training**: objective `{card.objective}`, "
-            f"{training.seconds:.0f} s on {training.device}, best step {training.best_step:,}, "
-            f"{training.parameters:,} parameters.\n\n**Made by**"
+            + f" images.\n\n{_how_it_came(card)}\n\n**Made by**"
         )
         st.code(without_paths(card.command), language="bash", wrap_lines=True)
+
+
+def _how_it_came(card: Card) -> str:
+    """How a model was trained here, or what is known of one that was imported."""
+    if card.origin is None:
+        training = card.training
+        return (
+            f"**Training**: objective `{card.objective}`, {training.seconds:.0f} s on "
+            f"{training.device}, best step {training.best_step:,}, {training.parameters:,} "
+            "parameters."
+        )
+    origin = card.origin
+    lines = [f"**Imported** from {literal(origin.source)}, {origin.parameters:,} parameters."]
+    lines += [f"- {literal(line)}" for line in origin.told]
+    if origin.fitted_on:
+        lines.append(
+            f"- spread of a pixel: fitted by Elboscope on {origin.fitted_on} images that no score "
+            "uses; the model itself was not trained with it"
+        )
+    return "\n".join(lines)
