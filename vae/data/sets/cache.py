@@ -17,7 +17,6 @@ import errno
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from functools import lru_cache
@@ -28,7 +27,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vae.data.disk import create_file, locked, own_mark, sweep
+from vae.data.disk import create_file, locked, replace_file, sweep, temporary_folder
 from vae.data.sets.image_data import DataMissing
 from vae.data.spec import ImageSpec
 
@@ -148,9 +147,7 @@ def cached(
                 return found
             digest = _write(home, spec, title, count, decode)
             note = {"digest": digest, "source": source, "spec": repr(spec), "facts": facts()}
-            fresh = home / "by-key" / f".tmp-{key}-{own_mark()}"
-            fresh.write_text(json.dumps(note))
-            fresh.replace(home / "by-key" / f"{key}.json")
+            replace_file(home / "by-key" / f"{key}.json", json.dumps(note).encode())
     except OSError as error:
         raise CacheUnwritable(
             f"The decoded images of {title} cannot be kept in {str(home)!r} "
@@ -258,7 +255,7 @@ def prune(keep: Collection[str]) -> list[Removed]:
             shutil.rmtree(entry)
             removed.append(Removed(*one, size))
     for folder in (home, home / "by-key"):
-        sweep(folder, ".tmp-*")
+        sweep(folder, ".*tmp-*")
     return removed
 
 
@@ -288,15 +285,11 @@ def _write(
     decode: Callable[[], Iterable[np.ndarray]],
 ) -> str:
     """Decodes into a hidden folder and renames it; returns the digest."""
-    sweep(home, ".tmp-*")
-    needed, free = count * spec.pixels, shutil.disk_usage(home).free
-    if needed > free:
-        raise OSError(
-            errno.ENOSPC,
-            f"they need {needed / 1e6:,.0f} MB and {free / 1e6:,.0f} MB are free",
-        )
-    fresh = Path(tempfile.mkdtemp(prefix=".tmp-", suffix=f"-{own_mark()}", dir=home))
-    try:
+    with temporary_folder(home, ".tmp-") as fresh:
+        needed, free = count * spec.pixels, shutil.disk_usage(home).free
+        if needed > free:
+            room = f"they need {needed / 1e6:,.0f} MB and {free / 1e6:,.0f} MB are free"
+            raise OSError(errno.ENOSPC, room)
         digest, kept = sha256(f"{spec!r}\n".encode()), 0
         with (fresh / _LEVELS).open("xb") as file:
             for part in decode():
@@ -306,15 +299,11 @@ def _write(
                 kept += len(part)
             file.flush()
             os.fsync(file.fileno())
-        contents = {
-            "title": title,
-            "count": kept,
-            "digest": digest.hexdigest(),
-            "spec": repr(spec),
-        }
+        name = digest.hexdigest()
+        contents = {"title": title, "count": kept, "digest": name, "spec": repr(spec)}
         create_file(fresh / _FACTS, json.dumps(contents).encode())
-        target = home / digest.hexdigest()[:32]
-        if find(digest.hexdigest(), spec) is None:
+        target = home / name[:32]
+        if find(name, spec) is None:
             shutil.rmtree(target, ignore_errors=True)  # damaged, whatever it was
         try:
             fresh.rename(target)
@@ -322,6 +311,4 @@ def _write(
             # The same images under another key: they are there already.
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
-        return digest.hexdigest()
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+    return name
