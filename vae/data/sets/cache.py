@@ -33,7 +33,7 @@ from vae.data.spec import ImageSpec
 
 __all__ = [
     "CacheUnwritable",
-    "Decoded",
+    "CachedImages",
     "Removed",
     "cache_home",
     "cached",
@@ -52,7 +52,7 @@ class CacheUnwritable(DataMissing):
     """Raised where decoded images cannot be kept; the message says what to do."""
 
 
-class Decoded(NamedTuple):
+class CachedImages(NamedTuple):
     r"""Decoded images.
 
     Attributes:
@@ -118,7 +118,7 @@ def cached(
     decode: Callable[[], Iterable[np.ndarray]],
     facts: Callable[[], dict[str, Any]],
     source: str = "",
-) -> Decoded:
+) -> CachedImages:
     r"""Finds decoded images by their key, or decodes them.
 
     Args:
@@ -162,7 +162,7 @@ def cached(
     return found
 
 
-def find(digest: str, spec: ImageSpec) -> Decoded | None:
+def find(digest: str, spec: ImageSpec) -> CachedImages | None:
     """Finds decoded images by what they hold, wherever their files lie now.
 
     Args:
@@ -180,7 +180,7 @@ def find(digest: str, spec: ImageSpec) -> Decoded | None:
 
 # Exceptions aren't kept, so what isn't there yet is looked for again.
 @lru_cache(maxsize=8)
-def _open(folder: Path, digest: str, spec: ImageSpec) -> Decoded:
+def _open(folder: Path, digest: str, spec: ImageSpec) -> CachedImages:
     contents = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
     count = contents["count"]
     if contents["digest"] != digest or contents["spec"] != repr(spec):
@@ -190,11 +190,11 @@ def _open(folder: Path, digest: str, spec: ImageSpec) -> Decoded:
     shape = (count, *spec.shape)
     # An empty file cannot be mapped.
     if not count:
-        return Decoded(np.empty(shape, np.uint8), digest, {})
-    return Decoded(np.memmap(folder / _LEVELS, np.uint8, "r", shape=shape), digest, {})
+        return CachedImages(np.empty(shape, np.uint8), digest, {})
+    return CachedImages(np.memmap(folder / _LEVELS, np.uint8, "r", shape=shape), digest, {})
 
 
-def _by_key(home: Path, key: str, spec: ImageSpec) -> Decoded | None:
+def _by_key(home: Path, key: str, spec: ImageSpec) -> CachedImages | None:
     note = _note(home / "by-key" / f"{key}.json")
     if note is None or (found := find(note["digest"], spec)) is None:
         return None

@@ -237,10 +237,10 @@ def _load_faces(published: PublishedSet, spec: ImageSpec) -> _Loaded:
     parts = published.read(data_home())
     names = [str(faces / name) for part in parts for name in part.filename]
     column = parts[0].attr_names.index(_FACE_LABEL)
-    return FileSet(names, spec, trim=middle), [part.attr[:, column].numpy() for part in parts]
+    return FileSet(names, spec, trim=face_square), [part.attr[:, column].numpy() for part in parts]
 
 
-def middle(raster: Raster) -> Raster:
+def face_square(raster: Raster) -> Raster:
     """Cuts the square of the face out of an aligned CelebA image."""
     h, w, _ = raster.pixels.shape
     side = min(_FACE_SIDE, h, w)
