@@ -1,6 +1,6 @@
 r"""Many image files to levels, in parallel.
 
-A small image costs some 60 microseconds in Pillow, which holds the interpreter's lock meanwhile:
+A small image costs some 50 microseconds in Pillow, which holds the interpreter's lock meanwhile:
 threads lose, processes don't. They are started by *spawn* and load no torch.
 """
 
