@@ -262,7 +262,7 @@ def test_proportions_bits_and_tiff_are_chosen_for_training_as_for_scoring(tmp_pa
     assert "8×8 pixels: cut 60, resized 60, scaled 60" in capsys.readouterr().err
     model = vae.load(out)
     data = own_data(model)
-    assert data.digest == model.manifest["data"]["digest"] != usual.digest
+    assert data.digest == model.card.data.digest != usual.digest
     # A file that is scored is brought to the model just as when it was trained.
     for i in (0, 1):
         path = sorted(folder.iterdir())[i]

@@ -25,7 +25,7 @@ from typing import Any
 
 from vae.data import disk
 from vae.data.disk import is_alive, machine_mark, replace_file, replacing, sweep
-from vae.store.placing import true_place
+from vae.store.target import true_place
 
 __all__ = ["RunFolder", "RunLocked", "is_running", "process_mark"]
 
