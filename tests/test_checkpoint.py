@@ -632,7 +632,7 @@ def _folder(path: Path) -> None:
 )
 def test_only_regular_files_are_opened(path: Path, name: str, change: Callable) -> None:
     write(path.parent / "sound", **small(1))
-    change(path_of(path, name))
+    change(path / name if name == "manifest.json" else path_of(path, name))
     missing = name == "manifest.json" and not os.path.lexists(path / name)
     error = refusal(path)
     assert error.code in {"E-CKPT-01", "E-CKPT-02", "E-CKPT-03", "E-CKPT-04"}
