@@ -632,7 +632,7 @@ def _folder(path: Path) -> None:
 )
 def test_only_regular_files_are_opened(path: Path, name: str, change: Callable) -> None:
     write(path.parent / "sound", **small(1))
-    change(path / name if name == "manifest.json" else path_of(path, name))
+    change(path / listed(path)[name])
     missing = name == "manifest.json" and not os.path.lexists(path / name)
     error = refusal(path)
     assert error.code in {"E-CKPT-01", "E-CKPT-02", "E-CKPT-03", "E-CKPT-04"}
@@ -997,7 +997,8 @@ def test_readers_never_meet_a_mixture(path: Path, versions, writers: int, layout
     digests = {sha256(data).hexdigest() for data in weights}
     if layout == "plain names":
         as_first_written(path)
-    seen, stop = set(), threading.Event()
+    # Made here, since all threads draw from one generator.
+    arguments, seen, stop = [small(0), small(1)], set(), threading.Event()
 
     def read() -> None:
         while not stop.is_set():
@@ -1008,7 +1009,7 @@ def test_readers_never_meet_a_mixture(path: Path, versions, writers: int, layout
 
     def overwrite() -> None:
         for seed in [1, 0] * (20 // writers):
-            write(path, **small(seed), overwrite=True)
+            write(path, **arguments[seed], overwrite=True)
 
     readers = [threading.Thread(target=read) for _ in range(2)]
     at_work = [threading.Thread(target=overwrite) for _ in range(writers)]
