@@ -33,7 +33,7 @@ st.markdown(
 
 st.subheader("The likelihood behind the loss", anchor=False)
 sections.losses(model, sample, parts)
-sections.beta_dial(int(np.prod(model.config.image.shape)))
+sections.beta_dial(int(np.prod(model.image.shape)))
 
 st.subheader("Predict, then reveal", anchor=False)
 sections.questions(model, sample, images=parts is not None)

@@ -28,5 +28,5 @@ if group is not None:
 map_sections.card(model, table, sample)
 if latent_map.HOLES in chosen.layers:
     map_sections.holes(model, found)
-if model.config.latent_dim > 2 and st.toggle("All pairs of dimensions", key="pairs"):
+if model.latent_dim > 2 and st.toggle("All pairs of dimensions", key="pairs"):
     map_sections.pairs(model, table, sample)

@@ -23,7 +23,7 @@ walks = {
     "Prior samples": show_prior,
     "Manifold": show_manifold,
 }
-if model.config.latent_dim != 2:
+if model.latent_dim != 2:
     del walks["Manifold"]
 walk = links.choice("Walk", list(walks), "walk", label_visibility="collapsed")
 with heading:
@@ -31,7 +31,7 @@ with heading:
         widgets.opening(
             "Traversals",
             "Move one latent dimension, leave the rest alone, and watch what it draws. "
-            f"<b>{table.active.sum()}</b> of {model.config.latent_dim} dimensions are active "
+            f"<b>{table.active.sum()}</b> of {model.latent_dim} dimensions are active "
             f"units; the strongest, dimension {strongest + 1}, costs "
             f"<b>{nats(mean_kl[strongest], 2)}</b> nats an image, the mean over all "
             f"{model.reference.size:,} held-out images.",

@@ -22,6 +22,8 @@ from vae.data.sets.datasets import open_data
 from vae.data.sets.image_data import ImageData, Splits
 from vae.data.spec import ImageSpec
 from vae.model.config import ModelConfig
+from vae.model.likelihoods import LikelihoodFacts, facts_of
+from vae.model.vae import observe
 from vae.store.checkpoint import Checkpoint
 from vae.training.commit import commit
 from vae.training.config import TrainConfig
@@ -105,7 +107,32 @@ def odd_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-class LinearGaussian:
+class WrittenOut:
+    """The face of a model (vae/model/face.py) but for encode and decode, which a test writes."""
+
+    config: ModelConfig
+
+    @property
+    def image(self) -> ImageSpec:
+        return self.config.image
+
+    @property
+    def latent_dim(self) -> int:
+        return self.config.latent_dim
+
+    @property
+    def likelihood(self) -> LikelihoodFacts:
+        return facts_of(self.config.likelihood)
+
+    @property
+    def prior(self) -> Distribution:
+        return Independent(Normal(torch.zeros(self.config.latent_dim), 1.0), 1)
+
+    def observe(self, levels: np.ndarray, seed: int = 0) -> Tensor:
+        return observe(self.config, levels, seed)
+
+
+class LinearGaussian(WrittenOut):
     r"""A VAE in closed form (probabilistic PCA): :math:`x = W z + b + \sigma \epsilon`.
 
     Its encoder is the true posterior wherever the columns of :math:`W` are orthogonal; otherwise
@@ -125,10 +152,6 @@ class LinearGaussian:
         self.bias = torch.rand(image.pixels, generator=generator, dtype=torch.float64)
         precision = torch.eye(dims).double() + weight.T @ weight / sigma**2
         self.covariance = torch.linalg.inv(precision)
-
-    @property
-    def prior(self) -> Distribution:
-        return Independent(Normal(torch.zeros(self.config.latent_dim), 1.0), 1)
 
     def encode(self, x: Tensor) -> Distribution:
         mean = self.posterior_mean(x)

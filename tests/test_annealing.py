@@ -7,14 +7,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import LinearGaussian, within
+from conftest import LinearGaussian, WrittenOut, within
 from torch.distributions import Independent, Normal
 
 from vae.data.spec import ImageSpec
 from vae.elbo.evidence.annealing import annealed_evidence, annealing_schedule
 from vae.elbo.seen import see
 from vae.model.config import ModelConfig
-from vae.model.vae import observe
 
 
 def levels_of(count: int, seed: int = 0) -> np.ndarray:
@@ -53,7 +52,7 @@ def test_the_schedule_rises_from_0_to_1() -> None:
 )
 def test_five_dimensions_in_closed_form(orthogonal: bool, settings: dict) -> None:
     model, levels = LinearGaussian(5, 0.5, orthogonal), levels_of(3)
-    expected = model.log_evidence(observe(model.config, levels))
+    expected = model.log_evidence(model.observe(levels))
     found = annealed_evidence(see(model, levels), **settings)
     assert within(found.log_evidence, expected, found.standard_error + 1e-5)
     assert (found.standard_error < 0.5).all()
@@ -64,13 +63,13 @@ def test_five_dimensions_in_closed_form(orthogonal: bool, settings: dict) -> Non
 def test_where_q_is_the_posterior_every_weight_is_the_evidence() -> None:
     model, levels = LinearGaussian(5, 0.3), levels_of(2)
     found = annealed_evidence(see(model, levels), start="posterior", temperatures=20)
-    expected = model.log_evidence(observe(model.config, levels))
+    expected = model.log_evidence(model.observe(levels))
     assert (found.log_weights - expected[:, None]).abs().max() < 1e-4
 
 
 def test_chains_reach_mass_that_q_misses() -> None:
     model, levels = Misled(5, 0.5, orthogonal=False), levels_of(3)
-    x = observe(model.config, levels)
+    x = model.observe(levels)
     found = annealed_evidence(see(model, levels), start="posterior", temperatures=200)
     assert within(found.log_evidence, model.log_evidence(x), found.standard_error)
     weights = torch.softmax(found.log_weights, -1)[..., None]
@@ -79,7 +78,7 @@ def test_chains_reach_mass_that_q_misses() -> None:
     assert within(mean, model.posterior_mean(x), error, errors=5)
 
 
-class TwoPeaks:
+class TwoPeaks(WrittenOut):
     """One pixel that shows the square of a code; the encoder knows one of the two answers."""
 
     config = ModelConfig(ImageSpec(1, 1, 1), 3, likelihood="gaussian", gaussian_sigma="fixed")
@@ -98,7 +97,7 @@ def test_a_peak_that_the_encoder_does_not_know_is_found() -> None:
     model, levels = TwoPeaks(), np.full((1, 1, 1, 1), 150, dtype=np.uint8)
     # The other two dimensions say nothing, so a sum over one axis is exact.
     axis = torch.linspace(-8, 8, 16_001, dtype=torch.float64)[:, None]
-    x = observe(model.config, levels)
+    x = model.observe(levels)
     joint = model.decode(axis).log_prob(x).double() + Normal(0.0, 1.0).log_prob(axis[:, 0])
     exact = torch.logsumexp(joint, 0) + math.log(0.001)
     blind = annealed_evidence(see(model, levels), start="posterior")

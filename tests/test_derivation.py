@@ -34,8 +34,8 @@ def test_every_line_holds(checkpoint, name, sample):
 # What may go wrong on one side: where, and the lines with an equals sign that must notice, at
 # D <= 2 and beyond.
 DISTURBED = {
-    "the quadrature of log p(x)": ("quadrature.log_sum_exp", {"split"}, set()),
-    "the draws for log p(x)": ("crosscheck.log_joint", {"split"}, set()),
+    "the quadrature of log p(x)": ("evidence.quadrature.log_sum_exp", {"split"}, set()),
+    "the draws for log p(x)": ("evidence.crosscheck.log_joint", {"split"}, set()),
     "the score's likelihood on lattices": (
         "lattice.node_log_likelihoods",
         {"split", "two-forms"},
@@ -48,18 +48,22 @@ DISTURBED = {
         {"two-forms", "closed-form"},
     ),
     "the likelihoods of the other account": (
-        "derivation.node_log_likelihoods",
+        "lessons.derivation.node_log_likelihoods",
         set(),
         {"two-forms"},
     ),
     "the joint density of the other account": (
-        "derivation.log_joint",
+        "lessons.derivation.log_joint",
         {"split", "two-forms"},
         set(),
     ),
-    "the density of q under the integrals": ("derivation.log_density", {"entropy"}, {"entropy"}),
+    "the density of q under the integrals": (
+        "lessons.derivation.log_density",
+        {"entropy"},
+        {"entropy"},
+    ),
     "the prior's density under the integrals": (
-        "derivation.log_prior",
+        "lessons.derivation.standard_normal_log_density",
         {"cross-entropy"},
         {"cross-entropy"},
     ),
@@ -71,13 +75,17 @@ DISTURBED = {
 @pytest.mark.parametrize("name", ["digits-2d", "digits-10d"])
 def test_a_disturbance_of_one_side_is_seen(checkpoint, monkeypatch, name, what, by):
     where, flat, deep = DISTURBED[what]
-    module, function = where.split(".")
+    module, _, function = where.rpartition(".")
     module = importlib.import_module(f"vae.elbo.{module}")
     original = getattr(module, function)
     # A table of KLs or an integral for each dimension adds up to the disturbance.
     model = checkpoint(name)
     dims = model.config.latent_dim
-    share = by / dims if function in ("standard_normal_kl", "log_density", "log_prior") else by
+    share = (
+        by / dims
+        if function in ("standard_normal_kl", "log_density", "standard_normal_log_density")
+        else by
+    )
     monkeypatch.setattr(module, function, lambda *args, **more: original(*args, **more) + share)
     lines = derivation(see(model.model, model.reference.levels[17:18]))
     failed = {line.key for line in lines if line.relation == "=" and not line.holds}

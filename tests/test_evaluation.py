@@ -75,7 +75,7 @@ def test_the_evidence_is_bounded_by_number(checkpoint, count, known):
     # Evenly spread, so that each split has its part.
     if known == 7:
         assert here.tolist() == [0, 4, 8, 12, 15, 19, 23]
-    means = means_of(model.config, found)
+    means = means_of(model, found)
     if not known:
         assert "log_evidence" not in means
         return

@@ -17,7 +17,6 @@ from vae.elbo.nodes import hermite_nodes, node_log_likelihoods
 from vae.elbo.seen import see
 from vae.elbo.terms import log_density
 from vae.model.noise import image_normals
-from vae.model.vae import observe
 
 
 def levels_of(count: int, seed: int = 0) -> np.ndarray:
@@ -26,7 +25,7 @@ def levels_of(count: int, seed: int = 0) -> np.ndarray:
 
 def log_weights(model, levels: np.ndarray, draws: int, widen: float = 1.0) -> torch.Tensor:
     """Log-weights of draws from the encoder, or from one that is too wide or too narrow."""
-    x = observe(model.config, levels)
+    x = model.observe(levels)
     q = model.encode(x)
     mu, sigma = q.mean.double()[:, None], widen * q.stddev.double()[:, None]
     e = image_normals(levels, 1, "importance", (draws, model.config.latent_dim))
@@ -50,7 +49,7 @@ def test_quadrature_finds_the_evidence(
     linear_gaussian, dims: int, sigma: float, orthogonal: bool
 ) -> None:
     model = linear_gaussian(dims, sigma, orthogonal)
-    x = observe(model.config, levels_of(4))
+    x = model.observe(levels_of(4))
     evidence = exact_evidence(model, x, model.posterior_mean(x))
     expected = model.log_evidence(x)
     wrong = (evidence.log_evidence - expected).abs()
@@ -62,7 +61,7 @@ def test_quadrature_finds_the_evidence(
 @pytest.mark.parametrize("dims", [1, 2])
 def test_a_misleading_encoder_does_not_hide_the_mass(linear_gaussian, dims: int) -> None:
     model = linear_gaussian(dims)
-    x = observe(model.config, levels_of(3))
+    x = model.observe(levels_of(3))
     evidence = exact_evidence(model, x, torch.full((3, dims), 5.0))
     assert (evidence.log_evidence - model.log_evidence(x)).abs().max() < 1e-3
 
@@ -112,7 +111,7 @@ def test_out_of_reach_is_not_a_number(linear_gaussian) -> None:
 @pytest.mark.parametrize("sigma", [0.05, 0.02, 0.01, 0.005, 0.002])
 def test_a_step_that_is_too_coarse_says_so(linear_gaussian, sigma: float) -> None:
     model = linear_gaussian(1, sigma)
-    x = observe(model.config, levels_of(20))
+    x = model.observe(levels_of(20))
     evidence = exact_evidence(model, x, model.posterior_mean(x), finest=8)
     wrong = (evidence.log_evidence - model.log_evidence(x)).abs()
     assert (wrong[evidence.error < 1e-2] < 1e-3).all()
@@ -124,7 +123,7 @@ def test_a_step_that_is_too_coarse_says_so(linear_gaussian, sigma: float) -> Non
 @pytest.mark.parametrize("dims", [1, 2])
 def test_the_bound_is_tight_where_q_is_the_posterior(linear_gaussian, dims: int) -> None:
     model, levels = linear_gaussian(dims), levels_of(5)
-    expected = model.log_evidence(observe(model.config, levels))
+    expected = model.log_evidence(model.observe(levels))
     seen = see(model, levels)
     elbo, bound = estimate_elbo(seen), estimate_bound(seen, 10)
     exact = exact_evidence(model, seen.x, seen.mu)
@@ -135,7 +134,7 @@ def test_the_bound_is_tight_where_q_is_the_posterior(linear_gaussian, dims: int)
 
 def test_the_bound_is_tight_in_more_dimensions(linear_gaussian) -> None:
     model, levels = linear_gaussian(5), levels_of(5)
-    expected = model.log_evidence(observe(model.config, levels))
+    expected = model.log_evidence(model.observe(levels))
     seen = see(model, levels)
     elbo, bound = estimate_elbo(seen, 256), estimate_bound(seen, 7)
     # The weights are constant, so every L_k is exact; the ELBO averages over draws.
@@ -161,7 +160,7 @@ def test_the_gap_is_the_divergence_to_the_posterior(linear_gaussian) -> None:
 @pytest.mark.parametrize("widen", [0.7, 1.5])
 def test_importance_weights_are_unbiased(linear_gaussian, widen: float) -> None:
     model, levels = linear_gaussian(2, orthogonal=False), levels_of(8)
-    expected = model.log_evidence(observe(model.config, levels))
+    expected = model.log_evidence(model.observe(levels))
     bound = importance_bound(log_weights(model, levels, 20_000, widen))
     assert within(bound.value, expected, bound.standard_error)
     assert (bound.standard_error > 0).all()
@@ -208,7 +207,7 @@ def test_a_rung_that_does_not_divide_is_refused(groups: tuple[int, ...]) -> None
 
 def test_more_than_two_dimensions_have_no_quadrature(linear_gaussian) -> None:
     model = linear_gaussian(3)
-    x = observe(model.config, levels_of(1))
+    x = model.observe(levels_of(1))
     with pytest.raises(ValueError, match="at most 2 latent dimensions, not 3"):
         exact_evidence(model, x, torch.zeros(1, 3))
 
@@ -234,7 +233,7 @@ def test_hermite_nodes_integrate_polynomials(dims: int) -> None:
 @pytest.mark.parametrize("dims", [1, 2])
 def test_the_sampled_evidence_of_a_linear_model(linear_gaussian, dims: int) -> None:
     model = linear_gaussian(dims, orthogonal=False)
-    x = observe(model.config, levels_of(5))
+    x = model.observe(levels_of(5))
     for image, expected in zip(x, model.log_evidence(x), strict=True):
         found = quadrature(model, image, torch.zeros(dims))
         sampled = sampled_evidence(model, image, found)
@@ -247,7 +246,7 @@ def test_the_sampled_evidence_of_a_linear_model(linear_gaussian, dims: int) -> N
 
 def test_the_proposal_is_a_density(checkpoint) -> None:
     model = checkpoint("digits-2d")
-    x = observe(model.config, model.reference.levels[:1])
+    x = model.observe(model.reference.levels[:1])
     found = quadrature(model.model, x[0], torch.from_numpy(model.reference.mu[0]))
     low, high = found.nodes.amin(0) - 2 * found.step, found.nodes.amax(0) + 2 * found.step
     # Four points a node along each axis: the mean of a piecewise linear density is exact.
@@ -262,7 +261,7 @@ def test_the_proposal_is_a_density(checkpoint) -> None:
 
 def test_the_standard_error_of_the_sampled_evidence_is_its_spread(checkpoint) -> None:
     model = checkpoint("digits-binary-2d")
-    x = observe(model.config, model.reference.levels[40:41])
+    x = model.observe(model.reference.levels[40:41])
     found = quadrature(model.model, x[0], torch.from_numpy(model.reference.mu[40]))
     runs = [sampled_evidence(model.model, x[0], found, seed) for seed in range(40)]
     spread = float(np.std([run.log_evidence for run in runs], ddof=1))
@@ -273,7 +272,7 @@ def test_the_standard_error_of_the_sampled_evidence_is_its_spread(checkpoint) ->
 
 def test_what_a_quadrature_misses_is_found(checkpoint) -> None:
     model = checkpoint("digits-2d")
-    x = observe(model.config, model.reference.levels[:1])
+    x = model.observe(model.reference.levels[:1])
     found = quadrature(model.model, x[0], torch.from_numpy(model.reference.mu[0]))
     axis = found.nodes[:, 1]
     half = axis > (found.masses * axis).sum()
@@ -320,7 +319,7 @@ def test_a_second_method_agrees(forty) -> None:
     # An importance sampler whose proposals follow the true posterior on a coarse lattice of
     # squares, mixed with wide ones: it misses no mass wherever the encoder points.
     rows, _, exact, model = forty
-    x = observe(model.config, model.reference.levels[rows[:10]])
+    x = model.observe(model.reference.levels[rows[:10]])
     axis = torch.arange(-25, 26, dtype=torch.float64) * 0.2
     cells = torch.cartesian_prod(axis, axis)
     generator = torch.Generator().manual_seed(0)

@@ -24,7 +24,6 @@ from vae.elbo.gap.gap_split import best_gaussian, gap_split
 from vae.elbo.lattice import FIRST_LEVEL, expect, lattice_nodes
 from vae.elbo.nodes import hermite_nodes, node_log_likelihoods
 from vae.elbo.seen import see
-from vae.model.vae import observe
 from vae.scoring.scores import score_levels
 from vae.store.checkpoint import Checkpoint
 from vae.store.originals import originals
@@ -191,7 +190,7 @@ def check_exact_numbers(model: Checkpoint, count: int) -> None:
     stated, exact = estimate_elbo(seen), exact_evidence(model.model, seen.x, seen.mu)
     mu, sigma = seen.mu, seen.sigma
     with torch.inference_mode():
-        x = observe(model.config, levels)
+        x = model.observe(levels)
         likelihood = expected_log_likelihood(model, x, mu, sigma)
         evidence = log_evidence(model, x)
     kl = (0.5 * (mu.square() + sigma.square() - 1) - sigma.log()).sum(-1)
@@ -224,7 +223,7 @@ def test_a_wrong_value_strays_from_the_account(checkpoint) -> None:
     """What twelve Gauss-Hermite nodes a dimension make of an inverted digit, wrong by 5 nats."""
     model = checkpoint("digits-2d")
     levels = 16 - model.reference.levels[3:4]
-    x = observe(model.config, levels)
+    x = model.observe(levels)
     seen = see(model.model, levels)
     stated = estimate_elbo(seen)
     e, weights = hermite_nodes(2)
@@ -241,7 +240,7 @@ def test_the_best_gaussian_has_the_elbo_that_it_states(checkpoint) -> None:
     """ELBO(q*) by the account, and the gain and the gap that follow from it."""
     model = checkpoint("digits-binary-2d")
     levels, names = gathered(model, 1)
-    x = observe(model.config, levels)
+    x = model.observe(levels)
     seen = see(model.model, levels)
     best = best_gaussian(seen)
     split = gap_split(best)
@@ -295,7 +294,7 @@ def test_the_lattices_hold_each_other(dims: int) -> None:
 def test_the_expectation_of_a_linear_decoder(linear_gaussian, dims: int, sigma: float) -> None:
     r"""Its log-likelihood is quadratic, so the mean over any q is known in closed form."""
     model = linear_gaussian(dims, sigma)
-    x = observe(model.config, few_digits().read(np.arange(6)))[..., :4, :4]
+    x = model.observe(few_digits().read(np.arange(6)))[..., :4, :4]
     for width in (0.01, 0.5, 4.0):
         mu = model.posterior_mean(x) + width
         found = expect(model, x, lambda rows, e, mu=mu, width=width: mu[rows, None] + width * e)
@@ -330,7 +329,7 @@ def test_what_does_not_converge_says_so(linear_gaussian, monkeypatch) -> None:
     model = linear_gaussian(2, 0.3)
     straight = model.decode
     model.decode = lambda z: straight(torch.sin(3 * z.double()))
-    x = observe(model.config, few_digits().read(np.arange(20)))[..., :4, :4]
+    x = model.observe(few_digits().read(np.arange(20)))[..., :4, :4]
     found = expect(model, x, lambda rows, e: 41.7 * e.expand(len(rows), *e.shape))
     # Under so wide a q a sine has mean 0 and mean square 1/2, and two of them are uncorrelated.
     at_mean = straight(torch.zeros(1, 2)).log_prob(x)

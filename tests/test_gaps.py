@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import LinearGaussian
+from conftest import LinearGaussian, WrittenOut
 from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
 
 from vae.data.spec import ImageSpec
@@ -17,7 +17,6 @@ from vae.elbo.gap.gaussian_fit import Gaussians, gaussian_kl
 from vae.elbo.gradients import log_likelihood_gradients
 from vae.elbo.seen import see
 from vae.model.config import ModelConfig
-from vae.model.vae import observe
 
 FLAT = ("digits-2d", "digits-binary-2d", "digits-binary-2d-batch-moment")
 
@@ -34,7 +33,7 @@ class Misled(LinearGaussian):
         return Independent(Normal(mean, torch.full_like(mean, 0.02)), 1)
 
 
-class TwoPeaks:
+class TwoPeaks(WrittenOut):
     """One pixel that shows the square of the code: two codes explain it equally well."""
 
     config = ModelConfig(ImageSpec(1, 1, 1), 1, likelihood="gaussian", gaussian_sigma="fixed")
@@ -65,7 +64,7 @@ def test_the_kl_of_any_gaussian(full: bool) -> None:
 @pytest.mark.parametrize("dims", [1, 2, 5])
 def test_the_slope_in_closed_form(linear_gaussian, dims: int) -> None:
     model = linear_gaussian(dims, orthogonal=False)
-    x = observe(model.config, levels_of(1))
+    x = model.observe(levels_of(1))
     z = torch.randn(7, dims, generator=torch.Generator().manual_seed(0)).double()
     with torch.inference_mode():
         values, slopes = log_likelihood_gradients(model, x[0], z)
@@ -79,7 +78,7 @@ def test_the_slope_in_closed_form(linear_gaussian, dims: int) -> None:
 @pytest.mark.parametrize("dims", [1, 2])
 def test_the_best_diagonal_gaussian_in_closed_form(kind, dims: int, sigma: float) -> None:
     model, levels = kind(dims, sigma, orthogonal=False), levels_of(3)
-    x = observe(model.config, levels)
+    x = model.observe(levels)
     best = best_gaussian(see(model, levels))
     precision = torch.linalg.inv(model.covariance)
     width = precision.diagonal().rsqrt()
@@ -111,7 +110,7 @@ def test_a_full_covariance_closes_the_gap(dims: int) -> None:
 @pytest.mark.parametrize("kind", [LinearGaussian, Misled])
 def test_more_dimensions_by_draws(kind) -> None:
     model, levels = kind(5, orthogonal=False), levels_of(3)
-    x = observe(model.config, levels)
+    x = model.observe(levels)
     best = best_gaussian(see(model, levels), draws=256)
     assert best.log_evidence.isnan().all() and (best.elbo_se > 0).all()
     precision = torch.linalg.inv(model.covariance)
@@ -139,7 +138,7 @@ class Bent(LinearGaussian):
 def test_the_gain_is_not_flattered_by_the_draws_that_tell_it() -> None:
     """Whichever start is taken, the draws that report its gain had no say in that."""
     model, levels = Bent(8), levels_of(100)
-    x = observe(model.config, levels)
+    x = model.observe(levels)
     best = best_gaussian(see(model, levels), draws=2, fit_draws=4)
     e = torch.from_numpy(np.random.default_rng(3).standard_normal((1_000, 8)))
 

@@ -63,7 +63,7 @@ def test_a_window_that_cannot_be_decoded_is_refused(checkpoint, window):
 @pytest.mark.parametrize("name", ["digits-2d", "sprites-10d"])
 def test_a_lattice_has_a_middle_and_a_bounded_weight(checkpoint, name):
     config = checkpoint(name).config
-    side = lattice_side(config)
+    side = lattice_side(config.image)
     assert side % 2 == 1
     assert side**2 * config.image.pixels <= 2_400_000
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -146,6 +147,36 @@ def test_the_checker_allows(tmp_path: Path, file: str, source: str) -> None:
     assert violations(tmp_path) == []
 
 
+# What a model is made of is asked of its face (vae/model/face.py), above the rooms that make it.
+BEHIND_THE_FACE = re.compile(
+    r"base_dist|\.config\.(network|hidden|channels|blocks|image|latent_dim|likelihood|binarize)\b"
+)
+MAKERS = {"model", "training", "cli"}
+
+
+def behind_the_face(root: Path) -> list[str]:
+    """Lines above vae/model that ask a model for more than its face, or write out N(0, I)."""
+    written_out = re.compile(r"Normal\((torch\.)?zeros|log_density\(torch\.zeros")
+    found = []
+    for file in sorted([*root.rglob("vae/**/*.py"), *root.rglob("pages/*.py")]):
+        parts = file.relative_to(root).parts
+        if room_of(parts) in MAKERS:
+            continue
+        for number, line in enumerate(file.read_text().splitlines(), 1):
+            is_home = parts == ("vae", "elbo", "terms.py")
+            if BEHIND_THE_FACE.search(line) or (written_out.search(line) and not is_home):
+                found.append(f"{file.relative_to(root)}:{number}: {line.strip()}")
+    return found
+
+
+def test_a_model_is_asked_by_its_face_alone(tmp_path: Path) -> None:
+    assert behind_the_face(ROOT) == []
+    (tmp_path / "vae" / "elbo").mkdir(parents=True)
+    lines = ["p.base_dist.mean", "model.config.latent_dim", "Normal(torch.zeros(2), 1)"]
+    (tmp_path / "vae" / "elbo" / "x.py").write_text("\n".join(lines))
+    assert len(behind_the_face(tmp_path)) == 3
+
+
 def circle(root: Path) -> list[str]:
     """The files, or else the sub-rooms of one room, that import each other in a circle."""
     files = {
@@ -190,6 +221,31 @@ def test_a_circle_is_found(tmp_path: Path, sources: dict[str, str]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(source)
     assert circle(tmp_path)
+
+
+def long_functions(root: Path, most: int = 60) -> list[str]:
+    """Functions of more lines than that, docstring excluded, without a reason written above."""
+    found = []
+    for file in sorted([*root.rglob("vae/**/*.py"), *root.rglob("pages/*.py")]):
+        source = file.read_text()
+        lines = source.splitlines()
+        for node in ast.walk(ast.parse(source)):
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            first = node.body[1:] if ast.get_docstring(node) else node.body
+            above = min([node, *node.decorator_list], key=lambda one: one.lineno).lineno - 2
+            explained = above >= 0 and lines[above].lstrip().startswith("#")
+            if first and node.end_lineno - first[0].lineno + 1 > most and not explained:
+                found.append(f"{file.relative_to(root)}: {node.name}")
+    return found
+
+
+def test_functions_are_short_or_say_why(tmp_path: Path) -> None:
+    assert long_functions(ROOT) == []
+    (tmp_path / "vae").mkdir()
+    body = "def f():\n" + "    pass\n" * 61
+    (tmp_path / "vae" / "x.py").write_text(f"{body}\n# Why.\n{body}")
+    assert long_functions(tmp_path) == ["vae/x.py: f"]
 
 
 def second_hand(root: Path) -> list[str]:

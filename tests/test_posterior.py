@@ -14,14 +14,13 @@ from vae.elbo.evidence.quadrature import coarse_scan, exact_evidence, quadrature
 from vae.elbo.nodes import log_joint
 from vae.elbo.seen import see
 from vae.elbo.tiles import encode_tiled
-from vae.model.vae import observe
 
 FLAT = ("digits-2d", "digits-binary-2d", "digits-binary-2d-batch-moment")
 
 
 def image_of(model, seed: int = 0) -> torch.Tensor:
     levels = np.random.default_rng(seed).integers(0, 256, (1, 1, 4, 4), dtype=np.uint8)
-    return observe(model.config, levels)
+    return model.observe(levels)
 
 
 def some_rows(checkpoint, count: int) -> np.ndarray:
@@ -117,7 +116,7 @@ def test_what_makes_no_grid_is_refused(linear_gaussian) -> None:
 def test_a_scan_that_is_kept_changes_no_number(checkpoint) -> None:
     model = checkpoint("digits-2d")
     scan = coarse_scan(model)
-    x = observe(model.config, model.reference.levels[:6])
+    x = model.observe(model.reference.levels[:6])
     mu, _ = encode_tiled(model, x)
     shared = exact_evidence(model, x, mu)
     for n in range(6):
@@ -131,7 +130,7 @@ def test_a_scan_that_is_kept_changes_no_number(checkpoint) -> None:
 
 def check_halving(model, rows: np.ndarray) -> None:
     """The step of the evidence against half of it."""
-    x = observe(model.config, model.reference.levels[rows])
+    x = model.observe(model.reference.levels[rows])
     mu, _ = encode_tiled(model, x)
     halved = exact_evidence(model, x, mu, tolerance=0, finest=16)
     assert (halved.error < 1e-3).all()
@@ -155,7 +154,7 @@ def coarse_sampler(
 
 def check_second_method(model, rows: np.ndarray) -> None:
     """Evidence and posterior mean, against an importance sampler on the coarse posterior."""
-    x = observe(model.config, model.reference.levels[rows])
+    x = model.observe(model.reference.levels[rows])
     mu, _ = encode_tiled(model, x)
     scan = coarse_scan(model)
     generator = torch.Generator().manual_seed(0)

@@ -88,14 +88,14 @@ def test_every_file_named_is_there(page):
 
 def test_the_map_of_the_house_is_complete():
     (tree,) = (body for body in blocks(ROOT / "README.md", "text") if body.startswith("app.py"))
-    place, named = "", set()
+    above, named = [], set()
     for line in tree.splitlines():
-        name = line.split()[0]
-        place = name if line[0] != " " else place
-        full = name if line[0] != " " else place + name
-        assert (ROOT / full).exists(), full
-        named.add(full)
-    rooms = {f"vae/{path.parent.name}/" for path in (ROOT / "vae").glob("*/__init__.py")}
+        depth = (len(line) - len(line.lstrip())) // 2
+        for name in re.match(r"\s*((?:\S+/ ?)+|\S+)", line)[1].split():
+            above[depth:] = [name]
+            named.add(full := "".join(above))
+            assert (ROOT / full).exists(), full
+    rooms = {f"{path.parent.relative_to(ROOT)}/" for path in ROOT.glob("vae/**/__init__.py")}
     assert {"app.py", "pages/", "vae/", "checkpoints/", "tests/", *rooms} <= named
 
 

@@ -150,8 +150,8 @@ def test_tiles_are_always_full(count: int) -> None:
 
 @pytest.mark.parametrize(("side", "rows"), [(1, 1024), (8, 1024), (28, 512), (64, 64)])
 def test_tiles_shrink_as_images_grow(side: int, rows: int) -> None:
-    assert decoder_rows(ModelConfig(ImageSpec(1, side, side))) == rows
-    assert decoder_rows(ModelConfig(ImageSpec(3, 1024, 1024))) == 32
+    assert decoder_rows(ImageSpec(1, side, side)) == rows
+    assert decoder_rows(ImageSpec(3, 1024, 1024)) == 32
 
 
 # --- Stored and stated numbers ----------------------------------------------------------------
@@ -166,7 +166,7 @@ def test_few_draws_decode_no_more_than_they_need(monkeypatch) -> None:
     monkeypatch.setattr(model, "decode", lambda z: decoded.append(len(z)) or decode(z))
     levels = np.zeros((1000, 1, 8, 8), np.uint8)
     estimate_elbo(see(model, levels), 1)
-    assert sum(decoded) == decoder_rows(config) == 1024
+    assert sum(decoded) == decoder_rows(config.image) == 1024
 
 
 @pytest.mark.parametrize("name", [*DIGITS, "digits-binary-2d-batch-moment"])
@@ -207,7 +207,7 @@ def test_a_receipt_leaves_nothing_over(name: str, split: str, checkpoint) -> Non
         assert receipt.kl_per_dim.tolist() == list(row.kl_per_dim)
         assert receipt.pixels.shape == levels.shape
         assert receipt.kl == pytest.approx(row.kl)
-        assert np.array_equal(receipt.x, observe(model.config, levels[None])[0].numpy())
+        assert np.array_equal(receipt.x, model.observe(levels[None])[0].numpy())
         assert receipt.reconstruction.min() >= 0 and receipt.reconstruction.max() <= 1
 
 
@@ -265,7 +265,7 @@ def test_quadrature_is_the_limit_of_sampling(checkpoint) -> None:
     e = torch.from_numpy(image_normals(levels, 5, "draws", (4_000, 2)))
     z = seen.codes(e)
     for i in range(3):
-        x = observe(model.config, levels[i : i + 1])
+        x = model.observe(levels[i : i + 1])
         with torch.inference_mode():
             values = model.decode(z[i].float()).log_prob(x.expand(4_000, -1, -1, -1)).double()
         error = values.std() / math.sqrt(len(values))
@@ -480,7 +480,7 @@ def test_a_density_has_no_bits(linear_gaussian, checkpoint) -> None:
     model = checkpoint("digits-10d")
     (row,) = score_levels(model, model.reference.levels[:1])
     assert row.bits_per_dim is not None and row.iwae_bound is None
-    assert np.isnan(bits_per_dim(linear_gaussian(2).config, np.array([-3.0]))).all()
+    assert np.isnan(bits_per_dim(linear_gaussian(2), np.array([-3.0]))).all()
 
 
 def test_json_round_trip(rows: list[ScoreRow]) -> None:

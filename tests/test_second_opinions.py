@@ -14,7 +14,6 @@ from vae.elbo.evidence.bounds import estimate_bound
 from vae.elbo.evidence.refined import refined_bound
 from vae.elbo.expectation import estimate_elbo
 from vae.elbo.seen import see
-from vae.model.vae import observe
 from vae.scoring.calibration_sets import calibration_of
 from vae.scoring.complexity import code_lengths, complexity_excess
 from vae.scoring.typicality import typicality
@@ -67,9 +66,7 @@ def test_plain_images_have_short_codes_and_noise_has_long_ones(checkpoint) -> No
     levels = originals(model, np.arange(20))
     noise = np.random.default_rng(0).integers(0, 17, levels.shape).astype(np.uint8)
     blank = np.zeros_like(levels)
-    bits = [
-        code_lengths(observe(model.config, one).numpy()).bits for one in (blank, levels, noise)
-    ]
+    bits = [code_lengths(model.observe(one).numpy()).bits for one in (blank, levels, noise)]
     assert bits[0].max() < bits[1].min()
     assert bits[1].mean() < bits[2].min()
 
@@ -79,13 +76,13 @@ def test_complexity_catches_the_blank_image_that_scores_too_well(checkpoint) -> 
     model = checkpoint("sprites-10d")
     rows = model.reference.of_split("calibration")[:100]
     levels, elbo = originals(model, rows), model.reference.elbo[rows]
-    excess = complexity_excess(elbo, code_lengths(observe(model.config, levels).numpy()).bits)
+    excess = complexity_excess(elbo, code_lengths(model.observe(levels).numpy()).bits)
     blank = np.zeros_like(levels[:1])
     score = estimate_elbo(see(model, blank)).value.numpy()
     found = typicality(elbo, score)
     assert found.low[0] == 1
     assert found.high[0] == found.two_sided[0] / 2 == 1 / 101
-    bits = code_lengths(observe(model.config, blank).numpy()).bits
+    bits = code_lengths(model.observe(blank).numpy()).bits
     assert typicality(excess, complexity_excess(score, bits)).high[0] == 1 / 101
 
 
@@ -97,7 +94,7 @@ def test_a_refined_bound_reaches_the_evidence_and_says_when_it_is_done(linear_ga
     model: LinearGaussian = linear_gaussian(3, orthogonal=False)
     levels = np.random.default_rng(0).integers(90, 160, (1, 4, 4)).astype(np.uint8)
     states = list(refined_bound(see(model, levels[None]), tolerance=0.02))
-    exact = model.log_evidence(observe(model.config, levels[None]))[0]
+    exact = model.log_evidence(model.observe(levels[None]))[0]
     last = states[-1]
     assert last.done and last.standard_error <= 0.02
     assert not any(state.done for state in states[:-1])
@@ -249,7 +246,7 @@ def test_the_stated_share_holds_on_untouched_images(name: str, checkpoint) -> No
     model = checkpoint(name)
     reference, calibration = model.reference, calibration_of(model)
     known, new = (reference.of_split(split) for split in ("calibration", "validation"))
-    x = observe(model.config, originals(model, np.arange(reference.size))).numpy()
+    x = model.observe(originals(model, np.arange(reference.size))).numpy()
     excess = complexity_excess(reference.elbo, code_lengths(x).bits)
     bound = reference.log_evidence if model.config.latent_dim <= 2 else reference.iwae_bound
     elbo = calibration.typicality(reference.elbo[new])

@@ -17,11 +17,11 @@ from vae.elbo.terms import (
     kl_per_dim,
     log_density,
     log_likelihood,
-    pixel_log_likelihood,
     sampled_terms,
     standard_normal_kl,
 )
 from vae.model.config import ModelConfig
+from vae.model.face import pixel_log_likelihood
 from vae.model.vae import VAE
 
 

@@ -29,7 +29,6 @@ from vae.explore.traversals import (
 from vae.figures.export import animation, animation_frames, picture
 from vae.figures.films import Row, Track, film_data, frame_count, sprite_sheet
 from vae.figures.pictures import to_bytes
-from vae.model.vae import observe
 from vae.scoring.files import prepare
 from vae.ui.components.film import place_of
 from vae.ui.walks import decoded
@@ -270,7 +269,7 @@ def test_an_uploaded_start_is_the_image_that_is_scored(checkpoint, name):
     found, scored = decoded.encoded(model, file), prepare(model, file)
     np.testing.assert_array_equal(found.prepared.levels, scored.levels)
     assert found.prepared.steps == scored.steps
-    mu = model.encode(observe(model.config, scored.levels[None])).mean[0]
+    mu = model.encode(model.observe(scored.levels[None])).mean[0]
     np.testing.assert_allclose(found.mu, mu, atol=1e-5)
 
 

@@ -134,11 +134,9 @@ def naive_bounds(model: VAE, levels: np.ndarray, k: int, rows: int = 5_000) -> T
     import torch.nn.functional as F
     from torch.distributions import Normal
 
-    from vae.model.vae import observe
-
     bounds = []
     with torch.inference_mode():
-        for x in observe(model.config, levels):
+        for x in model.observe(levels):
             q = model.encode(x[None]).base_dist
             prior = Normal(torch.zeros_like(q.mean), torch.ones_like(q.mean))
             weights = []

@@ -133,7 +133,7 @@ def _ours(model: Checkpoint, images: str, out: Path, draws: int, workers: int) -
     from vae.scoring.parts import Parts, names_digest
     from vae.scoring.scorer import ScoreSettings
 
-    parts, names = Parts(out, {}, model.config.latent_dim), []
+    parts, names = Parts(out, {}, model.latent_dim), []
     parts.open(restart=True)
     settings = ScoreSettings(draws=draws)
     for part in score_files(model, image_files([images]), settings, workers=workers):

@@ -223,9 +223,9 @@ def _to_file(
     """Writes rows part by part, and makes one file of them; the first process tells of it."""
     from vae.data.remote import place, reached
     from vae.scoring.files import part_size, score_parts
-    from vae.scoring.parts import FilesChanged, Occupied, OtherSettings, Parts
+    from vae.scoring.parts import FilesChanged, Occupied, Parts
 
-    parts = Parts(place(flags.out), _job(loaded, flags, settings), loaded.config.latent_dim)
+    parts = Parts(place(flags.out), _job(loaded, flags, settings), loaded.latent_dim)
     share = _Share(files, part_size(loaded), parts, processes)
     try:
         with reached(flags.out, NotImplementedError), _progress(flags) as bar:
@@ -241,7 +241,7 @@ def _to_file(
                 print(f"vae score: went on after {share.finished} finished rows.", file=sys.stderr)
             processes.from_leader(None)  # everybody's parts are there
             return parts.finish(share.names) if processes.leads else None
-    except (OtherSettings, Occupied) as error:
+    except Occupied as error:
         raise Stop(EXIT_USAGE, str(error)) from error
     except FilesChanged as error:
         raise Stop(EXIT_IO, str(error)) from error

@@ -9,9 +9,10 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
@@ -21,8 +22,10 @@ from vae.data.disk import own_mark
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
-__all__ = ["Entry", "entries", "entry", "is_url", "matching", "place", "reached", "read_urls",
-           "replaced", "tidied"]  # fmt: skip
+__all__ = [
+    "Entry", "entries", "entry", "is_url", "matching", "place", "reached", "read_urls", "remove",
+    "replaced", "tidied",
+]  # fmt: skip
 
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://")
 # An address that nobody answers at is told of within a minute.
@@ -186,8 +189,12 @@ def _content(fs: AbstractFileSystem, url: str, path: str, found: bytes | Excepti
 
 
 @contextmanager
-def replaced(out: Path) -> Iterator[BinaryIO]:
+def replaced(out: Path, flushed: bool = True) -> Iterator[BinaryIO]:
     """A file to write that replaces what stands at a place when it is whole, and not before.
+
+    Args:
+        out: The place; see :func:`place`.
+        flushed: Whether it outlives a power cut too.
 
     Raises:
         OSError: If it cannot; what stood there before stands there still.
@@ -203,10 +210,20 @@ def replaced(out: Path) -> Iterator[BinaryIO]:
         with temporary.open("wb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if flushed:
+                os.fsync(file.fileno())
         temporary.replace(out)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def remove(folder: Path) -> None:
+    """Removes a folder and all that is in it, as far as that can be done."""
+    if is_url(str(folder)):
+        folder.fs.rm(folder.path, recursive=True)
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _system(url: str) -> tuple[AbstractFileSystem, str]:

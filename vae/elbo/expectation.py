@@ -17,9 +17,9 @@ from torch import Tensor
 from vae.elbo.lattice import expect, lattice_nodes
 from vae.elbo.nodes import node_log_likelihoods
 from vae.elbo.seen import Seen
-from vae.elbo.terms import Terms, pixel_log_likelihood
+from vae.elbo.terms import Terms
 from vae.elbo.tiles import decode_means, decoder_rows, map_tiles, row_sums
-from vae.model.config import ModelConfig
+from vae.model.face import LatentModel, pixel_log_likelihood
 
 __all__ = ["DRAWS", "Elbo", "Receipt", "draws_used", "estimate_elbo", "take_apart", "uncertainty"]
 
@@ -110,9 +110,9 @@ def uncertainty(error: Tensor, standard_error: Tensor) -> Tensor:
     return torch.where(error.isnan(), standard_error, error)
 
 
-def draws_used(config: ModelConfig, draws: int) -> int:
+def draws_used(model: LatentModel, draws: int) -> int:
     """The draws behind an ELBO: as many as asked for, or 0 where quadrature needs none."""
-    return 0 if config.latent_dim <= 2 else draws
+    return 0 if model.latent_dim <= 2 else draws
 
 
 @torch.inference_mode()
@@ -163,7 +163,7 @@ def take_apart(seen: Seen, elbo: Elbo) -> Receipt:
         The receipt; its parts sum to the ELBO.
     """
     nodes, weights = _nodes(seen, elbo)
-    rows_at_once = decoder_rows(seen.model.config)
+    rows_at_once = decoder_rows(seen.model.image)
     pixels = torch.zeros(seen.x.shape[1:], dtype=torch.float64)
     # Tile by tile: a foreign image may take more nodes than pictures fit into memory.
     for codes, masses in zip(

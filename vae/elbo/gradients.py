@@ -1,4 +1,4 @@
-r"""The gradient of :math:`\log p(x \mid z)` with respect to the code, for a frozen decoder."""
+r"""The gradients of :math:`\log p(x \mid z)` and :math:`\log p(z)` with respect to the code."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from torch import Tensor
 
 from vae.elbo.terms import log_likelihood
 from vae.elbo.tiles import decoder_rows
-from vae.model.vae import LatentModel
+from vae.model.face import LatentModel
 
-__all__ = ["log_likelihood_gradients"]
+__all__ = ["log_likelihood_gradients", "log_prior_gradients"]
 
 
 def log_likelihood_gradients(
@@ -33,10 +33,23 @@ def log_likelihood_gradients(
     with torch.inference_mode(False), torch.enable_grad():
         # Clones, because a tensor born under inference mode cannot take part in a gradient.
         image = image.clone()
-        for part in z.clone().split(decoder_rows(model.config)):
+        for part in z.clone().split(decoder_rows(model.image)):
             codes = part.to(image.dtype).requires_grad_()
             value = log_likelihood(model.decode(codes), image)
             (gradient,) = torch.autograd.grad(value.sum(), codes)
             values.append(value.detach())
             gradients.append(gradient.double())
     return torch.cat(values), torch.cat(gradients)
+
+
+def log_prior_gradients(model: LatentModel, z: Tensor) -> tuple[Tensor, Tensor]:
+    r"""The prior's log-density at codes :math:`(N, D)`, and its slope there.
+
+    Returns:
+        :math:`\log p(z_n)` in nats with shape :math:`(N,)`, and its gradient :math:`(N, D)`.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        codes = z.clone().requires_grad_()
+        value = model.prior.log_prob(codes)
+        (gradient,) = torch.autograd.grad(value.sum(), codes)
+    return value.detach(), gradient

@@ -21,8 +21,7 @@ from torch import Tensor
 
 from vae.elbo.nodes import node_log_likelihoods
 from vae.elbo.tiles import row_sums
-from vae.model.config import ModelConfig
-from vae.model.vae import LatentModel
+from vae.model.face import LatentModel
 
 __all__ = ["FIRST_LEVEL", "Expectation", "expect", "lattice_nodes"]
 
@@ -73,13 +72,13 @@ def expect(
     Returns:
         The expectations.
     """
-    dims, count = model.config.latent_dim, len(x)
+    dims, count = model.latent_dim, len(x)
     total = torch.zeros(count, dtype=torch.float64)
     value, error = total.clone(), total.clone()
     changes = torch.zeros(3, count, dtype=torch.float64)  # the latest first
     level = torch.zeros(count, dtype=torch.int64)
     active, mass = torch.arange(count), 0.0
-    for at in range(_last_level(model.config) + 1):
+    for at in range(_last_level(model) + 1):
         nodes, weights = _new_nodes(dims, at)
         mass += float(weights.sum())
         for rows in active.split(max(1, _CODES_AT_ONCE // len(nodes))):
@@ -121,10 +120,10 @@ def _new_nodes(dims: int, level: int) -> tuple[Tensor, Tensor]:
     return nodes, torch.exp(-0.5 * nodes.square().sum(-1))
 
 
-def _last_level(config: ModelConfig) -> int:
+def _last_level(model: LatentModel) -> int:
     """The finest lattice that the work for one image allows."""
     level = FIRST_LEVEL
-    nodes = sum(len(_new_nodes(config.latent_dim, at)[0]) for at in range(level + 1))
-    while 2 * nodes * config.image.pixels <= _PIXELS:
+    nodes = sum(len(_new_nodes(model.latent_dim, at)[0]) for at in range(level + 1))
+    while 2 * nodes * model.image.pixels <= _PIXELS:
         nodes, level = 2 * nodes, level + 1
     return level

@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vae.elbo.terms import log_density, log_likelihood
+from vae.elbo.terms import log_likelihood
 from vae.elbo.tiles import decoder_rows, map_tiles, row_sums
-from vae.model.vae import LatentModel
+from vae.model.face import LatentModel
 
-__all__ = ["hermite_nodes", "log_joint", "log_prior", "log_sum_exp", "node_log_likelihoods"]
+__all__ = ["hermite_nodes", "log_joint", "log_sum_exp", "node_log_likelihoods"]
 
 
 def hermite_nodes(dims: int, nodes: int = 12) -> tuple[Tensor, Tensor]:
@@ -53,17 +53,12 @@ def node_log_likelihoods(model: LatentModel, x: Tensor, z: Tensor) -> Tensor:
         images_of = x[first] if first == last else x.index_select(0, rows // draws)
         return log_likelihood(model.decode(codes.index_select(0, rows)), images_of)
 
-    return map_tiles(decoder_rows(model.config), images * draws, tile).reshape(images, draws)
-
-
-def log_prior(z: Tensor) -> Tensor:
-    r"""The log-density of the standard normal prior at codes (*, D), in nats, (*)."""
-    return log_density(torch.zeros(1), torch.ones(1), z)
+    return map_tiles(decoder_rows(model.image), images * draws, tile).reshape(images, draws)
 
 
 def log_joint(model: LatentModel, image: Tensor, z: Tensor) -> Tensor:
     r""":math:`\log p(x, z)` of one image :math:`(C, H, W)` at codes :math:`(N, D)`, (N,)."""
-    return node_log_likelihoods(model, image[None], z[None])[0] + log_prior(z)
+    return node_log_likelihoods(model, image[None], z[None])[0] + model.prior.log_prob(z)
 
 
 def log_sum_exp(values: Tensor) -> Tensor:

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from vae.elbo.terms import standard_normal_kl
 from vae.elbo.tiles import encode_tiled
+from vae.model.face import LatentModel
 from vae.model.noise import Purpose, image_normals
-from vae.model.vae import LatentModel, observe
 
 __all__ = ["Seen", "see"]
 
@@ -94,6 +94,6 @@ def see(model: LatentModel, levels: np.ndarray, seed: int = 0) -> Seen:
     Returns:
         What it sees.
     """
-    x = observe(model.config, levels, seed)
+    x = model.observe(levels, seed)
     mu, sigma = encode_tiled(model, x)
     return Seen(model, levels, seed, x, mu, sigma)

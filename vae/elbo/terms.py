@@ -22,16 +22,16 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from vae.model.vae import LatentModel
+from vae.model.face import LatentModel, pixel_log_likelihood
 
 __all__ = [
     "Terms",
     "kl_per_dim",
     "log_density",
     "log_likelihood",
-    "pixel_log_likelihood",
     "sampled_terms",
     "standard_normal_kl",
+    "standard_normal_log_density",
 ]
 
 
@@ -84,19 +84,6 @@ def kl_per_dim(posterior: Distribution) -> Tensor:
     return standard_normal_kl(posterior.mean, 2 * posterior.stddev.log())
 
 
-def pixel_log_likelihood(likelihood: Distribution, x: Tensor) -> Tensor:
-    r"""The log-likelihood of each pixel, :math:`\log p(x_i \mid z)`.
-
-    Args:
-        likelihood: :math:`p(x \mid z)`, independent over its event :math:`(C, H, W)`.
-        x: The images, with shape :math:`(*, C, H, W)`.
-
-    Returns:
-        Nats, with shape :math:`(*, C, H, W)`.
-    """
-    return likelihood.base_dist.log_prob(x)
-
-
 def log_likelihood(
     likelihood: Distribution, x: Tensor, dtype: torch.dtype = torch.float64
 ) -> Tensor:
@@ -128,6 +115,11 @@ def log_density(mu: Tensor, sigma: Tensor, z: Tensor) -> Tensor:
     # Summed one by one: fewer passes over all codes than summing their combination.
     squares, log_scale = e.square().sum(-1), torch.log(sigma).expand_as(e).sum(-1)
     return -0.5 * (squares + e.shape[-1] * math.log(2 * math.pi)) - log_scale
+
+
+def standard_normal_log_density(z: Tensor) -> Tensor:
+    r"""The log-density of the standard normal at codes :math:`(*, D)`, in nats, :math:`(*)`."""
+    return log_density(torch.zeros(1), torch.ones(1), z)
 
 
 def sampled_terms(

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vae.model.config import ModelConfig
-from vae.model.vae import LatentModel
+from vae.data.spec import ImageSpec
+from vae.model.face import LatentModel
 
 __all__ = ["decode_means", "decoder_rows", "encode_tiled", "map_tiles", "row_sums"]
 
@@ -24,12 +24,12 @@ _ENCODER_ROWS = 128
 _PICTURE_ROWS = 32
 
 
-def decoder_rows(config: ModelConfig) -> int:
+def decoder_rows(image: ImageSpec) -> int:
     """The number of codes decoded at once: a power of two within the caches, by image size."""
     # Beyond 32×32 the layers' buffers pass 16 MB at 2^19 pixels; the system then hands their
     # memory out anew for every tile, which takes half as long again as the network.
-    most = 19 if config.image.pixels <= 1024 else 18
-    rows = 2 ** (most - (config.image.pixels - 1).bit_length())
+    most = 19 if image.pixels <= 1024 else 18
+    rows = 2 ** (most - (image.pixels - 1).bit_length())
     return max(32, min(1024, rows))
 
 
@@ -102,7 +102,7 @@ def decode_means(model: LatentModel, z: Tensor) -> Tensor:
         Images in [0, 1], float32, with shape :math:`(N, C, H, W)`.
     """
     codes = z.to(torch.float32)
-    rows = min(_PICTURE_ROWS, decoder_rows(model.config))
+    rows = min(_PICTURE_ROWS, decoder_rows(model.image))
     means = map_tiles(rows, len(codes), lambda tile: model.decode(codes[tile]).mean)
     # The mean of a density of real values may step a little outside what can be shown.
     return means.clamp(0, 1)

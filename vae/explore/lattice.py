@@ -11,9 +11,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from vae.data.spec import ImageSpec
 from vae.elbo.tiles import decode_means
-from vae.model.config import ModelConfig
-from vae.model.vae import LatentModel
+from vae.model.face import LatentModel
 
 __all__ = ["Plane", "Window", "decode_lattice", "dimension_plane", "lattice_side", "places"]
 
@@ -88,9 +88,9 @@ def dimension_plane(dims: tuple[int, int], hold: np.ndarray) -> Plane:
     return Plane(origin, unit[dims[0]], unit[dims[1]])
 
 
-def lattice_side(config: ModelConfig) -> int:
+def lattice_side(image: ImageSpec) -> int:
     """The cells along each axis that decode and travel in a moment; odd, so that one is at 0."""
-    side = min(_MOST_SIDE, int((_MOST_VALUES / config.image.pixels) ** 0.5))
+    side = min(_MOST_SIDE, int((_MOST_VALUES / image.pixels) ** 0.5))
     return max(5, side - 1 + side % 2)
 
 

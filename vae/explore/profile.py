@@ -10,7 +10,7 @@ import torch
 from vae.elbo.aggregate.density import aggregate_log_density
 from vae.elbo.terms import log_density
 from vae.explore.round_trip import round_trip
-from vae.model.vae import LatentModel
+from vae.model.face import LatentModel
 
 __all__ = ["Profile", "nearest_means", "profile", "typical"]
 

@@ -11,7 +11,7 @@ import torch
 
 from vae.elbo.seen import see
 from vae.elbo.tiles import decode_means
-from vae.model.vae import LatentModel
+from vae.model.face import LatentModel
 
 __all__ = ["round_trip"]
 
@@ -31,4 +31,4 @@ def round_trip(model: LatentModel, codes: np.ndarray, seed: int = 0) -> np.ndarr
         The posterior means of the decoded images, ``float64``, with shape :math:`(N, D)`.
     """
     frames = decode_means(model, torch.as_tensor(codes)).numpy()
-    return see(model, model.config.image.to_levels(frames), seed).mu.numpy()
+    return see(model, model.image.to_levels(frames), seed).mu.numpy()

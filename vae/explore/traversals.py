@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from vae.elbo.tiles import decode_means
-from vae.model.vae import LatentModel
+from vae.model.face import LatentModel
 
 __all__ = [
     "manifold_codes",
@@ -119,5 +119,5 @@ def posterior_draws(
 
 def prior_samples(model: LatentModel, count: int, seed: int) -> np.ndarray:
     r"""Draws codes from the prior and decodes them, shape :math:`(N, C, H, W)`."""
-    dims = model.config.latent_dim
+    dims = model.latent_dim
     return posterior_draws(model, np.zeros(dims), np.ones(dims), count, seed)

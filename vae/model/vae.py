@@ -6,35 +6,18 @@ References:
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent, Normal
+from torch.distributions import Independent, Normal
 
+from vae.data.spec import ImageSpec
 from vae.model.config import ModelConfig
-from vae.model.likelihoods import make_likelihood
+from vae.model.likelihoods import LikelihoodFacts, facts_of, make_likelihood
 from vae.model.networks import Decoder, Encoder
 from vae.model.noise import image_uniforms
 
-__all__ = ["VAE", "LatentModel", "observe"]
-
-
-class LatentModel(Protocol):
-    """The public face of a model; everything above this floor needs no more than this."""
-
-    config: ModelConfig
-
-    @property
-    def prior(self) -> Distribution:
-        """The prior :math:`p(z)`, event shape :math:`(D)`."""
-
-    def encode(self, x: Tensor) -> Distribution:
-        r"""The posterior :math:`q(z \mid x)`, batch :math:`(B)`, event :math:`(D)`."""
-
-    def decode(self, z: Tensor) -> Distribution:
-        r"""The likelihood :math:`p(x \mid z)`, batch :math:`(B)`, event :math:`(C, H, W)`."""
+__all__ = ["VAE", "observe"]
 
 
 class VAE(nn.Module):
@@ -51,6 +34,21 @@ class VAE(nn.Module):
         self.decoder = Decoder(config, make_likelihood(config))
 
     @property
+    def image(self) -> ImageSpec:
+        """The shape and levels of its images."""
+        return self.config.image
+
+    @property
+    def latent_dim(self) -> int:
+        """The number :math:`D` of latent dimensions."""
+        return self.config.latent_dim
+
+    @property
+    def likelihood(self) -> LikelihoodFacts:
+        r"""What :math:`p(x \mid z)` is."""
+        return facts_of(self.config.likelihood)
+
+    @property
     def prior(self) -> Independent:
         """The prior :math:`p(z) = N(0, I)`, event shape :math:`(D)`."""
         zeros = torch.zeros(self.config.latent_dim)
@@ -63,6 +61,10 @@ class VAE(nn.Module):
     def decode(self, z: Tensor) -> Independent:
         r"""The likelihood :math:`p(x \mid z)`, batch :math:`(B)`, event :math:`(C, H, W)`."""
         return self.decoder(z)
+
+    def observe(self, levels: np.ndarray, seed: int = 0) -> Tensor:
+        r"""What the model sees of images; see :meth:`vae.model.face.LatentModel.observe`."""
+        return observe(self.config, levels, seed)
 
 
 def observe(config: ModelConfig, levels: np.ndarray, seed: int = 0) -> Tensor:

@@ -21,7 +21,6 @@ from vae.data.spec import ImageSpec
 from vae.elbo.evidence.quadrature import exact_evidence
 from vae.elbo.expectation import estimate_elbo
 from vae.elbo.seen import see
-from vae.model.vae import observe
 from vae.scoring.calibration_sets import calibration_of
 from vae.scoring.complexity import code_lengths, complexity_excess, excess_tie
 from vae.scoring.typicality import typicality
@@ -126,7 +125,7 @@ def alarm_rates(
     rate = max(0.01, calibration.smallest_p_value) if rate is None else rate
     alarms = calibration.false_alarms(rate)
     data = own_data(checkpoint)
-    spec = checkpoint.config.image
+    spec = checkpoint.image
     ordinary = data.read(data.splits.validation[:limit])
     kinds = {"untouched": ordinary, **strange_images(ordinary, spec, seed)}
     kinds |= _other_sets(data, len(ordinary))
@@ -147,9 +146,9 @@ def _opinions(
 ) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
     """The p-values (B,) of each opinion on images, all against the calibration images."""
     calibration, reference = calibration_of(checkpoint), checkpoint.reference
-    exact = evidence and checkpoint.config.latent_dim <= 2
+    exact = evidence and checkpoint.latent_dim <= 2
     rows = reference.of_split("calibration")
-    own = observe(checkpoint.config, data.read(reference.indices[rows])).numpy()
+    own = checkpoint.observe(data.read(reference.indices[rows])).numpy()
     elbos = reference.elbo[rows]
     kls = reference.expected_log_likelihood[rows] - elbos
     excesses = complexity_excess(elbos, code_lengths(own).bits)

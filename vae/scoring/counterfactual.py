@@ -25,7 +25,7 @@ from torch import Tensor
 from vae.elbo.expectation import DRAWS, estimate_elbo
 from vae.elbo.seen import see
 from vae.elbo.tiles import decode_means
-from vae.model.vae import LatentModel
+from vae.model.face import LatentModel
 
 __all__ = ["AcceptedMove", "nearest_accepted"]
 
@@ -137,6 +137,6 @@ def _directions(start: Tensor, targets: Tensor) -> tuple[Tensor, float]:
 
 def _score(model: LatentModel, codes: Tensor, draws: int, seed: int) -> tuple[np.ndarray, Tensor]:
     """The decoded images at the data's levels in [0, 1], and their ELBOs (N,) in nats."""
-    spec = model.config.image
+    spec = model.image
     levels = spec.to_levels(decode_means(model, codes).numpy())
     return spec.from_levels(levels), estimate_elbo(see(model, levels, seed), draws).value

@@ -21,8 +21,7 @@ from vae.elbo.evidence.quadrature import Evidence, exact_evidence
 from vae.elbo.expectation import DRAWS, draws_used, estimate_elbo
 from vae.elbo.seen import see
 from vae.elbo.terms import standard_normal_kl
-from vae.model.config import ModelConfig
-from vae.model.vae import LatentModel
+from vae.model.face import LatentModel
 from vae.scoring.factors import FACTOR_IMAGES, factor_metrics
 from vae.scoring.scores import bits_per_dim, check_counts
 from vae.store.checkpoint import Checkpoint
@@ -104,14 +103,14 @@ def reference_kl_per_dim(reference: Reference | Statistics) -> np.ndarray:
     return standard_normal_kl(mu, log_variance).numpy()
 
 
-def split_metrics(config: ModelConfig, reference: Reference, split: str) -> dict[str, Any]:
+def split_metrics(model: LatentModel, reference: Reference, split: str) -> dict[str, Any]:
     """Means over one split of the reference set; see :func:`means_of`."""
     rows = reference.of_split(split)
     part = Reference(*(None if column is None else column[rows] for column in reference))
-    return {"split": split, **means_of(config, part)}
+    return {"split": split, **means_of(model, part)}
 
 
-def means_of(config: ModelConfig, statistics: Reference | Statistics) -> dict[str, Any]:
+def means_of(model: LatentModel, statistics: Reference | Statistics) -> dict[str, Any]:
     """Means over all images of some statistics, each with its standard error over images.
 
     Returns:
@@ -136,7 +135,7 @@ def means_of(config: ModelConfig, statistics: Reference | Statistics) -> dict[st
             metrics[f"{name}_se"] = standard_error(known)
             if len(known) < len(values):
                 metrics[f"{name}_images"] = len(known)
-    bits = bits_per_dim(config, columns["elbo"])
+    bits = bits_per_dim(model, columns["elbo"])
     metrics["bits_per_dim"] = float(bits.mean()) if np.isfinite(bits).all() else None
     metrics["active_units"] = int(active_units(torch.from_numpy(statistics.mu)).sum())
     return metrics
@@ -214,10 +213,10 @@ def evaluate(
         factors = factor_metrics(checkpoint.model, count, seed)
     return {
         "split": split,
-        **means_of(checkpoint.config, statistics),
+        **means_of(checkpoint, statistics),
         **aggregate_metrics(statistics, seed),
         **factors,
-        "draws": draws_used(checkpoint.config, draws),
+        "draws": draws_used(checkpoint, draws),
         "importance_samples": importance_samples,
     }
 
@@ -263,7 +262,7 @@ def statistics_of(
             evenly spread over all; NaN for the others. All of them when not given.
     """
     with_evidence = np.zeros(count, dtype=bool)
-    if model.config.latent_dim <= 2:
+    if model.latent_dim <= 2:
         wanted = count if evidence_images is None else min(evidence_images, count)
         with_evidence[np.linspace(0, count - 1, wanted).round().astype(int)] = True
 

@@ -13,7 +13,7 @@ from vae.data.sets.datasets import open_data
 from vae.data.sets.image_data import shuffled
 from vae.elbo.aggregate.information_gap import mutual_information_gap
 from vae.elbo.seen import see
-from vae.model.vae import LatentModel
+from vae.model.face import LatentModel
 
 __all__ = ["FACTOR_IMAGES", "factor_metrics"]
 

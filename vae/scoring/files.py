@@ -102,7 +102,7 @@ def prepare(
     """
     raster = read_image(content, limits)
     data, run = checkpoint.manifest["data"]["name"], checkpoint.manifest["config"]
-    fitted = preprocess(raster, checkpoint.config.image, adaptation.as_trained(run), data)
+    fitted = preprocess(raster, checkpoint.image, adaptation.as_trained(run), data)
     # What reading did and what fitting did are one story to the person who sent it.
     return fitted._replace(steps=raster.notes + fitted.steps)
 
@@ -145,7 +145,7 @@ def score_bytes(
 
 def part_size(checkpoint: Checkpoint) -> int:
     """The number of files in a part: the same for every run with one model."""
-    return max(1, min(_SCORED_AT_ONCE, _LEVELS_AT_ONCE // checkpoint.config.image.pixels))
+    return max(1, min(_SCORED_AT_ONCE, _LEVELS_AT_ONCE // checkpoint.image.pixels))
 
 
 def score_files(

@@ -1,11 +1,10 @@
 """Rows that survive: finished parts lie beside the file that they will make, until it is whole.
 
 A part is a Parquet file that is there or not at every instant. The metadata of its schema hold the
-settings of the run and digests of the names, sizes and times of the files that its rows are of. A
-run that was cut short, by whatever, is gone on with by the same command: parts whose files are as
-they were are taken as they are. The parts make one file, which so has the same bytes however
-often the run was interrupted and however many processes shared it. At an address such as
-``s3://`` processes of one machine are kept apart; those of several are not, but never mix rows.
+run's settings, a digest of its files' sizes and times, and what adapting them took. A run that was
+cut short, by whatever, is gone on with by the same command: parts whose files are as they were are
+taken as they are. The parts make one file, which so has the same bytes however often the run was
+interrupted and however many processes shared it.
 """
 
 from __future__ import annotations
@@ -14,36 +13,31 @@ import glob
 import io
 import json
 import os
-import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from vae.data.disk import is_alive, locked, machine_mark, own_mark, sweep
+from vae.data.disk import locked, sweep
 from vae.data.images.listing import ImageFile
-from vae.data.remote import is_url, replaced
+from vae.data.remote import is_url, remove, replaced
 from vae.scoring.files import ScoredPart
 from vae.scoring.rows import table_of, write_tables
 
 if TYPE_CHECKING:
     import pyarrow
 
-__all__ = ["FilesChanged", "Occupied", "OtherSettings", "Parts", "Tally", "names_digest"]
+__all__ = ["FilesChanged", "Occupied", "Parts", "Tally", "names_digest"]
 
 _LOWEST = 5
-_HEAD, _KEYS = b"elboscope", {"settings", "names", "files", "steps"}
-
-
-class OtherSettings(ValueError):
-    """Raised where an unfinished run was begun with other settings; the message names them."""
+_HEAD, _KEYS = b"elboscope", {"settings", "stamps", "steps"}
 
 
 class Occupied(ValueError):
-    """Raised where another process is at work on the same file."""
+    """Raised where another run is in the way: at work, or unfinished and of other settings."""
 
 
 class FilesChanged(ValueError):
@@ -106,23 +100,22 @@ class Parts:
             restart: Whether to drop what was left.
 
         Raises:
-            OtherSettings: If it was begun with other settings.
-            Occupied: If another process is at work on it.
+            Occupied: If it was begun with other settings, or another process is at work on it.
             OSError: If the disk refuses.
         """
         if self.out.is_dir():
             raise IsADirectoryError(21, "Is a directory", str(self.out))
         self._occupy()
-        parts = sorted(self.folder.glob("*.part*"))
+        left = sorted(self.folder.glob("*.part*"))
         if restart:
-            for path in parts:
+            for path in left:
                 path.unlink()
             return
-        heads = (found[0] for path in parts if (found := _read(path)) is not None)
+        heads = (found[0] for path in left if (found := _read(path)) is not None)
         before = next((head["settings"] for head in heads), self._settings)
         if before != self._settings:
             self.close()
-            raise OtherSettings(
+            raise Occupied(
                 f"an unfinished run for {self.out.name!r} was begun with "
                 f"{_differences(before, self._settings)}; "
                 "give the same settings, or pass --restart to begin anew."
@@ -135,8 +128,9 @@ class Parts:
 
     def finished(self, number: int, files: Sequence[ImageFile]) -> int:
         """The number of a finished part's rows; 0 where it is missing or its files changed."""
-        found = self._find(number, "files", _digest(files, map(_stamp, files)))
-        return 0 if found is None else len(found[1])
+        head, table = self._find(number, names_digest(files))
+        stamps = _digest(map(_stamp, files))
+        return len(table) if head is not None and head["stamps"] == stamps else 0
 
     def put(self, part: ScoredPart) -> None:
         """Stores a part, whole or not at all.
@@ -146,18 +140,13 @@ class Parts:
         """
         import pyarrow.parquet as pq
 
-        head = {
-            "settings": self._settings,
-            "names": names_digest(part.files),
-            "files": _digest(part.files, part.stamps),
-            "steps": part.steps,
-        }
+        stamps = _digest(part.stamps)
+        head = {"settings": self._settings, "stamps": stamps, "steps": part.steps}
         table = table_of(part.rows).replace_schema_metadata({_HEAD: json.dumps(head)})
+        # Written once and read once: what makes it smaller costs more than it saves.
+        plain = {"compression": "none", "use_dictionary": False, "write_statistics": False}
         sink = io.BytesIO()
-        pq.write_table(
-            table, sink, compression="none", use_dictionary=False, write_statistics=False,
-            write_page_checksum=True,
-        )  # fmt: skip
+        pq.write_table(table, sink, write_page_checksum=True, **plain)
         _write(self._path(part.number), sink.getvalue())
 
     def finish(self, names: Sequence[str]) -> Tally:
@@ -177,62 +166,57 @@ class Parts:
 
         def tables() -> Iterator[pyarrow.Table]:
             for number, digest in enumerate(names):
-                found = self._find(number, "names", digest)
-                if found is None:
+                head, table = self._find(number, digest)
+                if head is None:
                     raise FilesChanged(
                         "the files changed while they were scored; run the same command again."
                     )
-                head, table = found
                 columns = (table[name].to_pylist() for name in ("name", "p_value"))
                 tally.count(*columns, head["steps"])
                 yield table
 
         with replaced(self.out) as file:
             write_tables(file, self.out.suffix, tables(), self.dims)
-        if is_url(str(self.out)):
-            self.folder.fs.rm(self.folder.path, recursive=True)
-        else:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        remove(self.folder)
         self.close()
         return tally
 
     def _path(self, number: int) -> Path:
         return self.folder / f"{number:08d}.part"
 
-    def _find(
-        self, number: int, key: str, digest: str
-    ) -> tuple[dict[str, Any], pyarrow.Table] | None:
-        found = _read(self._path(number))
-        if found is None or (found[0]["settings"], found[0][key]) != (self._settings, digest):
-            return None
-        return found
+    def _find(self, number: int, names: str) -> tuple[dict[str, Any] | None, pyarrow.Table | None]:
+        """A part's head and rows; none where it is missing, or of other settings or names."""
+        head, table = _read(self._path(number)) or (None, None)
+        if head is None or head["settings"] != self._settings:
+            return None, None
+        return (head, table) if _digest(table["name"].to_pylist()) == names else (None, None)
 
     def _occupy(self) -> None:
-        lock = self.folder / "lock"
-        try:
-            if is_url(str(lock)):
-                _claim(lock)
-                return
+        if is_url(str(self.out)):
+            # Keeps this machine's processes apart; those of others never mix rows either.
+            name = f"elboscope-{os.getuid()}-{_digest([str(self.out)])}.lock"
+            lock = Path(tempfile.gettempdir(), name)
+        else:
             self.folder.mkdir(exist_ok=True)
+            lock = self.folder / "lock"
+            # Of a run that was ended while it made the file.
+            sweep(self.out.parent, f".{glob.escape(self.out.name)}.tmp-*")
+        try:
             self._lock = locked(lock)
         except BlockingIOError:
             raise Occupied(
                 f"another process is making {self.out.name!r}; wait for it, or choose another "
                 "name for --out."
             ) from None
-        # Of a run that was ended while it made the file.
-        sweep(self.out.parent, f".{glob.escape(self.out.name)}.tmp-*")
 
 
 def names_digest(files: Sequence[ImageFile]) -> str:
     """Identifies files by their names and order."""
-    return _digest(files)
+    return _digest(file.name for file in files)
 
 
-def _digest(files: Sequence[ImageFile], stamps: Iterable[tuple[int, int]] | None = None) -> str:
-    digest = blake2b("\0".join([file.name for file in files]).encode(), digest_size=16)
-    digest.update(repr(list(stamps or ())).encode())
-    return digest.hexdigest()
+def _digest(values: Iterable[str | tuple[int, int]]) -> str:
+    return blake2b("\0".join(map(str, values)).encode(), digest_size=16).hexdigest()
 
 
 def _stamp(file: ImageFile) -> tuple[int, int]:
@@ -271,27 +255,5 @@ def _read(path: Path) -> tuple[dict[str, Any], pyarrow.Table] | None:
 
 
 def _write(path: Path, content: bytes) -> None:
-    if is_url(str(path)):
-        path.fs.pipe_file(path.path, content)
-        return
-    temporary = path.with_name(f"{path.name}.tmp-{own_mark()}")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-def _claim(lock: Path) -> None:
-    """Writes this process's mark where no living process of this machine has left its own.
-
-    Raises:
-        BlockingIOError: If one has.
-    """
-    with suppress(FileNotFoundError):
-        machine, _, pid = lock.read_text().rpartition("-")
-        others = machine == machine_mark() and int(pid) != os.getpid()
-        if others and is_alive(int(pid)):
-            raise BlockingIOError
-    _write(lock, own_mark().encode())
+    with replaced(path, flushed=False) as file:
+        file.write(content)

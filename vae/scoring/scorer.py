@@ -159,7 +159,7 @@ class Scorer:
         """What turns a file's bytes into the model's levels."""
         manifest, settings = self.checkpoint.manifest, self.settings
         return Decoder(
-            self.checkpoint.config.image,
+            self.checkpoint.image,
             settings.adaptation.as_trained(manifest["config"]),
             settings.limits,
             manifest["data"]["name"],

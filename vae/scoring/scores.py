@@ -14,8 +14,7 @@ from vae.elbo.evidence.bounds import Bound, estimate_bound
 from vae.elbo.evidence.quadrature import Evidence, exact_evidence
 from vae.elbo.expectation import DRAWS, Elbo, estimate_elbo
 from vae.elbo.seen import Seen, see
-from vae.model.config import ModelConfig
-from vae.model.likelihoods import facts_of
+from vae.model.face import LatentModel
 from vae.scoring.calibration_sets import calibration_of
 from vae.scoring.rows import ScoreRow
 from vae.scoring.verdict import USUAL_RATE, words
@@ -71,12 +70,12 @@ def score(
         CheckpointError: If the calibration set isn't there.
     """
     x = x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
-    expected = checkpoint.config.image.shape
+    expected = checkpoint.image.shape
     if x.ndim != 4 or x.shape[1:] != expected:
         raise ValueError(
             f"x must have shape (B, {expected[0]}, {expected[1]}, {expected[2]}), not {x.shape}."
         )
-    levels = checkpoint.config.image.to_levels(x)
+    levels = checkpoint.image.to_levels(x)
     return score_levels(
         checkpoint,
         levels,
@@ -147,7 +146,7 @@ def scores_of(
         "iwae_bound_se": _numbers(bound.standard_error),
         "log_evidence": _numbers(exact.log_evidence),
         "log_evidence_error": _numbers(exact.error),
-        "bits_per_dim": _numbers(bits_per_dim(checkpoint.config, elbo.value.numpy())),
+        "bits_per_dim": _numbers(bits_per_dim(checkpoint, elbo.value.numpy())),
         "elbo_error": _numbers(elbo.error),
         "verdict": words(places.low, places.high, rate),
         "percentile": _numbers(compared.percentile(placed)),
@@ -158,11 +157,11 @@ def scores_of(
     return Scores(rows, places.high.tolist(), seen, elbo)
 
 
-def bits_per_dim(config: ModelConfig, elbo: np.ndarray) -> np.ndarray:
+def bits_per_dim(model: LatentModel, elbo: np.ndarray) -> np.ndarray:
     r"""Bits for each pixel value, :math:`-\mathrm{ELBO} / (CHW \ln 2)`; NaN for densities."""
-    if not facts_of(config.likelihood).is_pmf:
+    if not model.likelihood.is_pmf:
         return np.full_like(elbo, np.nan)
-    return -elbo / (config.image.pixels * math.log(2))
+    return -elbo / (model.image.pixels * math.log(2))
 
 
 def check_counts(draws: int, importance_samples: int) -> None:

@@ -22,13 +22,16 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors.numpy
 import safetensors.torch
 from torch import Tensor
 from torch.distributions import Distribution
 
 from vae.data.disk import create_file, flush_folder
+from vae.data.spec import ImageSpec
 from vae.model.config import ModelConfig
+from vae.model.likelihoods import LikelihoodFacts
 from vae.model.vae import VAE
 from vae.store.contents import (
     SPLITS,
@@ -107,6 +110,21 @@ class Checkpoint:
         return self.model.config
 
     @property
+    def image(self) -> ImageSpec:
+        """The shape and levels of its images."""
+        return self.model.image
+
+    @property
+    def latent_dim(self) -> int:
+        """The number :math:`D` of latent dimensions."""
+        return self.model.latent_dim
+
+    @property
+    def likelihood(self) -> LikelihoodFacts:
+        r"""What :math:`p(x \mid z)` is."""
+        return self.model.likelihood
+
+    @property
     def prior(self) -> Distribution:
         """The prior :math:`p(z)`, event shape :math:`(D)`."""
         return self.model.prior
@@ -132,6 +150,10 @@ class Checkpoint:
     def label_names(self) -> tuple[str, ...]:
         """The names of the data set's classes; empty where there are none."""
         return tuple(self.manifest["data"]["label_names"])
+
+    def observe(self, levels: np.ndarray, seed: int = 0) -> Tensor:
+        r"""What the model sees of images; see :meth:`vae.model.face.LatentModel.observe`."""
+        return self.model.observe(levels, seed)
 
     def encode(self, x: Tensor) -> Distribution:
         r"""The posterior :math:`q(z \mid x)`, batch :math:`(B)`, event :math:`(D)`."""

@@ -36,7 +36,7 @@ def originals(checkpoint: Checkpoint, rows: np.ndarray) -> np.ndarray:
         # Imported here: most checkpoints have their images inside or draw them.
         from vae.data.sets.cache import find
 
-        decoded = find(digest, checkpoint.config.image)
+        decoded = find(digest, checkpoint.image)
         if decoded is not None:
             return np.asarray(decoded.levels[reference.indices[rows]])
     return own_data(checkpoint).read(reference.indices[rows])
@@ -68,7 +68,7 @@ def own_data(checkpoint: Checkpoint) -> ImageData:
     Raises:
         DataMissing: If it isn't there or has changed.
     """
-    image, entry = checkpoint.config.image, checkpoint.manifest["data"]
+    image, entry = checkpoint.image, checkpoint.manifest["data"]
     reading = Reading.of(checkpoint.manifest["config"])
     data = open_data(entry["name"], (image.height, image.width), image.channels, reading)
     same = entry["splits"]["train"]["images"] == len(data.splits.train) and data.spec == image

@@ -51,12 +51,16 @@ def commit(
     """
     start = time.perf_counter()
     reference = reference_of(
-        fitted.model, data, config.draws, config.importance_samples, progress,
+        fitted.model,
+        data,
+        config.draws,
+        config.importance_samples,
+        progress,
         config.evidence_images,
-    )  # fmt: skip
+    )
     metrics = {
-        **split_metrics(fitted.model.config, reference, "validation"),
-        "draws": draws_used(fitted.model.config, config.draws),
+        **split_metrics(fitted.model, reference, "validation"),
+        "draws": draws_used(fitted.model, config.draws),
         "importance_samples": config.importance_samples,
     }
     facts = {

@@ -17,7 +17,6 @@ from vae.elbo.expectation import Receipt, estimate_elbo, take_apart
 from vae.elbo.seen import see
 from vae.elbo.tiles import decode_means
 from vae.explore import traversals
-from vae.model.vae import observe
 from vae.scoring.calibration_sets import calibration_of
 from vae.scoring.evaluation import reference_kl_per_dim
 from vae.store.checkpoint import Checkpoint, load
@@ -158,7 +157,7 @@ def images(model: Checkpoint, rows: Sequence[int]) -> np.ndarray | None:
     In [0, 1], (N, C, H, W); none where the data aren't on this machine.
     """
     levels = levels_at(model, rows)
-    return None if levels is None else observe(model.config, levels).numpy()
+    return None if levels is None else model.observe(levels).numpy()
 
 
 # Names change without the model: files are renamed, the folder is opened again.
@@ -190,7 +189,7 @@ def receipt_of(model: Checkpoint, levels: np.ndarray, draws: int, seed: int) -> 
 def sample_png(model: Checkpoint, sample: int) -> bytes | None:
     """A reference sample as a PNG file, as it was before the model saw it; none where it isn't."""
     levels = levels_of(model, sample)
-    return None if levels is None else encode_png(to_image(levels, model.config.image))
+    return None if levels is None else encode_png(to_image(levels, model.image))
 
 
 def draws_of(model: Checkpoint) -> int:

@@ -18,7 +18,7 @@ __all__ = ["badges"]
 
 def badges(model: Checkpoint) -> None:
     """Unit and sign, likelihood, objective, and whether the ELBO is a bound for these data."""
-    facts = facts_of(model.config.likelihood)
+    facts = model.likelihood
     config = model.manifest["config"]
     note, mistaken = objective_note(config), config["objective"] == "batch_moment_kl"
     plain = [f"{facts.title}: {facts.valid_for}"]

@@ -29,7 +29,6 @@ from vae.elbo.lessons.misconception import (
     misconception_means,
 )
 from vae.elbo.seen import Seen, see
-from vae.model.vae import observe
 from vae.store.checkpoint import Checkpoint
 from vae.ui import access
 from vae.ui.caches import cached, shared
@@ -57,7 +56,7 @@ _PLANE_SIDE, _LINE_SIDE = 61, 401
 
 def blurred(model: Checkpoint, sample: int) -> Receipt:
     """The receipt of a reference sample after a 3x3 box blur."""
-    spec = model.config.image
+    spec = model.image
     image = spec.from_levels(access.levels_of(model, sample))
     padded = np.pad(image, ((0, 0), (1, 1), (1, 1)), mode="edge")
     windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))
@@ -189,7 +188,7 @@ def _to_posterior(seen: Seen, elbo: Elbo, found: Quadrature | None) -> tuple[flo
 
 @shared(max_entries=8)
 def _quadrature(model: Checkpoint, levels: np.ndarray) -> Quadrature | None:
-    if model.config.latent_dim > 2:
+    if model.latent_dim > 2:
         return None
     seen = see(model.model, levels[None])
     return quadrature(seen.model, seen.x[0], seen.mu[0], scan=scan(model))
@@ -198,7 +197,7 @@ def _quadrature(model: Checkpoint, levels: np.ndarray) -> Quadrature | None:
 @shared(max_entries=4)
 def scan(model: Checkpoint) -> CoarseScan | None:
     """The decoded coarse cells of a model with at most two latent dimensions."""
-    return coarse_scan(model.model) if model.config.latent_dim <= 2 else None
+    return coarse_scan(model.model) if model.latent_dim <= 2 else None
 
 
 @cached(max_entries=64)
@@ -206,7 +205,7 @@ def posterior(
     model: Checkpoint, levels: np.ndarray, window: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Axes (D, G) and density (G) or (G, G) of one image's true posterior over a window (D, 2)."""
-    x = observe(model.config, levels[None])[0]
+    x = model.observe(levels[None])[0]
     found = _quadrature(model, levels)
     centre = torch.from_numpy(window.mean(1))
     side = _LINE_SIDE if len(window) == 1 else _PLANE_SIDE

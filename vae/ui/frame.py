@@ -14,7 +14,6 @@ import streamlit as st
 from vae.data.sets.image_data import label_text
 from vae.figures.frame import nats
 from vae.figures.pictures import figure_html
-from vae.model.likelihoods import facts_of
 from vae.store.checkpoint import Checkpoint
 from vae.store.contents import SPLITS, CheckpointError
 from vae.ui import access
@@ -115,9 +114,9 @@ def _pick_model(names: list[str]) -> Checkpoint:
 
 
 def _card(model: Checkpoint) -> str:
-    likelihood, metrics = facts_of(model.config.likelihood), model.manifest["metrics"]
+    likelihood, metrics = model.likelihood, model.manifest["metrics"]
     return (
-        f"{literal(model.data_title)} · D = {model.config.latent_dim} · {likelihood.title} "
+        f"{literal(model.data_title)} · D = {model.latent_dim} · {likelihood.title} "
         f"· ELBO {nats(metrics['elbo'])} nats"
     )
 

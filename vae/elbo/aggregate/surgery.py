@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from vae.elbo.aggregate.density import aggregate_log_density
-from vae.elbo.terms import log_density, standard_normal_kl
+from vae.elbo.terms import log_density, standard_normal_kl, standard_normal_log_density
 
 __all__ = ["Surgery", "marginal_kl", "surgery"]
 
@@ -168,7 +168,7 @@ def marginal_kl(mu: Tensor, sigma: Tensor) -> Tensor:
             values = log_density(means[owners, None], widths[owners, None], places).exp()
             density.index_add_(0, nodes, values / len(means))
         places = (low + step * torch.arange(len(density), dtype=torch.float64))[:, None]
-        log_prior = log_density(torch.zeros(1), torch.ones(1), places)
+        log_prior = standard_normal_log_density(places)
         # Where the density vanishes so does its share: x log x goes to 0.
         entropy = torch.special.entr(density)
         results.append(-step * (entropy + density * log_prior).sum())
@@ -208,7 +208,7 @@ def _by_quadrature(mu: Tensor, sigma: Tensor, axes: list[Tensor]) -> tuple[Tenso
     # A lone dimension is a plane whose second axis is one node.
     second = masses[1] if len(axes) == 2 else torch.ones(count, 1, dtype=torch.float64)
     cell = math.prod(float(axis[1] - axis[0]) for axis in axes)
-    log_priors = [log_density(torch.zeros(1), torch.ones(1), axis[:, None]) for axis in axes]
+    log_priors = [standard_normal_log_density(axis[:, None]) for axis in axes]
     prior_second = log_priors[1] if len(axes) == 2 else torch.zeros(1, dtype=torch.float64)
     log_aggregate = torch.zeros(count, dtype=torch.float64)
     direct = torch.zeros((), dtype=torch.float64)
@@ -235,7 +235,7 @@ def _by_draws(
     for rows in torch.arange(count).split(max(1, _COORDINATES_AT_ONCE // (draws * dims))):
         z = mu[rows, None] + sigma[rows, None] * e[rows]
         log_q = log_density(mu[rows, None], sigma[rows, None], z)
-        log_prior = log_density(torch.zeros(1), torch.ones(1), z)
+        log_prior = standard_normal_log_density(z)
         owners = rows.repeat_interleave(draws)
         log_aggregate = aggregate_log_density(mu, sigma, z.flatten(0, 1), owners)
         log_aggregate = log_aggregate.reshape(log_q.shape)

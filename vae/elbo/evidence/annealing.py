@@ -31,12 +31,11 @@ import torch
 from torch import Tensor
 
 from vae.elbo.evidence.bounds import importance_bound
-from vae.elbo.gradients import log_likelihood_gradients
-from vae.elbo.nodes import log_prior
+from vae.elbo.gradients import log_likelihood_gradients, log_prior_gradients
 from vae.elbo.seen import Seen
-from vae.elbo.terms import log_density
+from vae.elbo.terms import log_density, standard_normal_log_density
+from vae.model.face import LatentModel
 from vae.model.noise import image_generator
-from vae.model.vae import LatentModel
 
 __all__ = ["Annealed", "Start", "annealed_evidence", "annealing_schedule"]
 
@@ -86,7 +85,7 @@ class _Start(NamedTuple):
         if not self.prior_share:
             return own, slope
         own = own + math.log(1 - self.prior_share)
-        prior = log_prior(z) + math.log(self.prior_share)
+        prior = standard_normal_log_density(z) + math.log(self.prior_share)
         share = torch.sigmoid(own - prior)[:, None]
         return torch.logaddexp(own, prior), share * slope - (1 - share) * z
 
@@ -192,8 +191,9 @@ def _looker(model: LatentModel, image: Tensor, start: _Start) -> Callable[[Tenso
 
     def look(z: Tensor) -> _State:
         values, slopes = log_likelihood_gradients(model, image, z)
+        log_prior, prior_slopes = log_prior_gradients(model, z)
         log_start, start_slope = start.look(z)
-        return _State(z, log_start, values + log_prior(z), start_slope, slopes - z)
+        return _State(z, log_start, values + log_prior, start_slope, slopes + prior_slopes)
 
     return look
 

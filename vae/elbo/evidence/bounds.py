@@ -14,8 +14,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vae.elbo.nodes import log_prior, log_sum_exp, node_log_likelihoods
+from vae.elbo.nodes import log_sum_exp, node_log_likelihoods
 from vae.elbo.seen import Seen
+from vae.elbo.terms import standard_normal_log_density
 from vae.elbo.tiles import row_sums
 
 __all__ = [
@@ -80,8 +81,9 @@ def weigh_draws(seen: Seen, e: Tensor) -> tuple[Tensor, Tensor]:
     """
     z = seen.codes(e)
     # log N(z; mu, sigma^2) at z = mu + sigma e.
-    log_posterior = log_prior(e) - seen.sigma.log().sum(-1)[:, None]
-    return z, node_log_likelihoods(seen.model, seen.x, z) + log_prior(z) - log_posterior
+    log_posterior = standard_normal_log_density(e) - seen.sigma.log().sum(-1)[:, None]
+    log_joint = node_log_likelihoods(seen.model, seen.x, z) + seen.model.prior.log_prob(z)
+    return z, log_joint - log_posterior
 
 
 def importance_bound(log_weights: Tensor) -> Bound:

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from vae.elbo.evidence.quadrature import Quadrature
-from vae.elbo.nodes import log_joint, log_prior
-from vae.model.vae import LatentModel
+from vae.elbo.nodes import log_joint
+from vae.elbo.terms import standard_normal_log_density
+from vae.model.face import LatentModel
 
 __all__ = ["SampledEvidence", "sampled_evidence"]
 
@@ -63,7 +64,7 @@ def sampled_evidence(
     far = torch.randn(_PRIOR_DRAWS, dims, generator=generator, dtype=torch.float64)
     z = torch.cat((near, far))
     share = _PRIOR_DRAWS / len(z)
-    proposal = (1 - share) * _hats(found, z) + share * log_prior(z).exp()
+    proposal = (1 - share) * _hats(found, z) + share * standard_normal_log_density(z).exp()
     log_weights = log_joint(model, image, z) - proposal.log()
     most = log_weights.max()
     weights = torch.exp(log_weights - most)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vae.elbo.evidence.quadrature import Quadrature, quadrature
 from vae.elbo.nodes import log_joint
-from vae.model.vae import LatentModel
+from vae.model.face import LatentModel
 
 __all__ = ["PosteriorGrid", "moments", "true_posterior"]
 

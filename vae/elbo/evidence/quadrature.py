@@ -14,11 +14,10 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from vae.elbo.nodes import log_joint, log_prior, log_sum_exp
+from vae.elbo.nodes import log_joint, log_sum_exp
 from vae.elbo.terms import log_likelihood
 from vae.elbo.tiles import decoder_rows, map_tiles
-from vae.model.likelihoods import facts_of
-from vae.model.vae import LatentModel
+from vae.model.face import LatentModel, greatest_log_likelihood
 
 __all__ = [
     "CoarseScan",
@@ -103,8 +102,8 @@ def coarse_scan(model: LatentModel) -> CoarseScan | None:
     Returns:
         The scan; none where its images are too large to be kept.
     """
-    dims = model.config.latent_dim
-    if _cells(dims, _REACH).shape[0] * model.config.image.pixels > _KEPT:
+    dims = model.latent_dim
+    if _cells(dims, _REACH).shape[0] * model.image.pixels > _KEPT:
         return None
     with torch.no_grad():
         return CoarseScan(
@@ -149,7 +148,7 @@ def quadrature(
     """
     if len(mu) > 2:
         raise ValueError(f"exact evidence needs at most 2 latent dimensions, not {len(mu)}.")
-    most = _DECODED // model.config.image.pixels
+    most = _DECODED // model.image.pixels
     cells = _active_cells(model, image, mu.double(), scan, most)
     if cells is None:
         empty = torch.empty(0, len(mu), dtype=torch.float64)
@@ -208,21 +207,18 @@ def _decoded(model: LatentModel, cells: Tensor) -> list[Distribution]:
         tiles.append(model.decode(codes[indices]))
         return indices
 
-    map_tiles(decoder_rows(model.config), len(cells), tile)
+    map_tiles(decoder_rows(model.image), len(cells), tile)
     return tiles
 
 
 def _greatest(model: LatentModel) -> float:
     """The greatest log-likelihood that any image has at the middles of the large cells."""
-    if facts_of(model.config.likelihood).is_pmf:
+    if model.likelihood.is_pmf:
         return 0.0
     greatest = -math.inf
-    for codes in _cells(model.config.latent_dim, _FAR, _OUTER).split(decoder_rows(model.config)):
-        pixels = model.decode(codes.to(torch.float32)).base_dist
-        # Each of our densities is greatest at its mean or at an end of the pixels' range.
-        ends = [torch.zeros_like(pixels.mean), torch.ones_like(pixels.mean), pixels.mean]
-        best = torch.stack([pixels.log_prob(end) for end in ends]).amax(0)
-        greatest = max(greatest, float(best.flatten(1).double().sum(-1).max()))
+    for codes in _cells(model.latent_dim, _FAR, _OUTER).split(decoder_rows(model.image)):
+        likelihood = model.decode(codes.to(torch.float32))
+        greatest = max(greatest, float(greatest_log_likelihood(likelihood).max()))
     return greatest
 
 
@@ -233,7 +229,7 @@ def _scanned(
     if tiles is None:
         return log_joint(model, image, cells)
     parts = [log_likelihood(tile, image) for tile in tiles]
-    return torch.cat(parts)[: len(cells)] + log_prior(cells)
+    return torch.cat(parts)[: len(cells)] + model.prior.log_prob(cells)
 
 
 class _Cells(NamedTuple):

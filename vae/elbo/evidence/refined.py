@@ -70,7 +70,7 @@ def refined_bound(
         raise ValueError(f"tolerance must be above 0 nats, not {tolerance}.")
     if not 1 <= most <= 10_000_000:
         raise ValueError(f"most must lie in 1..10000000, not {most}.")
-    block = max(256, min(4_096, 2 * decoder_rows(seen.model.config)))
+    block = max(256, min(4_096, 2 * decoder_rows(seen.model.image)))
     generator = image_generator(seen.levels[0], seen.seed, "importance")
     weights = torch.empty((1, 0), dtype=torch.float64)
     while weights.shape[1] < most:

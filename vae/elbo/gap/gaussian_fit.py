@@ -20,7 +20,7 @@ from torch import Tensor
 
 from vae.elbo.gradients import log_likelihood_gradients
 from vae.elbo.terms import standard_normal_kl
-from vae.model.vae import LatentModel
+from vae.model.face import LatentModel
 
 __all__ = ["Gaussians", "fit_gaussians", "gaussian_kl"]
 

@@ -14,7 +14,7 @@ import torch
 from vae.elbo.aggregate.density import batch_moment_kl
 from vae.elbo.expectation import estimate_elbo
 from vae.elbo.seen import see
-from vae.model.vae import LatentModel
+from vae.model.face import LatentModel
 
 __all__ = ["DRAWS", "Company", "batch_mates"]
 

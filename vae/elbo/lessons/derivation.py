@@ -22,9 +22,9 @@ from vae.elbo.evidence.crosscheck import SampledEvidence, sampled_evidence
 from vae.elbo.evidence.ladder import bound_ladder
 from vae.elbo.evidence.quadrature import CoarseScan, Quadrature, quadrature
 from vae.elbo.expectation import DRAWS, Elbo, estimate_elbo
-from vae.elbo.nodes import hermite_nodes, log_joint, log_prior, node_log_likelihoods
+from vae.elbo.nodes import hermite_nodes, log_joint, node_log_likelihoods
 from vae.elbo.seen import Seen
-from vae.elbo.terms import log_density
+from vae.elbo.terms import log_density, standard_normal_log_density
 
 __all__ = [
     "Estimate",
@@ -283,4 +283,6 @@ def _integrals(mu: Tensor, sigma: Tensor) -> tuple[float, float]:
     e, weights = hermite_nodes(1)
     z = mu[:, None] + sigma[:, None] * e[:, 0]
     log_q = log_density(mu[:, None, None], sigma[:, None, None], z[..., None])
-    return float((log_q @ weights).sum()), float((log_prior(z[..., None]) @ weights).sum())
+    return float((log_q @ weights).sum()), float(
+        (standard_normal_log_density(z[..., None]) @ weights).sum()
+    )

@@ -179,7 +179,7 @@ def gap_in_two_parts(found: estimates.Gap, exact: bool) -> None:
 
 def densities(model: Checkpoint, levels: np.ndarray, found: estimates.Gap) -> None:
     """Prior, true posterior, q and q* on one line or plane; clouds of draws where D > 2."""
-    if model.config.latent_dim <= 2:
+    if model.latent_dim <= 2:
         _exact(model, levels, found)
         return
     keep = np.random.default_rng(0).choice(len(found.ladder.z), 400, p=found.ladder.weights)

@@ -31,9 +31,9 @@ def routes(model: Checkpoint, lines: dict[str, Line], with_image: bool) -> None:
     elif with_image:
         st.subheader("Jensen's inequality", anchor=False)
         st.caption(
-            f"With {model.config.latent_dim} latent dimensions log p(x) has no exact value here, "
+            f"With {model.latent_dim} latent dimensions log p(x) has no exact value here, "
             "so the route through the true posterior is shown on the two-dimensional models."
-            if model.config.latent_dim > 2
+            if model.latent_dim > 2
             else "This image's log p(x) lies out of the quadrature's reach, so the route through "
             "the true posterior cannot be shown for it."
         )

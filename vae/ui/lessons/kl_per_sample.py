@@ -14,7 +14,6 @@ from vae.figures import palette
 from vae.figures.frame import adding_up, nats
 from vae.figures.kl_per_sample import surgery_bars
 from vae.figures.plane import Fact
-from vae.model.likelihoods import facts_of
 from vae.store.checkpoint import Checkpoint
 from vae.ui import access, estimates, widgets
 from vae.ui.components.plane import scatter
@@ -45,7 +44,7 @@ def company(model: Checkpoint, sample: int) -> None:
         f"Largest difference in this image's own numbers: **{widest:.1e} nats**. The last two "
         "columns depend on the company, so no image can be charged by them."
     )
-    if model.config.latent_dim > 2:
+    if model.latent_dim > 2:
         st.caption(f"The ELBO is here a mean over {DRAWS} draws, fewer than the score's own.")
 
 
@@ -130,7 +129,7 @@ def _explain(
 ) -> None:
     """One way to reduce the loss: its code, its value on these rows, its effective weight."""
     images = model.manifest["data"]["splits"]["train"]["images"]
-    batch, dims, pixels = *kl.shape, model.config.image.pixels
+    batch, dims, pixels = *kl.shape, model.image.pixels
     st.code(reduction.code, language="python", wrap_lines=True)
     # Sums over pixels are all that any of them reads, so an even spread stands for the pixels.
     # The snippets' own errors would need the images, and beta depends on no error.
@@ -145,7 +144,7 @@ def _explain(
     elif reduction.squared_error:
         variance = implied_variance("sum", beta, pixels)
         reading += f" Beside its squared error that is a Gaussian with σ² = {variance:.4g}."
-    likelihood = facts_of(model.config.likelihood).title
+    likelihood = model.likelihood.title
     st.markdown(
         f"On these {batch} images it gives {nats(value, 4)}, with this model's own "
         f"−E log p(x|z) ({likelihood}) in place of the snippet's error. {reading}"

@@ -157,7 +157,7 @@ def _contrast_table(right: Checkpoint, mistaken: Checkpoint) -> None:
             *("  ".join(nats(v, 2) for v in values[i]) for values in rows.values()),
             f"{np.median(tables[i].sigma):.3f}",
             nats(tables[i].kl.mean(), 2),
-            nats(-right.config.latent_dim * np.log(floor), 2),
+            nats(-right.latent_dim * np.log(floor), 2),
             nats(tables[i].elbo.mean(), 2),
             nats(model.reference.log_evidence.mean(), 2),
             # The difference of the two means as they stand above.

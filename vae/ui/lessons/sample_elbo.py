@@ -83,7 +83,7 @@ def pictures_and_sums(model: Checkpoint, sample: int, parts: Receipt) -> None:
             "ELBO = expected log-likelihood − KL, in nats; higher is better. "
             + (
                 "Exact: the expectation is by quadrature, and ± is its numerical error."
-                if model.config.latent_dim <= 2
+                if model.latent_dim <= 2
                 else f"Mean over {access.draws_of(model):,} draws of this image's own noise, and "
                 "± is its standard error."
             )

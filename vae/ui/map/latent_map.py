@@ -80,9 +80,9 @@ def settings(model: Checkpoint, table: Table) -> Settings:
         colour = _choose("Colour by", _quantities(model), "colour", "colouring", 230)
         if colour == "label" and len(model.label_names) > MOST_NAMED:
             _find_class(model, table)
-        if model.config.latent_dim == 1:
+        if model.latent_dim == 1:
             view, dims = LINE, (0,)
-        if model.config.latent_dim > 2:
+        if model.latent_dim > 2:
             view = _choose("View", VIEWS, "view", "view", 180)
             empty = _nothing_to_see(model, view)
             view = VIEWS[0] if empty else view

@@ -129,7 +129,7 @@ def colour(
 @shared(max_entries=12)
 def lattice(key: str, model: Checkpoint, plane: Plane, name: str, window: Window) -> Slot:
     """The decoded lattice over a window."""
-    side = lattices.lattice_side(model.config)
+    side = lattices.lattice_side(model.image)
     frames = lattices.decode_lattice(model.model, plane, window, side)
     return parts.sheet_slot(key, name, frames, window)
 

@@ -31,7 +31,7 @@ _MOST_PAIRS = 8
 
 def words(model: Checkpoint, sample: int, found: Scene, chosen: Settings) -> None:
     """What the plane is, in words: a slice, a projection, its layers and their limits."""
-    dims, kept = model.config.latent_dim, f"sample {sample}'s values" if chosen.hold else "0"
+    dims, kept = model.latent_dim, f"sample {sample}'s values" if chosen.hold else "0"
     said = []
     if found.kind == VIEWS[1]:
         share = 100 * float(all_codes.principal(model).shares.sum())
@@ -88,7 +88,7 @@ def words(model: Checkpoint, sample: int, found: Scene, chosen: Settings) -> Non
 
 def holes(model: Checkpoint, found: Scene) -> None:
     """How much of the prior lies where no data do, and what the decoder draws there."""
-    every = tuple(range(model.config.latent_dim))
+    every = tuple(range(model.latent_dim))
     share = all_codes.hole_share(model, every)
     st.subheader("Holes: why samples can look like noise", anchor=False)
     more = ""
@@ -255,7 +255,7 @@ def pairs(model: Checkpoint, table: Table, sample: int) -> None:
         on_select=pick,
         selection_mode="points",
     )
-    rest = model.config.latent_dim - len(dims)
+    rest = model.latent_dim - len(dims)
     st.caption(
         "Each small map is one pair of dimensions, all on one scale; below a column and left of a "
         "row stand the dimension and its mean KL. "

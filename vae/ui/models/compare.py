@@ -155,7 +155,7 @@ def ladder_slider(model: Checkpoint, ladder: dict[float, str]) -> None:
         f"**{literal(other.name)}**: rate **{nats(rate, 2)}** + distortion "
         f"**{nats(distortion, 2)}** = **{nats(-metrics['elbo'], 2)}"
         f"{plus_minus(metrics['elbo_se'])} nats** an image, which is minus its true ELBO (β = 1): "
-        f"lower is better. {metrics['active_units']} of {other.config.latent_dim} units are "
+        f"lower is better. {metrics['active_units']} of {other.latent_dim} units are "
         "active.",
         help=words.ACTIVE,
     )

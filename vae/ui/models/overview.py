@@ -9,7 +9,6 @@ import streamlit as st
 
 from vae.figures.frame import adding_up, nats
 from vae.figures.pictures import gallery_html
-from vae.model.likelihoods import facts_of
 from vae.store.checkpoint import Checkpoint
 from vae.training.run.launch import without_paths
 from vae.ui import access, widgets, words
@@ -53,7 +52,7 @@ def numbers(model: Checkpoint) -> None:
             )
         st.metric(
             "Active units",
-            f"{metrics['active_units']} of {model.config.latent_dim}",
+            f"{metrics['active_units']} of {model.latent_dim}",
             delta="mean moves with the image",
             delta_color="off",
             delta_arrow="off",
@@ -153,7 +152,7 @@ def where_next() -> None:
 def about(model: Checkpoint) -> None:
     """How the model came about, folded away."""
     with st.expander("About this model"):
-        training, likelihood = model.manifest["training"], facts_of(model.config.likelihood)
+        training, likelihood = model.manifest["training"], model.likelihood
         st.markdown(
             f"**Likelihood**: {likelihood.title}. {likelihood.valid_for}\n\n"
             f"**Data**: {literal(model.data_title)}, "

@@ -157,7 +157,7 @@ def opinions_of(
         alarms: The threshold.
     """
     complexity = heard.complexity.excess if heard.complexity else None
-    exact = model.config.latent_dim <= 2
+    exact = model.latent_dim <= 2
     return Opinions(
         elbo=scored.row.p_value,
         elbo_high=scored.p_high,

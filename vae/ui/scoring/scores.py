@@ -17,7 +17,6 @@ from vae.data.images.adaptation import Adaptation, looks_inverted
 from vae.elbo.expectation import DRAWS, Receipt
 from vae.figures.frame import error_text
 from vae.figures.pictures import thumbnail_url
-from vae.model.vae import observe
 from vae.scoring.calibration import FalseAlarms
 from vae.scoring.calibration_sets import calibration_of, calibrations
 from vae.scoring.files import ScoredImage
@@ -61,7 +60,7 @@ def choose_settings(model: Checkpoint, adaptation: Adaptation, files: int) -> Sc
         adaptation: How files are brought to its size.
         files: How many there are to score.
     """
-    draws, exact = DRAWS, model.config.latent_dim <= 2
+    draws, exact = DRAWS, model.latent_dim <= 2
     evidence = exact and files == 1
     with st.expander("Settings"), st.container(horizontal=True):
         calibration = choose_calibration(model)
@@ -181,7 +180,7 @@ def _show_score(
     """One image for and after the model, and the sums of its score."""
     row = scored.row
     evidence, evidence_error = row.log_evidence, row.log_evidence_error
-    if not settings.evidence and model.config.latent_dim <= 2:
+    if not settings.evidence and model.latent_dim <= 2:
         found = second_opinions.evidence(model, scored.prepared.levels, settings.seed)
         known = math.isfinite(found.value)
         evidence, evidence_error = (found.value, found.error) if known else (None, None)
@@ -211,7 +210,7 @@ def _show_steps(model: Checkpoint, scored: ScoredImage, adaptation: Adaptation) 
     prepared = scored.prepared
     if prepared.steps:
         st.markdown("**What was done to the file**: " + " ".join(prepared.steps))
-    if adaptation.invert == "auto" and looks_inverted(prepared.levels, model.config.image):
+    if adaptation.invert == "auto" and looks_inverted(prepared.levels, model.image):
         st.info(
             "The border of this image is bright where the model's data are dark, or the reverse. "
             "If it should be inverted, choose so here.",
@@ -255,7 +254,7 @@ def _score_table(scored: Sequence[ScoredImage], model: Checkpoint, rate: float) 
     """
     columns: dict[str, list] = {
         "image": [
-            thumbnail_url(observe(model.config, one.prepared.levels[None])[0].numpy(), _THUMBNAIL)
+            thumbnail_url(model.observe(one.prepared.levels[None])[0].numpy(), _THUMBNAIL)
             if one.prepared
             else None
             for one in scored
@@ -317,7 +316,7 @@ def calls(model: Checkpoint, settings: ScoreSettings, names: Sequence[str]) -> N
     """The calls that give the same rows outside of the browser, to be copied."""
     with st.expander("The same on the command line and over HTTP"):
         # Where there is no exact log p(x), neither needs to speak of it.
-        exact = model.config.latent_dim <= 2
+        exact = model.latent_dim <= 2
         usual = settings if exact else replace(settings, evidence=True)
         st.code(command_line(model.name, usual), language="bash", wrap_lines=True)
         # The address that the visitor sees, which a proxy may have given the server.

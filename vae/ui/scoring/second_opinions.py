@@ -18,7 +18,6 @@ from vae.elbo.expectation import estimate_elbo
 from vae.elbo.gap.gap_split import best_gaussian
 from vae.elbo.seen import see
 from vae.explore.selection import nearest_to
-from vae.model.vae import observe
 from vae.scoring.complexity import code_lengths, complexity_excess, excess_tie
 from vae.scoring.counterfactual import AcceptedMove, nearest_accepted
 from vae.scoring.typicality import tie, typicality
@@ -96,7 +95,7 @@ class Regret(NamedTuple):
 @cached(max_entries=256)
 def evidence(model: Checkpoint, levels: np.ndarray, seed: int) -> Opinion:
     """log p(x) where it is exact, else L_k by the estimator of the calibration images."""
-    exact = model.config.latent_dim <= 2
+    exact = model.latent_dim <= 2
     k = int(model.manifest["metrics"]["importance_samples"])
     if not exact and not k:  # a run may leave out the bound
         return Opinion(math.nan, math.nan, math.nan, 0)
@@ -136,7 +135,7 @@ def _complexity_reference(model: Checkpoint) -> np.ndarray | None:
     levels = access.levels_at(model, rows)
     if levels is None:
         return None
-    bits = code_lengths(observe(model.config, levels).numpy()).bits
+    bits = code_lengths(model.observe(levels).numpy()).bits
     return complexity_excess(model.reference.elbo[rows], bits)
 
 
@@ -149,7 +148,7 @@ def regret(model: Checkpoint, levels: np.ndarray, seed: int = 0) -> Regret:
 @cached(max_entries=64)
 def _regrets(model: Checkpoint, levels: np.ndarray, seed: int) -> np.ndarray:
     """Regrets, their errors and ELBO(q*), with shape (3, B)."""
-    large = model.config.image.pixels > _LARGE
+    large = model.image.pixels > _LARGE
     best = best_gaussian(
         see(model.model, levels, seed),
         draws=access.draws_of(model),
@@ -192,5 +191,5 @@ def accepted_move(
     """The smallest latent move into the accepted region."""
     table = access.table(model)
     accepted = table.mu[table.elbo > threshold]
-    near, _ = nearest_to(accepted, mu, _TARGETS[model.config.image.pixels > _LARGE])
+    near, _ = nearest_to(accepted, mu, _TARGETS[model.image.pixels > _LARGE])
     return nearest_accepted(model.model, mu, threshold, accepted[near], draws=draws, seed=seed)

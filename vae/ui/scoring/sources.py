@@ -38,7 +38,7 @@ def choose_images(model: Checkpoint, sample: int) -> Sent:
         "What to score", _SOURCES, horizontal=True, key="source", bind="query-params"
     )
     if source == "Draw":
-        png = drawing_pad(model.config.image, key=f"pad-{model.name}")
+        png = drawing_pad(model.image, key=f"pad-{model.name}")
         # The limits above hold here as well: one picture of a pad is far below them.
         files = [] if png is None else [("drawing.png", png)]
         return Sent(files, False, "Draw something, and its score appears when you lift the pen.")

@@ -46,7 +46,7 @@ class Encoded(NamedTuple):
 
 def frames_in(model: Checkpoint, rows: int) -> int:
     """How many frames a film of so many rows has."""
-    return frame_count(rows, model.config.image.height, model.config.image.width)
+    return frame_count(rows, model.image.height, model.image.width)
 
 
 @cached(max_entries=64)

@@ -132,7 +132,7 @@ def _row(model: Checkpoint, start: Start, dim: int, values: np.ndarray) -> Row:
 
 def _choose_dims(model: Checkpoint) -> list[int]:
     """The dimensions asked for, as positions; none means the active units."""
-    known = [str(d + 1) for d in range(model.config.latent_dim)]
+    known = [str(d + 1) for d in range(model.latent_dim)]
     asked = st.query_params.get_all("dims")
     wrong = [one for one in asked if one not in known]
     if wrong:

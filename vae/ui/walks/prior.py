@@ -42,7 +42,7 @@ def show_prior(model: Checkpoint, sample: int) -> None:
             key="closer",
             width=160,
         )
-    codes = prior_codes(model.config.latent_dim, _DRAWS, seed, temperature)
+    codes = prior_codes(model.latent_dim, _DRAWS, seed, temperature)
     images, found = access.decode(model, codes), decoded.profile_of(model, codes)
     usual = decoded.typical_of(model)
     middle = float(np.median(found.distance))

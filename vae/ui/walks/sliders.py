@@ -23,7 +23,7 @@ _SPAN = 4.0
 
 def show_sliders(model: Checkpoint, sample: int) -> None:
     """Sliders in the order of the KL, and the image that they make."""
-    start, dims = choose_start(model, sample), model.config.latent_dim
+    start, dims = choose_start(model, sample), model.latent_dim
     keys = [f"z{d + 1}-{model.identity[:12]}" for d in range(dims)]
     # Another start sets all sliders anew; until then they keep what the hand gave them.
     origin = f"{model.identity} {code_text(start.code)}"

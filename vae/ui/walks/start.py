@@ -64,13 +64,13 @@ def of_sample(model: Checkpoint, sample: int) -> Start:
 
 def prior_mean(model: Checkpoint) -> Start:
     """The middle of the latent space."""
-    dims = model.config.latent_dim
+    dims = model.latent_dim
     return Start(np.zeros(dims), np.ones(dims), "the prior's mean")
 
 
 def choose_start(model: Checkpoint, sample: int) -> Start:
     """Draws the choice and whatever it asks for besides."""
-    dims = model.config.latent_dim
+    dims = model.latent_dim
     kind = links.choice("Start from", STARTS, "start")
     ones, usual = np.ones(dims), of_sample(model, sample)
     if kind == _MEAN:
