@@ -66,7 +66,9 @@ def place(path: str) -> Path:
     with _available(path):
         from upath import UPath
 
-        return UPath(path, use_listings_cache=False, **_options(path))
+        out = UPath(path, use_listings_cache=False, **_options(path))
+        _ = out.fs  # opened when it is asked for
+        return out
 
 
 def tidied(url: str) -> str:
@@ -128,7 +130,11 @@ def entry(url: str) -> Entry | None:
             return Entry("", url, True, (-1, -1))
         try:
             return _entry(fs, fs.info(path))
-        except FileNotFoundError:
+        except FileNotFoundError as error:
+            # Over HTTP a server that isn't there looks like a file that isn't.
+            cause = error.__cause__
+            if isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError):
+                raise cause from error
             return None
 
 

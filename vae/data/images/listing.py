@@ -260,9 +260,11 @@ def _under(path: str, left_out: LeftOut) -> Iterator[ImageFile]:
 def _at(url: str, left_out: LeftOut) -> Iterator[ImageFile]:
     skip = len(_base(url)) + 1
     found = entry(url)
-    tops = matching(url) if found is None and glob.has_magic(url) else [found] if found else []
+    tops = [found] if found else matching(url) if glob.has_magic(url) else []
     for top in tops:
-        if not top.is_folder:
+        if not found and any(map(_is_litter, top.url[skip:].split("/"))):
+            left_out.hidden += 1
+        elif not top.is_folder:
             yield ImageFile(top.url[skip:], top.url, top.stamp)
         elif found or "**" not in url:  # which matches the files in a folder too
             for one in _walk_at(top, left_out):
