@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,22 +16,19 @@ import numpy as np
 import tyro
 from PIL import Image
 
+from vae.data.images.many import Decoded
+from vae.scoring.rows import ScoreRow
+from vae.scoring.scorer import Scorer
+
 TEXT = "Folders through the command line, torchrun, Ray Data and Daft: rates, and the same rows."
 
 _NOTE = (
-    " Each scores a tenth of the files and then all of them: the rate is of the difference, so"
-    " that starting up is left out. Ray and Daft use two workers, where they are installed."
+    " The clock runs from when each worker has scored its first batch, so that starting up is left"
+    " out. Ray and Daft use two workers, where they are installed."
 )
-ROOT = Path(__file__).parents[2]
-_SCORE = ["-m", "vae", "score"]
-_TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-# Words of Python: what starts an engine, given a folder, where to, a model and settings.
-ENGINES = {
-    "command line": _SCORE,
-    "torchrun": [*_TORCHRUN, *_SCORE],
-    "ray": ["-m", "bench.many_machines", "ray"],
-    "daft": ["-m", "bench.many_machines", "daft"],
-}
+_ROOT = Path(__file__).parents[2]
+_TIMES = "ELBOSCOPE_BENCH_TIMES"
+_ENGINES = ("command line", "torchrun", "ray", "daft")
 
 
 @dataclass(frozen=True)
@@ -38,14 +36,14 @@ class _Arguments:
     """How much to measure.
 
     Args:
-        files: PNG files of 28×28, scored by mnist-burda.
+        files: PNG files of 8×8, scored by digits-10d.
         photographs: JPEG files of 256×256, scored by sprites-10d.
         draws: Draws an image.
     """
 
     files: int = 20_000
-    photographs: int = 2_000
-    draws: int = 1
+    photographs: int = 4_000
+    draws: int = 64
 
 
 def run(arguments: list[str]) -> None:
@@ -53,139 +51,140 @@ def run(arguments: list[str]) -> None:
     flags = tyro.cli(
         _Arguments, prog="bench many_machines", description=TEXT + _NOTE, args=arguments
     )
-    if min(flags.files, flags.photographs) < 20 or flags.draws < 1:
-        sys.exit("--files and --photographs take at least 20, --draws at least 1.")
+    if min(flags.files, flags.photographs, flags.draws) < 1:
+        sys.exit("--files, --photographs and --draws take at least 1.")
     from vae.data.images.many import cores
 
-    print(f"{cores()} cores; images a second, start-up left out")
+    print(f"{cores()} cores; images a second, start-up left out; 0 where all is start-up")
     with tempfile.TemporaryDirectory(prefix="elboscope-bench-") as temporary:
         home = Path(temporary)
-        for kind, count, model, make in (
-            ("PNG files of 28×28", flags.files, "mnist-burda", _make_small),
-            ("JPEG files of 256×256", flags.photographs, "sprites-10d", _make_photographs),
-        ):
-            folder = home / model
-            for start in (0, count // 10):
-                make(folder / f"{start}", start, count // 10 if start == 0 else count)
-            print(f"\n{count} {kind}, {model}, {flags.draws} draw(s)")
-            _compare(folder, count, model, flags.draws)
+        _make(home / "digits-10d", flags.files, _small)
+        _make(home / "sprites-10d", flags.photographs, _photograph)
+        print(f"\n{flags.files} PNG files of 8×8, digits-10d, {flags.draws} draw(s)")
+        _compare(home / "digits-10d", flags.draws)
+        print(f"\n{flags.photographs} JPEG files of 256×256, sprites-10d, {flags.draws} draw(s)")
+        _compare(home / "sprites-10d", flags.draws)
 
 
-def _compare(folder: Path, count: int, model: str, draws: int) -> None:
+def _compare(folder: Path, draws: int) -> None:
     import pyarrow.parquet as pq
 
     first = None
-    for name, words in ENGINES.items():
-        if name in ("ray", "daft") and importlib.util.find_spec(name) is None:
-            print(f"  {name:<14} is not installed")
+    for engine in _ENGINES:
+        if engine in ("ray", "daft") and importlib.util.find_spec(engine) is None:
+            print(f"  {engine:<14} is not installed")
             continue
-        out = folder.parent / f"{model}-{name}.parquet"
-        seconds = []
-        for files in (folder / "0", folder):
-            start = time.perf_counter()
-            _call([*words, model, str(files), "--out", str(out), "--draws", str(draws)])
-            seconds.append(time.perf_counter() - start)
-        rate = (count - count // 10) / (seconds[1] - seconds[0])
+        out = folder.with_name(f"{folder.name}-{engine}.parquet")
+        times = folder.with_name(f"{folder.name}-{engine}-times")
+        times.mkdir()
+        _call(engine, folder, out, times, draws)
         rows = pq.read_table(out).sort_by("name")
         first = rows if first is None else first
         same = "the same rows" if rows.cast(first.schema).equals(first) else "OTHER ROWS"
-        print(f"  {name:<14}{rate:>10.0f}   {rows.num_rows} rows, {same}")
+        print(f"  {engine:<14}{_rate(times):>10.0f}   {rows.num_rows} rows, {same}", flush=True)
 
 
-def _call(words: list[str]) -> None:
+def _call(engine: str, folder: Path, out: Path, times: Path, draws: int) -> None:
     variables = {
-        "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests"))),
-        "RAY_USAGE_STATS_ENABLED": "0", "DO_NOT_TRACK": "1",
+        "PYTHONPATH": os.pathsep.join((str(_ROOT), str(_ROOT / "tests"))),
+        "RAY_USAGE_STATS_ENABLED": "0", "DO_NOT_TRACK": "1", _TIMES: str(times),
     }  # fmt: skip
+    start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    words = [*(start if engine == "torchrun" else []), "-m", "bench.many_machines", engine]
     done = subprocess.run(
-        [sys.executable, *words], env={**os.environ, **variables}, capture_output=True, text=True
-    )
+        [sys.executable, *words, folder.name, folder, out, str(draws)],
+        env={**os.environ, **variables}, capture_output=True, text=True,
+    )  # fmt: skip
     if done.returncode:
-        sys.exit(f"{' '.join(words)} failed:\n{done.stderr[-3_000:]}")
+        sys.exit(f"{engine} failed:\n{done.stderr[-3_000:]}")
 
 
-def _make_small(folder: Path, start: int, end: int) -> None:
-    """Small PNG files of scribbles."""
-    from vae.data.images.encoding import encode_png
-
-    folder.mkdir(parents=True)
-    for number in range(start, end):
-        pixels = np.zeros((28, 28), np.uint8)
-        rng = np.random.default_rng(number)
-        row, column = rng.integers(4, 12, 2)
-        pixels[row : row + 12, column : column + 8] = rng.integers(0, 256, (12, 8))
-        (folder / f"{number:07d}.png").write_bytes(encode_png(pixels))
+def _rate(times: Path) -> float:
+    """Images a second from when each worker has scored its first batch to the last one."""
+    batches = [
+        [tuple(map(float, line.split())) for line in one.read_text().splitlines()]
+        for one in times.iterdir()
+    ]
+    begun = max(lines[0][0] for lines in batches)
+    after = [line for lines in batches for line in lines if line[0] > begun]
+    return sum(n for _, n in after) / (max(after)[0] - begun) if after else 0.0
 
 
-def _make_photographs(folder: Path, start: int, end: int) -> None:
-    """Colour JPEG files with the detail of photographs."""
-    folder.mkdir(parents=True)
-    for number in range(start, end):
-        coarse = np.random.default_rng(number).integers(0, 256, (32, 32, 3), dtype=np.uint8)
-        image = Image.fromarray(coarse).resize((256, 256), Image.Resampling.BICUBIC)
-        image.save(folder / f"{number:07d}.jpg", quality=90)
+def _make(folder: Path, count: int, content) -> None:  # noqa: ANN001  (a function)
+    folder.mkdir()
+    for number in range(count):
+        content(folder / f"{number:07d}", np.random.default_rng(number))
+
+
+def _small(path: Path, rng: np.random.Generator) -> None:
+    pixels = rng.integers(0, 17, (8, 8), dtype=np.uint8) * 15
+    Image.fromarray(pixels).save(path.with_suffix(".png"))
+
+
+def _photograph(path: Path, rng: np.random.Generator) -> None:
+    coarse = Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8))
+    fine = coarse.resize((256, 256), Image.Resampling.BICUBIC)
+    fine.save(path.with_suffix(".jpg"), quality=90)
 
 
 # --- In a process of an engine ----------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Work:
-    """What an engine is to score."""
+class Timed(Scorer):
+    """Writes down when it has scored how many files."""
 
-    engine: tyro.conf.Positional[str]
-    model: tyro.conf.Positional[str]
-    folder: tyro.conf.Positional[str]
-    out: str
-    draws: int
+    def rows(self, names: Sequence[str], decoded: Decoded) -> list[ScoreRow]:
+        rows = super().rows(names, decoded)
+        with Path(os.environ[_TIMES], str(os.getpid())).open("a") as file:
+            file.write(f"{time.time()} {len(rows)}\n")
+        return rows
 
 
-def _on_ray(work: _Work, folder: str) -> None:
+def _by_command(model: str, folder: str, out: str, draws: str) -> None:
+    from vae.cli.main import main
+    from vae.scoring import files
+
+    files.Scorer = Timed
+    sys.exit(main(["score", model, folder, "--out", out, "--draws", draws]))
+
+
+def _on_ray(model: str, folder: str, out: str, draws: str) -> None:
     import ray
 
-    import vae
-
-    # A core more than there are is for reading.
+    # One more than the workers take is for reading.
     ray.init(num_cpus=3, include_dashboard=False, logging_level="ERROR")
-    ray.data.read_binary_files(work.folder, include_paths=True).map_batches(
-        vae.Scorer,
-        fn_constructor_kwargs={"checkpoint": work.model, "root": work.folder, "draws": work.draws},
+    ray.data.read_binary_files(folder, include_paths=True).map_batches(
+        Timed,
+        fn_constructor_kwargs={"checkpoint": model, "root": folder, "draws": int(draws)},
         batch_size=256,
         compute=ray.data.ActorPoolStrategy(size=2),
         num_cpus=1,
-    ).write_parquet(folder)
+    ).write_parquet(out)
 
 
-def _on_daft(work: _Work, folder: str) -> None:
+def _on_daft(model: str, folder: str, out: str, draws: str) -> None:
     import daft
     import pyarrow as pa
 
-    import vae
-
-    os.environ["OMP_NUM_THREADS"] = "1"  # a worker for each of two cores
-    scorer = vae.Scorer(work.model, root=work.folder, draws=work.draws)
+    os.environ["OMP_NUM_THREADS"] = "1"  # of each of two workers
+    scorer = Timed(model, root=folder, draws=int(draws))
     row = daft.DataType.from_arrow_type(pa.struct(scorer.schema))
 
     @daft.cls(max_concurrency=2, use_process=True)
     class Score:
         @daft.method.batch(return_dtype=row, unnest=True, batch_size=256)
-        def __call__(self, path, content):  # noqa: ANN001, ANN204
+        def __call__(self, path: daft.Series, content: daft.Series) -> pa.StructArray:
             columns = scorer({"path": path, "bytes": content})
             return pa.StructArray.from_arrays(list(columns.values()), names=list(columns))
 
-    files = daft.from_glob_path(f"{work.folder}/**/*.*")
+    files = daft.from_glob_path(f"{folder}/*")
     content = files["path"].download(on_error="null")
-    files.select(Score()(files["path"], content)).write_parquet(folder)
-
-
-def _work() -> None:
-    import pyarrow.parquet as pq
-
-    work = tyro.cli(_Work)
-    with tempfile.TemporaryDirectory(prefix="elboscope-bench-") as folder:
-        {"ray": _on_ray, "daft": _on_daft}[work.engine](work, folder)
-        pq.write_table(pq.read_table(folder), work.out)
+    files.select(Score()(files["path"], content)).write_parquet(out)
 
 
 if __name__ == "__main__":
-    _work()
+    # Timed is pickled by its name, which it has in a module that others can import.
+    from bench import many_machines
+
+    by = {"ray": many_machines._on_ray, "daft": many_machines._on_daft}
+    by.get(sys.argv[1], many_machines._by_command)(*sys.argv[2:])

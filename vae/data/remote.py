@@ -30,6 +30,8 @@ __all__ = [
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://")
 # An address that nobody answers at is told of within a minute.
 _OPTIONS = {"s3": {"config_kwargs": {"connect_timeout": 10, "retries": {"max_attempts": 2}}}}
+# Bounds the memory that files take before they are decoded.
+_FETCHED_AT_ONCE = 32
 # By which a file is known to be another than before, the surest first.
 _MARKS = ("ETag", "mtime", "LastModified", "last_modified", "updated", "created")
 
@@ -164,34 +166,41 @@ def matching(pattern: str) -> list[Entry]:
     return sorted(found, key=lambda one: one.url)
 
 
-def read_urls(urls: Sequence[str], most: int) -> list[bytes | OSError]:
-    """The contents of files, or why there are none; fetched together where the store can.
+def read_urls(urls: Sequence[str], most: int) -> Iterator[bytes | OSError]:
+    """The contents of files, or why there are none; some are fetched at once where that is faster.
 
     Args:
         urls: Their addresses, all of one kind.
         most: The most bytes of a file that are asked for.
     """
-    try:
-        with reached(urls[0]):
-            fs, _ = _system(urls[0])
-            paths = [fs._strip_protocol(url) for url in urls]
-            found = fs.cat_ranges(paths, [0] * len(paths), [most] * len(paths), on_error="return")
-        return [_content(fs, *one) for one in zip(urls, paths, found, strict=True)]
-    except OSError as error:
-        return [error] * len(urls)
+    for start in range(0, len(urls), _FETCHED_AT_ONCE):
+        some = urls[start : start + _FETCHED_AT_ONCE]
+        try:
+            yield from _fetched(some, most)
+        except OSError as error:
+            yield from [error] * len(some)
 
 
-def _content(fs: AbstractFileSystem, url: str, path: str, found: bytes | Exception) -> Any:  # noqa: ANN401
-    if isinstance(found, bytes):
-        return found
+def _fetched(urls: Sequence[str], most: int) -> list[bytes | OSError]:
+    fs, _ = _system(urls[0])
+    paths = [fs._strip_protocol(url) for url in urls]
+    with reached(urls[0]):
+        found = fs.cat_ranges(paths, [0] * len(paths), [most] * len(paths), on_error="return")
+    return [
+        one if isinstance(one, bytes) else _missing(fs, url, path, one)
+        for url, path, one in zip(urls, paths, found, strict=True)
+    ]
+
+
+def _missing(fs: AbstractFileSystem, url: str, path: str, error: Exception) -> bytes | OSError:
     try:
         with reached(url):
             # A store may refuse to cut a piece out of nothing.
             if fs.info(path)["size"] == 0:
                 return b""
-            raise found
-    except OSError as error:
-        return error
+            raise error
+    except OSError as told:
+        return told
 
 
 @contextmanager
