@@ -28,6 +28,7 @@ _NOTE = (
 )
 _ROOT = Path(__file__).parents[2]
 _TIMES = "ELBOSCOPE_BENCH_TIMES"
+_MODEL = "digits-10d"
 _ENGINES = ("command line", "torchrun", "ray", "daft")
 
 
@@ -36,8 +37,8 @@ class _Arguments:
     """How much to measure.
 
     Args:
-        files: PNG files of 8×8, scored by digits-10d.
-        photographs: JPEG files of 256×256, scored by sprites-10d.
+        files: PNG files of 8×8.
+        photographs: JPEG files of 256×256.
         draws: Draws an image.
     """
 
@@ -58,12 +59,14 @@ def run(arguments: list[str]) -> None:
     print(f"{cores()} cores; images a second, start-up left out; 0 where all is start-up")
     with tempfile.TemporaryDirectory(prefix="elboscope-bench-") as temporary:
         home = Path(temporary)
-        _make(home / "digits-10d", flags.files, _small)
-        _make(home / "sprites-10d", flags.photographs, _photograph)
-        print(f"\n{flags.files} PNG files of 8×8, digits-10d, {flags.draws} draw(s)")
-        _compare(home / "digits-10d", flags.draws)
-        print(f"\n{flags.photographs} JPEG files of 256×256, sprites-10d, {flags.draws} draw(s)")
-        _compare(home / "sprites-10d", flags.draws)
+        for kind, count, content in (
+            ("PNG files of 8×8", flags.files, _small),
+            ("JPEG files of 256×256", flags.photographs, _photograph),
+        ):
+            folder = home / kind.split()[0]
+            _make(folder, count, content)
+            print(f"\n{count} {kind}, {_MODEL}, {flags.draws} draw(s)")
+            _compare(folder, flags.draws)
 
 
 def _compare(folder: Path, draws: int) -> None:
@@ -92,7 +95,7 @@ def _call(engine: str, folder: Path, out: Path, times: Path, draws: int) -> None
     start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     words = [*(start if engine == "torchrun" else []), "-m", "bench.many_machines", engine]
     done = subprocess.run(
-        [sys.executable, *words, folder.name, folder, out, str(draws)],
+        [sys.executable, *words, folder, out, str(draws)],
         env={**os.environ, **variables}, capture_output=True, text=True,
     )  # fmt: skip
     if done.returncode:
@@ -140,34 +143,34 @@ class Timed(Scorer):
         return rows
 
 
-def _by_command(model: str, folder: str, out: str, draws: str) -> None:
+def _by_command(folder: str, out: str, draws: str) -> None:
     from vae.cli.main import main
     from vae.scoring import files
 
     files.Scorer = Timed
-    sys.exit(main(["score", model, folder, "--out", out, "--draws", draws]))
+    sys.exit(main(["score", _MODEL, folder, "--out", out, "--draws", draws]))
 
 
-def _on_ray(model: str, folder: str, out: str, draws: str) -> None:
+def _on_ray(folder: str, out: str, draws: str) -> None:
     import ray
 
     # One more than the workers take is for reading.
     ray.init(num_cpus=3, include_dashboard=False, logging_level="ERROR")
     ray.data.read_binary_files(folder, include_paths=True).map_batches(
         Timed,
-        fn_constructor_kwargs={"checkpoint": model, "root": folder, "draws": int(draws)},
+        fn_constructor_kwargs={"checkpoint": _MODEL, "root": folder, "draws": int(draws)},
         batch_size=256,
         compute=ray.data.ActorPoolStrategy(size=2),
         num_cpus=1,
     ).write_parquet(out)
 
 
-def _on_daft(model: str, folder: str, out: str, draws: str) -> None:
+def _on_daft(folder: str, out: str, draws: str) -> None:
     import daft
     import pyarrow as pa
 
     os.environ["OMP_NUM_THREADS"] = "1"  # of each of two workers
-    scorer = Timed(model, root=folder, draws=int(draws))
+    scorer = Timed(_MODEL, root=folder, draws=int(draws))
     row = daft.DataType.from_arrow_type(pa.struct(scorer.schema))
 
     @daft.cls(max_concurrency=2, use_process=True)
