@@ -101,8 +101,8 @@ def prepare(
         ImageRefused: If the file cannot be used.
     """
     raster = read_image(content, limits)
-    data, run = checkpoint.manifest["data"]["name"], checkpoint.manifest["config"]
-    fitted = preprocess(raster, checkpoint.image, adaptation.as_trained(run), data)
+    card = checkpoint.card
+    fitted = preprocess(raster, card.image, adaptation.as_trained(card.run), card.data.name)
     # What reading did and what fitting did are one story to the person who sent it.
     return fitted._replace(steps=raster.notes + fitted.steps)
 

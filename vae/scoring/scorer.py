@@ -157,12 +157,9 @@ class Scorer:
     @cached_property
     def decoder(self) -> Decoder:
         """What turns a file's bytes into the model's levels."""
-        manifest, settings = self.checkpoint.manifest, self.settings
+        card, settings = self.checkpoint.card, self.settings
         return Decoder(
-            self.checkpoint.image,
-            settings.adaptation.as_trained(manifest["config"]),
-            settings.limits,
-            manifest["data"]["name"],
+            card.image, settings.adaptation.as_trained(card.run), settings.limits, card.data.name
         )
 
     def _name(self, path: str) -> str:
