@@ -34,9 +34,10 @@ from vae.data.images.many import Decoder, decoded
 from vae.data.spec import ImageSpec
 from vae.scoring import files as files_module
 from vae.scoring.calibration_sets import calibration_of, calibration_set, calibrations
-from vae.scoring.files import ScoreSettings, prepare, score_bytes, score_files
+from vae.scoring.files import prepare, score_bytes, score_files
 from vae.scoring.parts import Parts
 from vae.scoring.rows import FORMATS
+from vae.scoring.scorer import ScoreSettings
 from vae.scoring.scores import score_levels
 
 ROOT = Path(__file__).parents[1]
@@ -598,7 +599,7 @@ def test_a_torn_or_forged_part_is_scored_anew(half: Path, run, folder: Path, who
 
 
 def test_two_runs_at_once_are_kept_apart(half: Path, run, folder: Path) -> None:
-    holder = Parts(half, 10)
+    holder = Parts(half, {}, 10)
     holder._occupy()
     outcome = run_all(run, folder, half)
     assert outcome.code == 2 and "another process is making 'rows.csv'" in outcome.sentence()

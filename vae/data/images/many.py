@@ -19,13 +19,14 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import takewhile
+from itertools import groupby, takewhile
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from vae.data.images.adaptation import Adaptation, is_rounded, preprocess
 from vae.data.images.decoding import ImageRefused, Limits, Raster, read_plain
+from vae.data.remote import is_url, read_urls
 from vae.data.spec import ImageSpec
 
 __all__ = [
@@ -80,22 +81,31 @@ class Decoder:
     trim: Callable[[Raster], Raster] | None = None
 
     def __call__(self, paths: Iterable[str]) -> Decoded:
-        """Decodes files one after the other."""
+        """Reads and decodes files one after the other."""
+        stamps: list[tuple[int, int]] = []
+
+        def contents() -> Iterator[bytes | ImageRefused]:
+            for content, stamp in _read_files(paths, self.limits):
+                stamps.append(stamp)
+                yield content
+
+        return self.decode(contents())._replace(stamps=stamps)
+
+    def decode(self, contents: Iterable[bytes | ImageRefused]) -> Decoded:
+        """Decodes the contents of files, or says why there are none; knows no stamps."""
         levels: list[np.ndarray] = []
         refused: dict[int, tuple[str, str]] = {}
-        stamps: list[tuple[int, int]] = []
         steps: Counter[str] = Counter()
-        for position, path in enumerate(paths):
-            stamp = (-1, -1)
+        for position, content in enumerate(contents):
             try:
-                content, stamp = read_file(path, self.limits)
+                if isinstance(content, ImageRefused):
+                    raise content
                 one, words = self.levels_of(content)
                 levels.append(one)
                 steps.update(words)
             except ImageRefused as error:
                 refused[position] = (error.code, error.message)
-            stamps.append(stamp)
-        return Decoded(_stack(levels, self.spec), refused, stamps, steps)
+        return Decoded(_stack(levels, self.spec), refused, [], steps)
 
     def levels_of(self, content: bytes) -> tuple[np.ndarray, set[str]]:
         """One file's levels (C, H, W), and the first words of the steps that it took.
@@ -149,6 +159,22 @@ def first_words(steps: Iterable[str]) -> set[str]:
     return {step.split()[0].rstrip(",:") for step in steps}
 
 
+def _read_files(
+    paths: Iterable[str], limits: Limits
+) -> Iterator[tuple[bytes | ImageRefused, tuple[int, int]]]:
+    for remote, some in groupby(paths, is_url):
+        if remote:
+            # The stamp of what lies at an address is known from the listing.
+            for one in read_urls(list(some), limits.bytes + 1):
+                yield _unread(one) if isinstance(one, OSError) else one, (-1, -1)
+            continue
+        for path in some:
+            try:
+                yield read_file(path, limits)
+            except ImageRefused as error:
+                yield error, (-1, -1)
+
+
 def read_file(path: str, limits: Limits) -> tuple[bytes, tuple[int, int]]:
     """A file's bytes, no more of them than a refusal needs, and its size and time of change.
 
@@ -173,8 +199,12 @@ def read_file(path: str, limits: Limits) -> tuple[bytes, tuple[int, int]]:
         finally:
             os.close(descriptor)
     except OSError as error:
-        reason = error.strerror or "it is gone"
-        raise ImageRefused("E-FILE-01", f"The file cannot be read: {reason}.") from error
+        raise _unread(error) from error
+
+
+def _unread(error: OSError) -> ImageRefused:
+    reason = error.strerror or "it is gone"
+    return ImageRefused("E-FILE-01", f"The file cannot be read: {reason}.")
 
 
 _Submit = Callable[[Sequence[str]], Future[Decoded]]

@@ -15,7 +15,8 @@ from vae.data.images.adaptation import Prepared
 from vae.figures.frame import nats, percent, plus_minus
 from vae.figures.scores import calibration_histogram
 from vae.scoring.calibration import Calibration, FalseAlarms
-from vae.scoring.files import ScoredImage, ScoreSettings
+from vae.scoring.files import ScoredImage
+from vae.scoring.scorer import ScoreSettings
 from vae.scoring.verdict import (
     CAVEAT,
     USUAL_RATE,
