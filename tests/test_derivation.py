@@ -19,6 +19,21 @@ from vae.elbo.lessons.losses import (
 from vae.elbo.seen import see
 
 
+@pytest.mark.parametrize("name", ["digits-2d", "digits-2d-beta-0.1", "digits-binary-2d"])
+def test_every_line_holds_of_foreign_images_too(checkpoint, name):
+    """A wide q needs a finer grid: with one step for all, a right line was said not to hold."""
+    model = checkpoint(name)
+    inverted = model.image.levels - 1 - model.reference.levels[[3, 10, 57, 99]]
+    white = np.full_like(inverted[:1], model.image.levels - 1)
+    for levels in np.concatenate((inverted, white)):
+        lines = derivation(see(model.model, levels[None]))
+        assert [line.key for line in lines if not line.holds] == []
+        two_forms = next(line for line in lines if line.key == "two-forms")
+        assert two_forms.error < 0.0075
+        for by in (-0.01, 0.01):
+            assert not two_forms._replace(left=two_forms.left + by).holds
+
+
 @pytest.mark.parametrize("name", ["digits-2d", "digits-binary-2d-batch-moment", "digits-10d"])
 @pytest.mark.parametrize("sample", [0, 17, 400])
 def test_every_line_holds(checkpoint, name, sample):

@@ -74,7 +74,7 @@ def calibrate(arguments: list[str]) -> int:
     passed = LeftOut()
     try:
         check_name(loaded, flags.out, flags.overwrite)
-        check_counts(draws, 0)
+        check_counts(draws, 0, flags.seed)
         settings = ScoreSettings(flags.adaptation, limits, draws, 0, flags.seed, evidence=False)
         files = image_files(flags.paths, passed)
         with tqdm(disable=not sys.stderr.isatty(), unit="image", file=sys.stderr) as bar:

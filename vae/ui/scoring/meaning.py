@@ -167,6 +167,7 @@ def opinions_of(
         best_passes=heard.regret.best_elbo > alarms.threshold if heard.regret else None,
         bound_draws=0 if exact else model.card.metrics.importance_samples,
         images=n,
+        evidence_images=heard.evidence.images if heard.evidence else n,
         regret_images=heard.regret_place.images if heard.regret_place else n,
     )
 

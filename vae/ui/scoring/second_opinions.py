@@ -20,6 +20,7 @@ from vae.elbo.seen import see
 from vae.explore.selection import nearest_to
 from vae.scoring.complexity import code_lengths, complexity_excess, excess_tie
 from vae.scoring.counterfactual import AcceptedMove, nearest_accepted
+from vae.scoring.evaluation import calibration_evidence
 from vae.scoring.typicality import tie, typicality
 from vae.store.checkpoint import Checkpoint
 from vae.ui import access
@@ -100,16 +101,14 @@ def evidence(model: Checkpoint, levels: np.ndarray, seed: int) -> Opinion:
     if not exact and not k:  # a run may leave out the bound
         return Opinion(math.nan, math.nan, math.nan, 0)
     seen = see(model.model, levels[None], seed)
-    reference, rows = model.reference, model.reference.of_split("calibration")
     if exact:
-        known, found = reference.log_evidence[rows], exact_evidence(seen.model, seen.x, seen.mu)
+        known, found = calibration_evidence(model), exact_evidence(seen.model, seen.x, seen.mu)
     else:
-        # A model may have been evaluated without bounds.
-        found = estimate_bound(seen, k) if k else (math.nan, math.nan)
-        known = reference.iwae_bound[rows]
+        reference, found = model.reference, estimate_bound(seen, k)
+        known = reference.iwae_bound[reference.of_split("calibration")]
     value, error = float(found[0]), float(found[1])
-    # Out of the quadrature's reach, on either side, is stranger than anything within it.
-    known, place = (np.nan_to_num(one, nan=-np.inf) for one in (known, np.array(value)))
+    # Out of the quadrature's reach is stranger than anything within it.
+    place = np.nan_to_num(np.array(value), nan=-np.inf)
     images = len(known) if np.isfinite(known).any() else 0
     return Opinion(value, error, float(typicality(known, place).low), images)
 
