@@ -8,6 +8,7 @@ from html import escape
 import numpy as np
 import streamlit as st
 
+from vae.elbo.seen import Seen
 from vae.figures import palette
 from vae.figures.bound import densities_on_a_line, three_densities, two_clouds
 from vae.figures.frame import adding_up, nats, plus_minus
@@ -31,17 +32,17 @@ __all__ = [
 _CHAINS = 64
 
 
-def pick_image(model: Checkpoint, sample: int) -> tuple[np.ndarray | None, str]:
-    """The chosen sample's levels, or an upload's, and what to call it."""
+def pick_image(model: Checkpoint, sample: int) -> tuple[Seen | None, str]:
+    """The chosen sample as the model sees it, or an upload, and what to call it."""
     with st.expander("Use an image of your own"):
         sent = st.file_uploader("One image, up to 5 MB", key="bound_upload")
     if sent is not None:
         files, _ = admitted([sent])
         scored = score_bytes(model, files, ScoreSettings(evidence=False))[0]
-        if scored.prepared is not None:
-            return scored.prepared.levels, scored.row.name
+        if scored.seen is not None:
+            return scored.seen, scored.row.name
         st.error(f"{scored.row.error} ({scored.row.error_code})")
-    return access.levels_of(model, sample), f"sample {sample}"
+    return access.seen(model, sample), f"sample {sample}"
 
 
 def opening(name: str, found: estimates.Gap, exact: bool) -> None:
@@ -112,11 +113,11 @@ def rungs(found: estimates.Gap) -> None:
         )
 
 
-def tilted(model: Checkpoint, levels: np.ndarray, found: estimates.Gap) -> None:
+def tilted(seen: Seen, found: estimates.Gap) -> None:
     """What a Gaussian of any covariance would win back, on request."""
     if not st.toggle("How much closer would a tilted Gaussian come?", key="tilted"):
         return
-    elbo, error = estimates.tilted_elbo(model, levels)
+    elbo, error = estimates.tilted_elbo(seen)
     st.markdown(
         f"The best Gaussian that may lie at any angle reaches **{nats(elbo, 3)}"
         f"{plus_minus(error, 3)} nats**: it wins back **{nats(elbo - found.best_elbo[0], 3)}** "
@@ -176,10 +177,10 @@ def gap_in_two_parts(found: estimates.Gap, exact: bool) -> None:
     )
 
 
-def densities(model: Checkpoint, levels: np.ndarray, found: estimates.Gap) -> None:
+def densities(model: Checkpoint, seen: Seen, found: estimates.Gap) -> None:
     """Prior, true posterior, q and q* on one line or plane; clouds of draws where D > 2."""
     if model.latent_dim <= 2:
-        _exact(model, levels, found)
+        _exact(seen, found)
         return
     keep = np.random.default_rng(0).choice(len(found.ladder.z), 400, p=found.ladder.weights)
     by_kl = access.table(model).by_kl
@@ -195,12 +196,12 @@ def densities(model: Checkpoint, levels: np.ndarray, found: estimates.Gap) -> No
     )
 
 
-def _exact(model: Checkpoint, levels: np.ndarray, found: estimates.Gap) -> None:
+def _exact(seen: Seen, found: estimates.Gap) -> None:
     lows = np.minimum(found.mu - 3.5 * found.sigma, found.best[0] - 3.5 * found.best[1])
     highs = np.maximum(found.mu + 3.5 * found.sigma, found.best[0] + 3.5 * found.best[1])
     middle, half = (lows + highs) / 2, max(float((highs - lows).max()) / 2, 0.4)
     window = np.stack((middle - half, middle + half), 1)
-    axes, density = estimates.posterior(model, levels, window)
+    axes, density = estimates.posterior(seen, window)
     q = (found.mu, found.sigma)
     if len(middle) == 1:
         widgets.chart(
@@ -224,7 +225,7 @@ def _exact(model: Checkpoint, levels: np.ndarray, found: estimates.Gap) -> None:
     )
 
 
-def second_opinion(model: Checkpoint, levels: np.ndarray) -> None:
+def second_opinion(model: Checkpoint, seen: Seen) -> None:
     """Annealed importance sampling on request: another road to log p(x)."""
     st.markdown(
         "**A second opinion** where nothing is exact: annealed importance sampling walks to the "
@@ -233,7 +234,7 @@ def second_opinion(model: Checkpoint, levels: np.ndarray) -> None:
     )
     # Not in the common cache: its functions cannot draw progress, nor be left halfway.
     known = st.session_state.setdefault("annealed", {})
-    image = (model.identity, levels.tobytes())
+    image = (model.identity, seen.levels.tobytes())
     if image not in known:
         if not st.button("Run annealed importance sampling", key="anneal"):
             return
@@ -242,8 +243,7 @@ def second_opinion(model: Checkpoint, levels: np.ndarray) -> None:
         # Any click reruns the page, which ends this run at its next word to the bar.
         right.button("Cancel", key="cancel_annealing", width="stretch")
         known[image] = estimates.annealed(
-            model,
-            levels,
+            seen,
             _CHAINS,
             lambda share: bar.progress(share, f"Annealing {_CHAINS} chains: {share:.0%} done"),
         )

@@ -100,18 +100,18 @@ def choose_rate(calibration: Calibration) -> FalseAlarms:
     return alarms
 
 
-def hear(model: Checkpoint, prepared: Prepared, settings: ScoreSettings) -> Heard:
+def hear(model: Checkpoint, scored: ScoredImage, settings: ScoreSettings) -> Heard:
     """Asks the second opinions on one image; the one that takes long, only on request."""
     if settings.calibration is not None:
         return Heard(
             absent="Second opinions are placed among the model's own calibration images; the "
             "chosen set holds scores only, so there are none."
         )
-    levels, seed = prepared.levels, settings.seed
-    evidence = second_opinions.evidence(model, levels, seed)
+    seen, elbo = scored.seen, scored.elbo
+    evidence = second_opinions.evidence(model, scored, settings)
     heard = Heard(
         evidence=evidence if evidence.images else None,
-        complexity=second_opinions.complexity(model, levels, seed),
+        complexity=second_opinions.complexity(model, seen, elbo),
     )
     if heard.complexity.excess is None:
         heard = heard._replace(
@@ -123,7 +123,7 @@ def hear(model: Checkpoint, prepared: Prepared, settings: ScoreSettings) -> Hear
         help="How much a q found for this very image would gain on the encoder's. The first time, "
         "it is computed for some calibration images as well: seconds, or minutes for large ones.",
     ):
-        regret = second_opinions.regret(model, levels, seed)
+        regret = second_opinions.regret(model, seen, elbo)
         heard = heard._replace(regret=regret, regret_place=_place(model, regret))
     return heard
 
