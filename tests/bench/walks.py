@@ -44,7 +44,7 @@ class Walk(NamedTuple):
 
     Attributes:
         files: The files below vae/ in which a function was called, in the order of the first.
-        counts: How often an image was observed, encoded, and its ELBO computed.
+        counts: How often images were observed, encoded, their ELBO and log p(x) computed.
     """
 
     files: list[str]
@@ -111,7 +111,7 @@ def receipt(name: str) -> Walk:
 
         def both() -> None:
             access.receipt(model, 3)
-            estimates.gap(model, access.levels_of(model, 3))
+            estimates.ladder(access.seen(model, 3))
 
         return both
 
@@ -134,10 +134,16 @@ def _walk(prepared: Callable[[], Callable[[], object]]) -> Walk:
 @contextmanager
 def followed() -> Iterator[Walk]:
     """Follows what is called meanwhile, in this thread and those that begin; filled as it goes."""
+    from vae.elbo.evidence.quadrature import quadrature
     from vae.elbo.expectation import estimate_elbo
     from vae.model.vae import VAE
 
-    named = {"observed": VAE.observe, "encoded": VAE.encode, "ELBO computed": estimate_elbo}
+    named = {
+        "observed": VAE.observe,
+        "encoded": VAE.encode,
+        "ELBO computed": estimate_elbo,
+        "log p(x) computed": quadrature,
+    }
     codes = {unwrap(function).__code__: name for name, function in named.items()}
     walk = Walk([], dict.fromkeys(named, 0))
 
