@@ -223,6 +223,31 @@ def test_a_circle_is_found(tmp_path: Path, sources: dict[str, str]) -> None:
     assert circle(tmp_path)
 
 
+def long_functions(root: Path, most: int = 60) -> list[str]:
+    """Functions of more lines than that, docstring excluded, without a reason written above."""
+    found = []
+    for file in sorted([*root.rglob("vae/**/*.py"), *root.rglob("pages/*.py")]):
+        source = file.read_text()
+        lines = source.splitlines()
+        for node in ast.walk(ast.parse(source)):
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            first = node.body[1:] if ast.get_docstring(node) else node.body
+            above = min([node, *node.decorator_list], key=lambda one: one.lineno).lineno - 2
+            explained = above >= 0 and lines[above].lstrip().startswith("#")
+            if first and node.end_lineno - first[0].lineno + 1 > most and not explained:
+                found.append(f"{file.relative_to(root)}: {node.name}")
+    return found
+
+
+def test_functions_are_short_or_say_why(tmp_path: Path) -> None:
+    assert long_functions(ROOT) == []
+    (tmp_path / "vae").mkdir()
+    body = "def f():\n" + "    pass\n" * 61
+    (tmp_path / "vae" / "x.py").write_text(f"{body}\n# Why.\n{body}")
+    assert long_functions(tmp_path) == ["vae/x.py: f"]
+
+
 def second_hand(root: Path) -> list[str]:
     """Imports from a module that has the name from elsewhere itself, one line each."""
     found = []

@@ -5,11 +5,17 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tyro
 
 from vae.cli.program import EXIT_MISSING, EXIT_USAGE, Stop, open_checkpoint, parse, unwritable
 from vae.cli.reading import Reading
+
+if TYPE_CHECKING:
+    from vae.data.images.listing import LeftOut
+    from vae.scoring.calibration_sets import CalibrationSet
+    from vae.store.checkpoint import Checkpoint
 
 __all__ = ["TEXT", "calibrate"]
 
@@ -50,7 +56,6 @@ def calibrate(arguments: list[str]) -> int:
 
     from vae.data.images.listing import LeftOut, image_files, text_of
     from vae.elbo.expectation import draws_used
-    from vae.figures.frame import plus_minus
     from vae.scoring.calibration_sets import calibration_of, check_name, write_calibration
     from vae.scoring.files import ScoreSettings, score_files
     from vae.scoring.scores import check_counts
@@ -96,10 +101,17 @@ def calibrate(arguments: list[str]) -> int:
         raise unwritable(target, error) from error
     except ValueError as error:
         raise Stop(EXIT_USAGE, str(error)) from error
+    _report(loaded, made, len(refused), passed)
+    return 0
+
+
+def _report(loaded: Checkpoint, made: CalibrationSet, refused: int, passed: LeftOut) -> None:
+    """Prints what was made, and on standard error what was left out of it and why it matters."""
+    from vae.figures.frame import plus_minus
+
     count = len(made.elbo)
-    error = plus_minus(float(made.elbo.std(ddof=1)) / count**0.5, 3)
     if refused:
-        left_out = f"{len(refused)} of {count + len(refused)} files were refused and left out"
+        left_out = f"{refused} of {count + refused} files were refused and left out"
         print(f"vae calibrate: {left_out}.", file=sys.stderr)
     if told := str(passed):
         print(f"vae calibrate: {told}", file=sys.stderr)
@@ -110,9 +122,8 @@ def calibrate(arguments: list[str]) -> int:
             f"{100 * smallest:.1f} %; a rate of 1 % takes 99 of them, 0.1 % takes 999.",
             file=sys.stderr,
         )
+    error = plus_minus(float(made.elbo.std(ddof=1)) / count**0.5, 3)
     print(
         f"{loaded.name}: calibration set {made.name!r} of {count} images, ELBO "
-        f"{made.elbo.mean():.3f}{error} nats; "
-        f"smallest p-value {smallest:.3g}"
+        f"{made.elbo.mean():.3f}{error} nats; smallest p-value {smallest:.3g}"
     )
-    return 0

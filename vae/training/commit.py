@@ -51,9 +51,13 @@ def commit(
     """
     start = time.perf_counter()
     reference = reference_of(
-        fitted.model, data, config.draws, config.importance_samples, progress,
+        fitted.model,
+        data,
+        config.draws,
+        config.importance_samples,
+        progress,
         config.evidence_images,
-    )  # fmt: skip
+    )
     metrics = {
         **split_metrics(fitted.model, reference, "validation"),
         "draws": draws_used(fitted.model, config.draws),

@@ -66,6 +66,7 @@ class Fitted(NamedTuple):
     departures: list[str]
 
 
+# Longer than others: the whole run, in the order in which it happens.
 def fit(
     config: TrainConfig,
     data: ImageData,

@@ -65,16 +65,7 @@ def open_folder(
             be read.
         CacheUnwritable: If there is no room for the decoded images.
     """
-    root = Path(folder).expanduser()
-    if not root.is_dir():
-        raise DataMissing(f"There is no folder {folder!r}; give folder:PATH an existing one.")
-    try:
-        str(root.resolve()).encode()
-    except UnicodeEncodeError:
-        raise DataMissing(
-            f"The path of the folder {text_of(str(root))!r} is not UTF-8, and a checkpoint could "
-            "not record it; rename the folder, or reach it by a link."
-        ) from None
+    root = _root_of(folder)
     files, parts = _in_parts(_listing(root))
     if len(files) < _FEWEST:
         raise DataMissing(
@@ -129,6 +120,21 @@ def open_folder(
         test=test,
         digest=decoded.digest,
     )
+
+
+def _root_of(folder: str) -> Path:
+    """The folder, once it is known to be there and to have a name that can be recorded."""
+    root = Path(folder).expanduser()
+    if not root.is_dir():
+        raise DataMissing(f"There is no folder {folder!r}; give folder:PATH an existing one.")
+    try:
+        str(root.resolve()).encode()
+    except UnicodeEncodeError:
+        raise DataMissing(
+            f"The path of the folder {text_of(str(root))!r} is not UTF-8, and a checkpoint could "
+            "not record it; rename the folder, or reach it by a link."
+        ) from None
+    return root
 
 
 def _listing(root: Path) -> list[tuple[str, int, int]]:

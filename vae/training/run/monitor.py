@@ -47,10 +47,14 @@ class Watch:
         self.command, self.save_seconds = command, save_seconds
         self.images_per_second = 0.0
         self._status: dict[str, Any] = {
-            "phase": "starting", "pid": os.getpid(), "process": process_mark(os.getpid()),
+            "phase": "starting",
+            "pid": os.getpid(),
+            "process": process_mark(os.getpid()),
             "machine": machine_mark(),
-            "started": now(), "command": command, "message": "",
-        }  # fmt: skip
+            "started": now(),
+            "command": command,
+            "message": "",
+        }
         self._bar: tqdm | None = None
         self._curves = _open_tensorboard(tensorboard) if tensorboard else None
         self._looked = self._saved = time.perf_counter()
@@ -84,8 +88,11 @@ class Watch:
         self._bar = tqdm(
             # Where minutes end a run, its number of steps isn't known.
             total=None if config.max_minutes else config.steps,
-            initial=state.step, disable=not self.progress, file=sys.stderr, unit="step",
-        )  # fmt: skip
+            initial=state.step,
+            disable=not self.progress,
+            file=sys.stderr,
+            unit="step",
+        )
         self._looked = self._saved = time.perf_counter()
         self._write(state, "training")
 
