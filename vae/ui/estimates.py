@@ -13,8 +13,8 @@ import torch
 from vae.elbo.aggregate import surgery as surgery_module
 from vae.elbo.aggregate.surgery import Surgery
 from vae.elbo.evidence.annealing import annealed_evidence
+from vae.elbo.evidence.bounds import Ladder, bound_ladder
 from vae.elbo.evidence.crosscheck import sampled_evidence
-from vae.elbo.evidence.ladder import Ladder, bound_ladder
 from vae.elbo.evidence.posterior import true_posterior
 from vae.elbo.evidence.quadrature import CoarseScan, Quadrature, coarse_scan, quadrature
 from vae.elbo.expectation import Elbo, Receipt

@@ -15,16 +15,17 @@ from __future__ import annotations
 import math
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from vae.elbo.evidence.bounds import Ladder, bound_ladder
 from vae.elbo.evidence.crosscheck import SampledEvidence, sampled_evidence
-from vae.elbo.evidence.ladder import Ladder, bound_ladder
 from vae.elbo.evidence.quadrature import Quadrature, quadrature
 from vae.elbo.expectation import Elbo, estimate_elbo
-from vae.elbo.nodes import hermite_nodes, log_joint, node_log_likelihoods
 from vae.elbo.seen import Seen
 from vae.elbo.terms import log_density, standard_normal_log_density
+from vae.elbo.tiles import log_joint, node_log_likelihoods
 
 __all__ = [
     "Estimate",
@@ -33,6 +34,7 @@ __all__ = [
     "derivation",
     "divergence_to_posterior",
     "grid_elbo",
+    "hermite_nodes",
     "split_line",
     "stated",
 ]
@@ -280,6 +282,26 @@ def grid_elbo(seen: Seen) -> Estimate:
     coarse = share.reshape([len(axis)] * dims)[(slice(None, None, 2),) * dims]
     error = abs(value - 2**dims * float(coarse.sum()))
     return Estimate(value, error + max(_ROUNDING, 1e-6 * abs(value)))
+
+
+def hermite_nodes(dims: int, nodes: int = 12) -> tuple[Tensor, Tensor]:
+    r"""Gauss-Hermite nodes for an expectation under a standard normal.
+
+    Args:
+        dims: The number :math:`D` of dimensions, 1 or 2.
+        nodes: The number of nodes a dimension.
+
+    Returns:
+        The nodes, with shape :math:`(S, D)`, and their weights, which sum to 1, :math:`(S,)`.
+    """
+    points, weights = np.polynomial.hermite_e.hermegauss(nodes)
+    weights = weights / weights.sum()
+    grid = [torch.from_numpy(points)] * dims
+    masses = [torch.from_numpy(weights)] * dims
+    return (
+        torch.cartesian_prod(*grid).reshape(-1, dims),
+        torch.cartesian_prod(*masses).reshape(-1, dims).prod(-1),
+    )
 
 
 def _integrals(mu: Tensor, sigma: Tensor) -> tuple[float, float]:

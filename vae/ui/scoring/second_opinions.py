@@ -18,10 +18,10 @@ from vae.elbo.expectation import Elbo, draws_used
 from vae.elbo.gap.gap_split import BestGaussian, best_gaussian
 from vae.elbo.seen import Seen, see
 from vae.explore.selection import nearest_to
+from vae.scoring.calibration import tie, typicality
 from vae.scoring.complexity import code_lengths, complexity_excess, excess_tie
 from vae.scoring.counterfactual import AcceptedMove, nearest_accepted
 from vae.scoring.files import ScoredImage, ScoreSettings
-from vae.scoring.typicality import tie, typicality
 from vae.store.checkpoint import Checkpoint
 from vae.ui import access
 from vae.ui.caches import cached
