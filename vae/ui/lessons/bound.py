@@ -48,9 +48,8 @@ def pick_image(model: Checkpoint, sample: int) -> tuple[Seen | None, str]:
 def opening(name: str, found: estimates.Gap, exact: bool) -> None:
     """What one image costs by its ELBO and in truth."""
     if exact:
-        # The difference of the two numbers as they stand there, and parts that add up to it.
         cost, truth = round(-found.elbo[0], 2), round(-found.log_evidence, 2)
-        encoder, shape = adding_up((found.amortization, found.approximation), 2, cost - truth)
+        encoder, shape = _parts(found)
         widgets.opening(
             "The bound",
             f"By its ELBO {escape(name)} costs <b>{nats(cost, 2)}</b> nats, and exactly, by "
@@ -66,6 +65,13 @@ def opening(name: str, found: estimates.Gap, exact: bool) -> None:
             f"same kind would bring it down to <b>{nats(-found.best_elbo[0], 2)}</b>, and 5,000 "
             f"draws of the encoder's own to <b>{nats(-float(found.ladder.values[-1]), 2)}</b>.",
         )
+
+
+def _parts(found: estimates.Gap) -> tuple[float, float]:
+    """Both parts of the gap, which add up to the difference of its ends as they stand there."""
+    best, ends = round(found.best_elbo[0], 2), (found.elbo[0], found.log_evidence)
+    low, high = (round(end, 2) for end in ends)
+    return round(best - low, 2), round(high - best, 2)
 
 
 def rungs(found: estimates.Gap) -> None:
@@ -163,13 +169,14 @@ def two_forms(found: estimates.Gap) -> None:
 
 def gap_in_two_parts(found: estimates.Gap, exact: bool) -> None:
     """What a better encoder and what a better family of q would win back."""
+    encoder, shape = _parts(found) if exact else (found.amortization, math.nan)
     st.markdown(
         "**The gap in two parts** (Cremer et al. 2018). Amortisation, ELBO(q*) − ELBO(q): "
-        f"**{nats(found.amortization, 3)}{plus_minus(found.amortization_error, 3)} nats**, what "
+        f"**{nats(encoder, 2)}{plus_minus(found.amortization_error)} nats**, what "
         "this encoder loses on this image. "
         + (
-            f"Approximation, log p(x) − ELBO(q*): **{nats(found.approximation, 3)}"
-            f"{plus_minus(found.approximation_error, 3)} nats**, what no diagonal Gaussian can "
+            f"Approximation, log p(x) − ELBO(q*): **{nats(shape, 2)}"
+            f"{plus_minus(found.approximation_error)} nats**, what no diagonal Gaussian can "
             "reach. Together they are KL(q ‖ p(z|x))."
             if exact
             else "With more than two latent dimensions the rest of the gap has no exact value."

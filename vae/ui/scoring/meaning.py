@@ -223,7 +223,9 @@ def show_histogram(
 def _how_sure(scored: ScoredImage, n: int, name: str | None) -> str:
     """The score with its error, and its place among n images, as a sentence of HTML."""
     row = scored.row
-    images = "calibration images" if name is None else f"images of the set “{escape(name)}”"
+    images = f"images of the set “{escape(name or '')}”"
+    if name is None:
+        images = "calibration images, on which the model was neither trained nor tuned"
     share, of = {0: ("none", " of the"), 100: ("all", "")}.get(
         row.percentile, (percent(row.percentile), " of the")
     )
@@ -256,11 +258,11 @@ def show_opinions(
     if heard.complexity:
         found = heard.complexity
         if found.excess:
-            value = f"{nats(found.excess.value, 0)}{plus_minus(found.noise, 0)} bits"
+            value = f"{nats(found.excess.value, 0)}{plus_minus(found.noise, 0)} bits per image"
             place = (found.excess.p_value, found.excess.images)
             table.append(("cost beyond its PNG code", value, *place, level))
         else:
-            value = f"{nats(found.bits, 0)}{plus_minus(found.noise, 0)} bits long"
+            value = f"{nats(found.bits, 0)}{plus_minus(found.noise, 0)} bits per image"
             table.append(("PNG code", value, None, None, level))
     if heard.regret:
         gain = f"{nats(heard.regret.gain, 2)}{plus_minus(heard.regret.error)} nats"
