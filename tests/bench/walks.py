@@ -7,6 +7,7 @@ import logging
 import sys
 import tempfile
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -61,7 +62,9 @@ def run(arguments: list[str]) -> None:
         return
     for name, walk in walks.items():
         times = ", ".join(f"{what} {count} ×" for what, count in walk.counts.items())
+        rooms = Counter(file.partition("/")[0] for file in walk.files).most_common()
         print(f"{name}: {len(walk.files)} files (at most {BARS[name]}); {times}")
+        print("    by room: " + ", ".join(f"{room} {count}" for room, count in rooms))
         print("".join(f"    {file}\n" for file in walk.files))
 
 
