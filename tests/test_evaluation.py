@@ -99,5 +99,5 @@ def test_a_run_tells_of_how_many_images_it_knows_the_evidence(tmp_path, capsys):
     assert "held-out images: 100%" in said.err and "699/699" in said.err
     model = load(out)
     assert np.isfinite(model.reference.log_evidence).sum() == 14
-    assert model.manifest["metrics"]["log_evidence_images"] == 4
-    assert model.manifest["config"]["evidence_images"] == 14
+    assert model.card.metrics.log_evidence_images == 4
+    assert model.card.run["evidence_images"] == 14

@@ -173,7 +173,7 @@ def check_bound(model):
         loaded = vae.load(ROOT / "checkpoints" / model)
         best = best_gaussian(see(loaded.model, loaded.reference.levels[23:24]))
         words = " ".join(one.value for one in app.markdown)
-        assert f"{plus_minus(float(best.gain_se[0]), 3)} nats**, what this encoder loses" in words
+        assert f"{plus_minus(float(best.gain_se[0]))} nats**, what this encoder loses" in words
 
 
 def check_compare(model):

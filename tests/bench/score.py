@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -204,7 +204,7 @@ def _bench_model(name: str, count: int, flags: _Arguments) -> None:
     from vae.scoring.scores import score_levels
 
     model = open_checkpoint(name)
-    data = open_data(model.manifest["data"]["name"])
+    data = open_data(model.card.data.name)
     indices = np.resize(data.splits.validation, count)
     levels = data.read(indices)
     x = torch.from_numpy(model.config.image.from_levels(levels))
@@ -258,6 +258,7 @@ def _untrained(home: Path, draws: int) -> Checkpoint:
     import numpy as np
     import torch
 
+    from vae.cli.program import open_checkpoint
     from vae.data.spec import ImageSpec
     from vae.model.config import ModelConfig
     from vae.model.vae import VAE
@@ -285,13 +286,19 @@ def _untrained(home: Path, draws: int) -> Checkpoint:
         ),
         levels=None,
     )
+    card = open_checkpoint("digits-2d").card
     return Checkpoint(
         name="untrained",
         model=VAE(config).eval().requires_grad_(False),
-        manifest={"data": {"name": "scribbles"}, "metrics": {"draws": draws}},
+        card=replace(
+            card,
+            model=config,
+            run={},
+            data=replace(card.data, name="scribbles"),
+            metrics=replace(card.metrics, draws=draws),
+        ),
         reference=reference,
         history=(),
-        weights_sha256="0" * 64,
         path=home,
     )
 

@@ -136,7 +136,7 @@ def _gate(loaded: Checkpoint, flags: _Arguments) -> FalseAlarms | None:
     try:
         compared = calibration_of(loaded, flags.calibration)
         if flags.calibration is not None:
-            run = loaded.manifest["config"]
+            run = loaded.card.run
             made = calibration_set(loaded, flags.calibration).adaptation.as_trained(run)
             if made != flags.adaptation.as_trained(run):
                 print(

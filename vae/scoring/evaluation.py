@@ -201,13 +201,12 @@ def evaluate(
         ValueError: If a count is out of range, or the data set has no test images.
     """
     check_counts(draws, importance_samples)
-    data_name = checkpoint.manifest["data"]["name"]
     read, count = _images_of(checkpoint, split, limit)
     statistics = statistics_of(
         checkpoint.model, read, count, draws, importance_samples, seed, progress, evidence_images
     )
     factors = {}
-    if data_name == "sprites":
+    if checkpoint.card.data.name == "sprites":
         # Fewer would not show each value of each factor.
         count = min(FACTOR_IMAGES, max(1_000, limit or FACTOR_IMAGES))
         factors = factor_metrics(checkpoint.model, count, seed)

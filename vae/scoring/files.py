@@ -125,8 +125,8 @@ def prepare(
         ImageRefused: If the file cannot be used.
     """
     raster = read_image(content, limits)
-    data, run = checkpoint.manifest["data"]["name"], checkpoint.manifest["config"]
-    fitted = preprocess(raster, checkpoint.image, adaptation.as_trained(run), data)
+    card = checkpoint.card
+    fitted = preprocess(raster, card.image, adaptation.as_trained(card.run), card.data.name)
     # What reading did and what fitting did are one story to the person who sent it.
     return fitted._replace(steps=raster.notes + fitted.steps)
 
@@ -218,9 +218,9 @@ def score_files(
         files = chain(first, files)
     decoder = Decoder(
         checkpoint.image,
-        settings.adaptation.as_trained(checkpoint.manifest["config"]),
+        settings.adaptation.as_trained(checkpoint.card.run),
         settings.limits,
-        checkpoint.manifest["data"]["name"],
+        checkpoint.card.data.name,
     )
     at_once = max(1, min(_DECODED_AT_ONCE, size // 8))
     # What is being decoded: parts, each in pieces small enough for every process to have one.

@@ -169,7 +169,7 @@ def two_forms(found: estimates.Gap) -> None:
 
 def gap_in_two_parts(found: estimates.Gap, exact: bool) -> None:
     """What a better encoder and what a better family of q would win back."""
-    encoder, shape = _parts(found) if exact else (found.amortization, math.nan)
+    encoder, shape = _parts(found)
     st.markdown(
         "**The gap in two parts** (Cremer et al. 2018). Amortisation, ELBO(q*) − ELBO(q): "
         f"**{nats(encoder, 2)}{plus_minus(found.amortization_error)} nats**, what "

@@ -164,7 +164,7 @@ def opinions_of(
         regret=heard.regret_place.p_value if heard.regret_place else None,
         complexity=complexity.p_value if complexity else None,
         best_passes=heard.regret.best_elbo > alarms.threshold if heard.regret else None,
-        bound_draws=0 if exact else int(model.manifest["metrics"]["importance_samples"]),
+        bound_draws=0 if exact else model.card.metrics.importance_samples,
         images=n,
         regret_images=heard.regret_place.images if heard.regret_place else n,
     )

@@ -96,7 +96,7 @@ class Regret(NamedTuple):
 
 def evidence(model: Checkpoint, scored: ScoredImage, settings: ScoreSettings) -> Opinion:
     """log p(x) where it is exact, else L_k by the estimator of the calibration images."""
-    k = int(model.manifest["metrics"]["importance_samples"])
+    k = model.card.metrics.importance_samples
     reference, rows = model.reference, model.reference.of_split("calibration")
     if model.latent_dim <= 2:
         known, (value, error) = reference.log_evidence[rows], log_evidence(scored, settings)
