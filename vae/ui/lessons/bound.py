@@ -13,9 +13,10 @@ from vae.figures import palette
 from vae.figures.bound import densities_on_a_line, three_densities, two_clouds
 from vae.figures.frame import adding_up, nats, plus_minus
 from vae.figures.ladder import Rung, ladder_html
-from vae.scoring.files import ScoreSettings, score_bytes
+from vae.scoring.files import ScoreSettings
 from vae.store.checkpoint import Checkpoint
 from vae.ui import access, estimates, widgets
+from vae.ui.scoring.batches import score_in_parts
 from vae.ui.uploads import admitted
 
 __all__ = [
@@ -38,7 +39,8 @@ def pick_image(model: Checkpoint, sample: int) -> tuple[Seen | None, str]:
         sent = st.file_uploader("One image, up to 5 MB", key="bound_upload")
     if sent is not None:
         files, _ = admitted([sent])
-        scored = score_bytes(model, files, ScoreSettings(evidence=False))[0]
+        (found,) = score_in_parts(model, files, ScoreSettings(evidence=False))
+        scored = found[0]
         if scored.seen is not None:
             return scored.seen, scored.row.name
         st.error(f"{scored.row.error} ({scored.row.error_code})")
