@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from vae.elbo.evidence.ladder import RUNGS, bound_ladder
+from vae.elbo.evidence.bounds import RUNGS, bound_ladder
 from vae.elbo.lessons.batch_mates import batch_mates
 from vae.elbo.lessons.derivation import Line, derivation
 from vae.elbo.lessons.losses import (

@@ -14,9 +14,9 @@ from vae.elbo.evidence.bounds import estimate_bound
 from vae.elbo.evidence.refined import refined_bound
 from vae.elbo.expectation import estimate_elbo
 from vae.elbo.seen import see
+from vae.scoring.calibration import typicality
 from vae.scoring.calibration_sets import calibration_of
 from vae.scoring.complexity import code_lengths, complexity_excess
-from vae.scoring.typicality import typicality
 from vae.scoring.verdict import Opinions, doubt_level, give_verdict, union_rate, words
 from vae.store.originals import originals
 

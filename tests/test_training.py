@@ -16,8 +16,8 @@ from vae.elbo.seen import see
 from vae.elbo.terms import sampled_terms
 from vae.model.vae import VAE
 from vae.scoring.evaluation import evaluate, split_metrics
+from vae.training.arithmetic import choose_device
 from vae.training.config import TrainConfig
-from vae.training.devices import choose_device
 from vae.training.fit import Diverged, Fitted, fit
 
 QUICK = TrainConfig(

@@ -21,10 +21,10 @@ from vae.data.spec import ImageSpec
 from vae.elbo.evidence.quadrature import exact_evidence
 from vae.elbo.expectation import estimate_elbo
 from vae.elbo.seen import see
+from vae.scoring.calibration import typicality
 from vae.scoring.calibration_sets import calibration_of
 from vae.scoring.complexity import code_lengths, complexity_excess, excess_tie
 from vae.scoring.evaluation import calibration_evidence
-from vae.scoring.typicality import typicality
 from vae.store.checkpoint import Checkpoint
 from vae.store.originals import own_data
 

@@ -120,7 +120,7 @@ def scores_of(
     if len(names) != len(levels):
         raise ValueError(f"names must hold {len(levels)} names, one an image, not {len(names)}.")
     compared = calibration_of(checkpoint, calibration)
-    seen = see(checkpoint.model, levels, seed)
+    seen = see(checkpoint, levels, seed)
     elbo = estimate_elbo(seen, draws)
     # Percentile and p-value keep the calibration set's own estimator.
     alike = elbo.draws == compared.draws
