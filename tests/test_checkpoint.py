@@ -23,19 +23,19 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import torch
+from checkpoint_files import path_of
 
 import vae
-from vae.data.disk import machine_mark, own_mark
+from vae.data import disk
 from vae.data.spec import ImageSpec
 from vae.model.config import ModelConfig
 from vae.model.vae import VAE
-from vae.store import checkpoint as module
 from vae.store.checkpoint import load, write
 from vae.store.contents import CheckpointError, Reference
 from vae.store.registry import default_root, find, scan
+from vae.store.target import FILES
 
 ROOT = Path(__file__).parents[1]
-FILES = ("model.safetensors", "reference.safetensors", "history.jsonl")
 
 
 def test_a_reference_of_an_older_version_has_no_numerical_errors(tmp_path: Path) -> None:
@@ -71,11 +71,12 @@ def small(seed: int = 0, **changes: Any) -> dict[str, Any]:
             "splits": dict.fromkeys(("train", "validation", "calibration"), {"images": 3}),
         },
         "metrics": {
-            **dict.fromkeys(("draws", "importance_samples", "active_units"), 0),
+            **dict.fromkeys(("images", "draws", "importance_samples", "active_units"), 0),
             **dict.fromkeys(("elbo", "elbo_se", "rate", "distortion"), -float(seed)),
         },
         "training": {"seconds": 1.5, "device": "cpu", "best_step": 1, "parameters": 1},
     }
+    # The same for every seed, so that checkpoints may share a file.
     history = [{"step": step, "validation": {"elbo": -1.0 / step}} for step in (1, 2)]
     return {"model": model, "reference": reference, "history": history, "facts": facts}
 
@@ -86,8 +87,21 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
+def listed(path: Path) -> dict[str, str]:
+    """By what a file is, the name that the manifest lists it under."""
+    files = json.loads((path / "manifest.json").read_text())["files"]
+    return {"manifest.json": "manifest.json"} | {
+        file: entry.get("name", file) for file, entry in files.items()
+    }
+
+
 def contents(path: Path) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in path.iterdir()}
+    return {name: (path / name).read_bytes() for name in listed(path).values()}
+
+
+def remains(path: Path) -> set[str]:
+    """What a checkpoint's directory holds besides its files and the lock of their writers."""
+    return set(os.listdir(path)) - {*listed(path).values(), ".lock"}
 
 
 def edit(path: Path, change: Callable[[dict], None]) -> None:
@@ -97,14 +111,23 @@ def edit(path: Path, change: Callable[[dict], None]) -> None:
 
 
 def replace_file(path: Path, name: str, data: bytes) -> None:
-    """Puts other bytes in a file's place and lists them as the right ones."""
+    """Puts other bytes in a file's place and lists them as the right ones, by its plain name."""
     (path / name).write_bytes(data)
-    listed = {"sha256": sha256(data).hexdigest(), "bytes": len(data)}
-    edit(path, lambda manifest: manifest["files"].__setitem__(name, listed))
+    entry = {"sha256": sha256(data).hexdigest(), "bytes": len(data)}
+    edit(path, lambda manifest: manifest["files"].__setitem__(name, entry))
+
+
+def as_first_written(path: Path) -> Path:
+    """Gives the files the plain names that they had in the first checkpoints."""
+    for file in FILES:
+        replace_file(path, file, path_of(path, file).read_bytes())
+    for name in remains(path):
+        (path / name).unlink()
+    return path
 
 
 def replace_weights(path: Path, change: Callable[[dict], None], keep: bool = False) -> None:
-    data = (path / "model.safetensors").read_bytes()
+    data = path_of(path).read_bytes()
     weights = safetensors.numpy.load(data)
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     change(weights)
@@ -155,9 +178,14 @@ def test_round_trip(tmp_path: Path, changes: dict) -> None:
     assert torch.equal(found.decode(z).mean, model.decode(z).mean)
     assert not found.model.training
     assert not any(weight.requires_grad for weight in found.model.parameters())
-    listed = found.manifest["files"]["model.safetensors"]["sha256"]
-    data = (tmp_path / "model" / "model.safetensors").read_bytes()
-    assert found.weights_sha256 == listed == sha256(data).hexdigest()
+    assert sorted(os.listdir(tmp_path / "model")) == sorted(
+        [".lock", "manifest.json", *(one.name for one in found.card.files.values())]
+    )
+    for file, entry in found.card.files.items():
+        data, (stem, _, suffix) = (found.path / entry.name).read_bytes(), file.partition(".")
+        assert entry.sha256 == sha256(data).hexdigest() and entry.bytes == len(data)
+        assert entry.name == f"{stem}-{entry.sha256[:12]}.{suffix}"
+    assert found.weights_sha256 == found.card.files["model.safetensors"].sha256
 
 
 def test_a_model_without_embedded_images(tmp_path: Path) -> None:
@@ -211,33 +239,49 @@ def test_nothing_is_replaced_unasked(path: Path) -> None:
     assert [child.name for child in path.parent.iterdir()] == ["model"]
 
 
-@pytest.mark.parametrize("kind", ["folder", "empty folder", "file"])
+@pytest.mark.parametrize("kind", ["folder", "weights", "file"])
 def test_only_a_checkpoint_is_replaced(path: Path, kind: str) -> None:
     # `--out checkpoints --overwrite` with the name forgotten must not cost every checkpoint.
     target = path.parent if kind == "folder" else path.parent / "other"
-    if kind == "empty folder":
+    if kind == "weights":
         target.mkdir()
+        (target / "model.safetensors").write_text("another program's")
     elif kind == "file":
         target.write_text("a diary")
     before = contents(path)
+    with pytest.raises(FileExistsError, match="exists already"):
+        write(target, **small(1))
     with pytest.raises(FileExistsError, match="is not a checkpoint"):
         write(target, **small(1), overwrite=True)
     assert target.exists() and contents(path) == before
 
 
+@pytest.mark.parametrize("names", [(), (".run",), (".lock", "model-0123456789ab.safetensors")])
+def test_what_holds_no_work_needs_no_leave(tmp_path: Path, names: tuple[str, ...]) -> None:
+    # Nothing at all, a run under way, or what the first writer left that was killed.
+    (tmp_path / "model").mkdir()
+    for name in names:
+        (tmp_path / "model" / name).touch()
+    write(tmp_path / "model", **small())
+    assert load(tmp_path / "model") and remains(tmp_path / "model") == {*names} & {".run"}
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_read_only_folder_is_an_error(path: Path) -> None:
-    path.parent.chmod(0o500)
+    before = contents(path)
+    for folder in (path, path.parent):
+        folder.chmod(0o500)
     try:
         for target in (path, path.parent / "new"):
             with pytest.raises(PermissionError):
                 write(target, **small(1), overwrite=True)
     finally:
-        path.parent.chmod(0o700)
-    assert contents(path)
+        for folder in (path.parent, path):
+            folder.chmod(0o700)
+    assert contents(path) == before
 
 
-@pytest.mark.parametrize("name", ["x" * 255, "file/below"])
+@pytest.mark.parametrize("name", ["x" * 256, "file/below"])
 def test_an_impossible_place_is_an_error(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError):
@@ -245,56 +289,54 @@ def test_an_impossible_place_is_an_error(tmp_path: Path, name: str) -> None:
     assert [child.name for child in tmp_path.iterdir()] == ["file"]
 
 
-DEAD = 4194303  # no process has the number
-
-
-def test_leftovers_of_killed_writers_are_removed(tmp_path: Path) -> None:
-    here = machine_mark()
-    names = {
-        kind: f".{name}.tmp-{machine}-{pid}"
-        for kind, name, machine, pid in (
-            ("dead", "model", here, DEAD), ("alive", "model", here, os.getppid()),
-            ("another", "other", here, DEAD), ("elsewhere", "model", "0123456789ab", DEAD),
-            ("old", "model", "0123456789ab", os.getppid()),
-            ("old but written to", "model", "ba9876543210", os.getppid()),
-        )
+def test_what_no_manifest_lists_is_removed_whoever_left_it(path: Path) -> None:
+    other_machine, own = "0123456789ab-1", f"{disk.machine_mark()}-{os.getppid()}"
+    left = {
+        "model-0123456789ab.safetensors", "history-ba9876543210.jsonl", "reference.safetensors",
+        f".manifest.json.tmp-{other_machine}", f".model-0123456789ab.safetensors.tmp-{own}",
     }  # fmt: skip
-    for name in names.values():
-        (tmp_path / name).mkdir()
-    two_days_ago = time.time() - 2 * 24 * 3600
-    (tmp_path / names["old but written to"] / "model.safetensors").write_text("")
-    for kind in ("old", "old but written to"):
-        os.utime(tmp_path / names[kind], (two_days_ago, two_days_ago))
-    write(tmp_path / "model", **small())
-    gone = {names["dead"], names["old"]}
-    assert {child.name for child in tmp_path.iterdir()} == {"model", *names.values()} - gone
-
-
-def test_another_machine_s_replacement_is_left_to_it(path: Path) -> None:
-    # On a shared disk, between the two renames; a dead process here has its number.
-    before = contents(path)
-    previous = path.with_name(f".model.previous-0123456789ab-{DEAD}")
-    path.rename(previous)
-    os.utime(previous)
-    assert scan(path.parent) == {} and refusal(path).code == "E-CKPT-01"
-    assert contents(previous) == before
-    # A writer here that meets it leaves it alone too.
-    write(path, **small(1))
-    assert contents(previous) == before
-    # Nobody replaces a checkpoint for a day: its machine is gone, and what it left is of no use.
-    os.utime(previous, (0, 0))
-    for file in previous.iterdir():
-        os.utime(file, (0, 0))
+    kept = {"notes.md", "model-mine.safetensors", "weights.safetensors", ".gitignore"}
+    for name in left | kept:
+        (path / name).touch()
+    for name in (".run", "calibrations"):
+        (path / name).mkdir()
+    assert load(path)  # a reader removes nothing
+    assert remains(path) == {*left, *kept, ".run", "calibrations"}
     write(path, **small(1), overwrite=True)
-    assert [child.name for child in path.parent.iterdir()] == ["model"]
+    assert remains(path) == {*kept, ".run", "calibrations"}
 
 
-def test_a_replacement_that_another_machine_never_ended_is_put_back(path: Path) -> None:
-    before = contents(path)
-    for file in (path, *path.iterdir()):
-        os.utime(file, (0, 0))
-    path.rename(path.with_name(f".model.previous-0123456789ab-{os.getpid()}"))
-    assert list(scan(path.parent)) == ["model"] and contents(path) == before
+def test_the_plain_names_of_the_first_checkpoints_are_read_and_replaced(path: Path) -> None:
+    sound = load(path)
+    before = contents(as_first_written(path))
+    assert set(os.listdir(path)) == {*FILES, "manifest.json", ".lock"}
+    assert load(path).weights_sha256 == sound.weights_sha256 and scan(path.parent)["model"].card
+    with pytest.raises(FileExistsError):
+        write(path, **small(1))
+    assert contents(path) == before
+    write(path, **small(1), overwrite=True)
+    assert load(path).weights_sha256 != sound.weights_sha256 and not remains(path)
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../sound/{}", "/etc/passwd", "./{}", ".run/{}", "sub/{}", "", ".", "..", "manifest.json",
+        "model-000000000000.safetensors", "other.safetensors", "model.safetensors\0", None, 3, [],
+        {},
+    ],
+)  # fmt: skip
+def test_a_manifest_names_no_file_but_its_own(path: Path, file: str, name: object) -> None:
+    write(path.parent / "sound", **small(1))
+    as_first_written(path.parent / "sound")
+    for folder in ("sub", ".run"):
+        (path / folder).mkdir()
+        shutil.copy(path_of(path, file), path / folder / file)
+    as_named = name.format(file) if isinstance(name, str) else name
+    edit(path, lambda manifest: manifest["files"][file].update(name=as_named))
+    assert refusal(path).code == "E-CKPT-03"
+    assert scan(path.parent)["model"].damage == str(refusal(path))
 
 
 # --- Damaged and hostile files ----------------------------------------------------------------
@@ -359,12 +401,12 @@ TENSOR_DAMAGE: dict[str, Callable[[bytes], bytes]] = {
 def test_damaged_tensors(path: Path, damage: str, name: str, listed: bool, monkeypatch) -> None:
     monkeypatch.chdir(path.parent)
     write(path.parent / "sound", **small(1))
-    sound = (path / name).read_bytes()
+    sound = path_of(path, name).read_bytes()
     data = TENSOR_DAMAGE[damage](sound)
     if listed:
         replace_file(path, name, data)
     else:
-        (path / name).write_bytes(data)
+        path_of(path, name).write_bytes(data)
     expected = {"E-CKPT-04", "E-CKPT-07"} if listed else {"E-CKPT-03"}
     assert refusal(path).code in expected
     assert not Path("payload-ran").exists()
@@ -433,7 +475,7 @@ def test_other_floats_are_cast(path: Path, dtype: type) -> None:
     ],
 )
 def test_wrong_reference(path: Path, change: Callable, code: str) -> None:
-    arrays = safetensors.numpy.load((path / "reference.safetensors").read_bytes())
+    arrays = safetensors.numpy.load(path_of(path, "reference.safetensors").read_bytes())
     change(arrays)
     replace_file(path, "reference.safetensors", safetensors.numpy.save(arrays))
     assert refusal(path).code == code
@@ -528,6 +570,9 @@ MANIFEST_DAMAGE: dict[str, tuple[str, bytes | Callable[[dict], None]]] = {
     "no card": ("E-CKPT-04", lambda m: m.pop("card")),
     "no title": ("E-CKPT-04", lambda m: m["card"].pop("title")),
     "a number for a description": ("E-CKPT-04", _set("card", "description", to=3)),
+    "a text for a bound": ("E-CKPT-04", _set("metrics", "iwae_bound", to="-90")),
+    "a boundless weight": ("E-CKPT-04", _set("config", "beta", to=10**400)),
+    "a truth for a weight": ("E-CKPT-04", _set("config", "beta", to=True)),
     "no command": ("E-CKPT-04", lambda m: m.pop("command")),
     "a text for the ELBO": ("E-CKPT-04", _set("metrics", "elbo", to="-90")),
     "no splits": ("E-CKPT-04", _set("data", "splits", to={})),
@@ -553,8 +598,8 @@ def test_damaged_manifest(path: Path, damage: str) -> None:
     assert error.code == code
     entries = scan(path.parent)
     if "sha256" not in damage:  # a scan reads manifests and sizes, no other file
-        assert entries["model"].manifest is None and entries["model"].damage == str(error)
-    assert entries["sound"].damage == "" and entries["sound"].manifest["format"] == 1
+        assert entries["model"].card is None and entries["model"].damage == str(error)
+    assert entries["sound"].damage == "" and entries["sound"].card.title == "Small"
 
 
 def _link(path: Path, to: str | Path) -> None:
@@ -587,7 +632,7 @@ def _folder(path: Path) -> None:
 )
 def test_only_regular_files_are_opened(path: Path, name: str, change: Callable) -> None:
     write(path.parent / "sound", **small(1))
-    change(path / name)
+    change(path / listed(path)[name])
     missing = name == "manifest.json" and not os.path.lexists(path / name)
     error = refusal(path)
     assert error.code in {"E-CKPT-01", "E-CKPT-02", "E-CKPT-03", "E-CKPT-04"}
@@ -611,9 +656,6 @@ def test_a_linked_checkpoint_is_replaced_where_it_lies(tmp_path: Path) -> None:
     write(tmp_path / "other", **small(2))
     assert load(link).weights_sha256 == load(tmp_path / "other").weights_sha256
     assert os.listdir(here) == ["mine"] and os.listdir(disk) == ["model"]
-    # A writer that was killed between two renames.
-    (disk / "model").rename(disk / f".model.previous-{machine_mark()}-{DEAD}")
-    assert load(link).name == "mine" and os.listdir(disk) == ["model"]
     # A disk that is missing for now is not written beside.
     (disk / "model").rename(tmp_path / "away")
     with pytest.raises(FileExistsError, match="not a checkpoint"):
@@ -627,7 +669,7 @@ def test_no_file_is_opened_through_a_folder_of_another_kind(tmp_path: Path) -> N
         (tmp_path / f"run-{suffix}" / f"model.{suffix}").write_bytes(pickle.dumps(_Payload()))
         assert refusal(tmp_path / f"run-{suffix}").code == "E-CKPT-01"
     write(tmp_path / "model", **small())
-    shutil.copytree(tmp_path / "model", tmp_path / ".model.tmp-7")
+    shutil.copytree(tmp_path / "model", tmp_path / ".hidden")
     (tmp_path / "link").symlink_to("model")
     (tmp_path / "etc").symlink_to("/etc")
     (tmp_path / "loop").symlink_to("loop")
@@ -697,11 +739,12 @@ def flip(data: bytes, bit: int) -> bytes:
 
 @pytest.mark.parametrize("name", FILES)
 def test_every_flipped_bit_is_noticed(path: Path, name: str) -> None:
-    data, rng = (path / name).read_bytes(), random.Random(name)
+    file, rng = path_of(path, name), random.Random(name)
+    data = file.read_bytes()
     for _ in range(70):
-        (path / name).write_bytes(flip(data, rng.randrange(8 * len(data))))
+        file.write_bytes(flip(data, rng.randrange(8 * len(data))))
         assert refusal(path).code == "E-CKPT-03"
-    (path / name).write_bytes(data)
+    file.write_bytes(data)
     assert load(path)
 
 
@@ -723,21 +766,20 @@ def test_a_flipped_bit_in_the_manifest_never_changes_the_model(path: Path) -> No
 def test_a_bit_that_flips_on_the_way_to_disk_is_noticed(
     path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before, honest = contents(path), module.create_file
+    before, honest, stem = contents(path), disk.create_file, name.partition(".")[0]
 
     def faulty(target: Path, data: bytes) -> None:
-        honest(target, flip(data, 1_003) if target.name == name else data)
+        honest(target, flip(data, 1_003) if target.name.startswith(f".{stem}") else data)
 
-    monkeypatch.setattr(module, "create_file", faulty)
-    with pytest.raises(OSError, match=f"{name} reads back otherwise"):
+    monkeypatch.setattr(disk, "create_file", faulty)
+    with pytest.raises(OSError, match=rf"{stem}\S+ reads back otherwise"):
         write(path, **small(1), overwrite=True)
-    assert contents(path) == before
-    assert [child.name for child in path.parent.iterdir()] == ["model"]
+    assert contents(path) == before and not remains(path)
 
 
 def fuzz(path: Path, count: int, seed: int) -> None:
     """Mutates files that the manifest then lists as right, so that they reach the parsers."""
-    rng, sound = random.Random(seed), contents(path)
+    rng, sound = random.Random(seed), contents(as_first_written(path))
     for _ in range(count):
         name = rng.choice([*FILES, "manifest.json"])
         body = bytearray(sound[name])
@@ -776,8 +818,8 @@ def test_fuzz_long(path: Path, seed: int) -> None:
 
 # Every way in which the writer changes or reads the disk.
 CALLS = (
-    (io, "open"), (os, "open"), (os, "fsync"), (os, "rename"), (os, "mkdir"), (os, "rmdir"),
-    (os, "unlink"), (os, "listdir"),
+    (io, "open"), (os, "open"), (os, "fsync"), (os, "replace"), (os, "mkdir"), (os, "unlink"),
+    (os, "listdir"), (os, "lstat"),
 )  # fmt: skip
 
 
@@ -844,15 +886,15 @@ def test_any_failing_call_leaves_old_or_new(tmp_path: Path, versions) -> None:
         outcomes.append((failed, old_or_new(path, old, new)))
         # Nothing lingers that the next writer would stumble over.
         write(path, **small(1), overwrite=True)
-        assert contents(path) == new
-        assert [child.name for child in path.parent.iterdir()] == ["model"]
+        assert contents(path) == new and not remains(path)
+        assert os.listdir(path.parent) == ["model"]
     # What failed silently did so in tidying up only.
     assert (False, "old") not in outcomes
     assert {(True, "old"), (False, "new")} <= set(outcomes)
     assert outcomes.count((True, "old")) >= 10
 
 
-def test_a_failing_first_write_leaves_nothing(tmp_path: Path) -> None:
+def test_a_failing_first_write_is_made_up_for(tmp_path: Path) -> None:
     with Fault(0, _raise) as fault:
         write(tmp_path / "0" / "model", **small())
     for n in range(1, fault.count + 1):
@@ -862,10 +904,12 @@ def test_a_failing_first_write_leaves_nothing(tmp_path: Path) -> None:
                 write(path, **small())
             except OSError:
                 pass
-        if path.exists():
-            assert load(path)
+        if (path / "manifest.json").exists():
+            assert load(path) and list(scan(path.parent)) == ["model"]
         else:
             assert scan(path.parent) == {}
+            write(path, **small())
+        assert load(path) and not remains(path)
 
 
 def crash_everywhere(folder: str) -> None:
@@ -884,29 +928,35 @@ def crash_everywhere(folder: str) -> None:
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         results.append(old_or_new(path, old, new))
         write(path, **small(1), overwrite=True)
-        assert [one.name for one in path.parent.iterdir()] == ["model"]
+        assert contents(path) == new and not remains(path)
     print(json.dumps(results))
 
 
+def overwriting(path: Path) -> int:
+    """Forks a child that overwrites a checkpoint again and again; its number."""
+    if child := os.fork():
+        return child
+    while True:
+        for version in (1, 0):
+            write(path, **small(version), overwrite=True)
+
+
 def kill_at_random(folder: str, count: str, seed: str) -> None:
-    """Kills children that overwrite a checkpoint again and again."""
+    """Kills pairs of such children, one after the other."""
     results, rng = [], random.Random(int(seed))
     old, new = (contents(Path(folder) / "versions" / version) for version in "01")
     path = Path(folder) / "model"
     write(path, **small(0))
     for _ in range(int(count)):
-        child = os.fork()
-        if not child:
-            while True:
-                for version in (1, 0):
-                    write(path, **small(version), overwrite=True)
-        time.sleep(rng.uniform(0, 0.05))
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+        for child in [overwriting(path) for _ in range(2)]:
+            time.sleep(rng.uniform(0, 0.05))
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            load(path)
         results.append(old_or_new(path, old, new))
     write(path, **small(1), overwrite=True)
-    assert contents(path) == new
-    assert sorted(one.name for one in path.parent.iterdir()) == ["model", "versions"]
+    assert contents(path) == new and not remains(path)
+    assert sorted(os.listdir(folder)) == ["model", "versions"]
     print(json.dumps(results))
 
 
@@ -941,60 +991,106 @@ def test_many_kills_leave_old_or_new(tmp_path: Path, versions) -> None:
     assert set(results) == {"old", "new"}
 
 
-def test_readers_never_meet_a_mixture(path: Path, versions) -> None:
-    old, new = (sha256(version["model.safetensors"]).hexdigest() for version in versions)
-    seen, stop = set(), threading.Event()
+@pytest.mark.parametrize(("writers", "layout"), [(1, "plain names"), (3, "hashed names")])
+def test_readers_never_meet_a_mixture(path: Path, versions, writers: int, layout: str) -> None:
+    weights = [data for one in versions for name, data in one.items() if name[:5] == "model"]
+    digests = {sha256(data).hexdigest() for data in weights}
+    if layout == "plain names":
+        as_first_written(path)
+    # Made here, since all threads draw from one generator.
+    arguments, seen, stop = [small(0), small(1)], set(), threading.Event()
 
     def read() -> None:
         while not stop.is_set():
             try:
-                seen.add(load(path).weights_sha256)
+                seen.update((load(path).weights_sha256, scan(path.parent)["model"].damage))
             except Exception as error:
                 seen.add(repr(error))
 
+    def overwrite() -> None:
+        for seed in [1, 0] * (20 // writers):
+            write(path, **arguments[seed], overwrite=True)
+
     readers = [threading.Thread(target=read) for _ in range(2)]
-    for reader in readers:
-        reader.start()
-    try:
-        for seed in [1, 0] * 20:
-            write(path, **small(seed), overwrite=True)
-    finally:
-        stop.set()
-        for reader in readers:
-            reader.join()
-    assert seen <= {old, new} and seen
+    at_work = [threading.Thread(target=overwrite) for _ in range(writers)]
+    for thread in readers + at_work:
+        thread.start()
+    for thread in at_work:
+        thread.join()
+    stop.set()
+    for thread in readers:
+        thread.join()
+    assert seen - {""} <= digests and len(seen) > 1
+    assert not remains(path) and old_or_new(path, *versions)
+
+
+def test_of_two_first_writers_one_is_refused(tmp_path: Path) -> None:
+    # The second one waits for the first one's lock, and finds a finished checkpoint.
+    said = []
+
+    def first(seed: int) -> None:
+        try:
+            write(tmp_path / "model", **small(seed))
+        except FileExistsError as error:
+            said.append(str(error))
+
+    (tmp_path / "model").mkdir()
+    with disk.locked(tmp_path / "model" / ".lock"):
+        writers = [threading.Thread(target=first, args=(seed,)) for seed in (0, 1)]
+        for writer in writers:
+            writer.start()
+        time.sleep(0.2)
+        assert not (tmp_path / "model" / "manifest.json").exists()
+    for writer in writers:
+        writer.join()
+    assert len(said) == 1 and "exists already" in said[0]
+    assert load(tmp_path / "model") and not remains(tmp_path / "model")
+
+
+@pytest.mark.parametrize("file", FILES[:2])
+def test_a_reader_of_a_replaced_manifest_begins_again(
+    path: Path, file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The writer comes between reading the manifest and reading the file that it listed.
+    honest, gone = Path.read_bytes, path_of(path, file)
+
+    def late(self: Path) -> bytes:
+        if self == gone and gone.exists():
+            write(path, **small(1), overwrite=True)
+        return honest(self)
+
+    monkeypatch.setattr(Path, "read_bytes", late)
+    found = load(path)
+    assert not gone.exists()
+    assert found.weights_sha256 == sha256(path_of(path).read_bytes()).hexdigest()
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="names open files by /proc")
-def test_everything_reaches_the_disk_before_the_rename(
+def test_everything_reaches_the_disk_before_the_manifest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A lost power supply can't be tried here; the order of calls that survives one can.
-    done: list[str] = []
+    write(tmp_path / "model", **small())
+    old, done = listed(tmp_path / "model"), []
 
-    def logged(home: Any, name: str, describe: Callable[[Any], str]) -> None:
+    def logged(home: Any, name: str, describe: Callable[..., str]) -> None:
         original = getattr(home, name)
 
         def call(*args: Any, **options: Any) -> Any:
-            done.append(f"{name} {describe(args[0])}")
+            done.append(f"{name} {describe(*args)}")
             return original(*args, **options)
 
         monkeypatch.setattr(home, name, call)
 
     logged(os, "fsync", lambda descriptor: Path(f"/proc/self/fd/{descriptor}").readlink().name)
-    logged(os, "rename", lambda source: Path(source).name)
-    write(tmp_path / "model", **small())
-    fresh = f".model.tmp-{own_mark()}"
-    files = [f"fsync {name}" for name in (*FILES, "manifest.json")]
-    assert done == [*files, f"fsync {fresh}", f"rename {fresh}", f"fsync {tmp_path.name}"]
-
-
-def test_an_interrupted_replacement_is_put_back(path: Path) -> None:
-    # Between the two renames of a replacement the old one stands aside.
-    before = contents(path)
-    aside = path.with_name(f".model.previous-{machine_mark()}-{DEAD}")
-    path.rename(aside)
-    assert list(scan(path.parent)) == ["model"]
-    assert contents(path) == before
-    path.rename(aside)
-    assert load(path).name == "model"
+    logged(os, "replace", lambda source, target: Path(target).name)
+    logged(os, "unlink", lambda file: Path(file).name)
+    write(tmp_path / "model", **small(1), overwrite=True)
+    done = [step for step in done if not step.startswith("unlink .")]
+    new = listed(tmp_path / "model")
+    expected = [f"fsync {tmp_path.name}"]
+    for name in (*(new[file] for file in FILES), "manifest.json"):
+        expected += [f"fsync .{name}.tmp-{disk.own_mark()}", f"replace {name}", "fsync model"]
+    assert done[: len(expected)] == expected
+    # Both have the same history, which so is one file.
+    assert set(done[len(expected) :]) == {f"unlink {old[file]}" for file in FILES[:2]}

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow.parquet
 import pytest
+from checkpoint_files import manifest_of
 from conftest import CHECKPOINTS, Tiny
 
 import vae
@@ -213,9 +214,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_training_commits_a_checkpoint(trained: Path) -> None:
     model = load(trained)
     assert model.config.latent_dim == 3 and model.config.hidden == (8,)
-    assert model.manifest["config"]["steps"] == 20
-    assert model.manifest["card"]["title"] == "Mine"
-    command = model.manifest["command"]
+    assert model.card.run["steps"] == 20
+    assert model.card.title == "Mine"
+    command = model.card.command
     assert command.startswith("python -m vae train --steps 20 ") and "--title Mine" in command
     assert model.reference.size == 699
     assert model.history[-1]["step"] == 20
@@ -256,10 +257,11 @@ def test_training_onto_a_linked_checkpoint_leaves_nothing_beside(
     assert (outcome.code, outcome.err) == (0, "")
     assert link.is_symlink() and load(link).weights_sha256 != load(trained).weights_sha256
     assert os.listdir(link.parent) == ["mine"] and os.listdir(tmp_path / "disk") == ["model"]
-    assert sorted(os.listdir(link)) == sorted(os.listdir(trained))
+    names = {file.name for file in load(link).card.files.values()}
+    assert set(os.listdir(link)) == {".lock", "manifest.json", *names}
 
 
-@pytest.mark.parametrize("place", ["file/below", "x" * 255])
+@pytest.mark.parametrize("place", ["file/below", "x" * 256])
 def test_an_impossible_place_is_found_before_training(
     run, tmp_path: Path, place: str, monkeypatch
 ) -> None:
@@ -273,12 +275,12 @@ def test_a_disk_fault_is_its_own_code(run, tmp_path: Path, monkeypatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("vae.store.checkpoint.create_file", full)
+    monkeypatch.setattr("vae.store.checkpoint.replace_file", full)
     outcome = run("train", *QUICK, "--quiet", "--out", tmp_path / "mine")
     assert outcome.code == 74 and "No space left on device" in outcome.sentence()
     assert "--resume" in outcome.sentence()
     # No checkpoint, and no work lost: the run stays in its folder.
-    assert [path.name for path in (tmp_path / "mine").iterdir()] == [".run"]
+    assert {path.name for path in (tmp_path / "mine").iterdir()} == {".lock", ".run"}
     assert list(tmp_path.iterdir()) == [tmp_path / "mine"]
 
 
@@ -298,7 +300,7 @@ def test_widths_left_out_are_recorded_as_chosen(run, tmp_path: Path) -> None:
         "train", *flags, "--network", "resnet", "--quiet", "--out", tmp_path / "mine"
     )  # fmt: skip
     assert outcome.code == 0
-    manifest = load(tmp_path / "mine").manifest
+    manifest = manifest_of(tmp_path / "mine")
     assert manifest["model"]["channels"] == manifest["config"]["channels"] == [32]
     assert manifest["model"]["hidden"] == manifest["config"]["hidden"] == [256]
     assert manifest["training"]["arithmetic"] == "float32"
@@ -331,7 +333,7 @@ def test_evaluating_is_one_document(run, trained: Path) -> None:
     flags = ("--draws", "2", "--importance-samples", "2")
     outcome = run("evaluate", trained, *flags, "--json")
     assert outcome.code == 0
-    found, stored = json.loads(outcome.out), load(trained).manifest["metrics"]
+    found, stored = json.loads(outcome.out), manifest_of(trained)["metrics"]
     assert found["model"] == "mine" and found["split"] == "validation"
     numbers = {name: value for name, value in stored.items() if name != "split"}
     assert {name: found[name] for name in numbers} == pytest.approx(numbers, rel=1e-5, abs=1e-4)
@@ -376,7 +378,7 @@ def test_log_p_of_one_image_has_no_standard_error(run, tmp_path: Path) -> None:
     flags = ("--steps", "4", "--hidden", "8", "--importance-samples", "0", "--quiet")
     outcome = run("train", *flags, "--evidence-images", "1", "--out", out)
     assert (outcome.code, outcome.err) == (0, "")
-    metrics = load(out).manifest["metrics"]
+    metrics = manifest_of(out)["metrics"]
     assert metrics["log_evidence_images"] == 1 and metrics["log_evidence_se"] is None
 
 

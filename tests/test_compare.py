@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import json
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,84 +11,92 @@ import numpy as np
 import pytest
 
 from vae.figures.compare import ModelPoint, codes, rate_distortion
+from vae.store.card import Card, card_of
 from vae.store.registry import Entry
 from vae.training.presets import PRESETS
 from vae.ui import badges as honesty
 from vae.ui.models import compare
 
+ROOT = Path(__file__).parents[1]
 
-def manifest_of(preset: str, **changes: object) -> dict:
+
+def card_like(
+    preset: str, data: dict | None = None, elbo: float = -90.0, **changes: object
+) -> Card:
+    """The card of a model of a preset, with some settings changed, of some images and ELBO."""
+    manifest = json.loads((ROOT / "checkpoints" / "digits-2d" / "manifest.json").read_text())
     config = asdict(PRESETS[preset]) | changes
-    image = {"channels": 1, "height": 8, "width": 8, "levels": 17, "background": 0.0}
-    model = {"image": image, "likelihood": config["likelihood"], "binarize": config["binarize"]}
-    return copy.deepcopy(
-        {
-            "config": config,
-            "model": model,
-            "data": {"name": config["data"]},
-            "metrics": {"elbo": -90.0},
-        }
-    )
+    manifest["config"] = config
+    manifest["model"] |= {name: config[name] for name in ("likelihood", "binarize")}
+    if config["data"] == "sprites":
+        manifest["model"]["image"] |= {"height": 64, "width": 64, "levels": 2}
+    manifest["data"] |= {"name": config["data"], **(data or {})}
+    manifest["metrics"]["elbo"] = elbo
+    return card_of(json.dumps(manifest).encode(), preset)
 
 
-def opened(models: dict[str, dict], name: str) -> SimpleNamespace:
-    return SimpleNamespace(name=name, manifest=models[name])
+def opened(models: dict[str, Card], name: str) -> SimpleNamespace:
+    return SimpleNamespace(name=name, card=models[name])
 
 
 @pytest.fixture
-def models(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict]:
+def models(monkeypatch: pytest.MonkeyPatch) -> dict[str, Card]:
     found = {
-        "digits-2d": manifest_of("digits-2d"),
-        "beta-3": manifest_of("digits-2d-beta-3"),
-        "beta-0.1": manifest_of("digits-2d-beta-0.1", title="Another title"),
-        "other-seed": manifest_of("digits-2d-beta-3", seed=1),
-        "warmed-up": manifest_of("digits-2d-beta-3", beta_schedule="warm_up"),
-        "digits-10d": manifest_of("digits-10d"),
-        "mistaken": manifest_of("digits-2d", objective="batch_moment_kl"),
-        "binary": manifest_of("digits-binary-2d"),
-        "density": manifest_of("digits-2d", likelihood="continuous_bernoulli"),
-        "sprites": manifest_of("sprites-10d"),
-        "from-the-future": manifest_of("digits-2d", nobody_knows=1),
+        "digits-2d": card_like("digits-2d"),
+        "beta-3": card_like("digits-2d-beta-3"),
+        "beta-0.1": card_like("digits-2d-beta-0.1", title="Another title"),
+        "other-seed": card_like("digits-2d-beta-3", seed=1),
+        "warmed-up": card_like("digits-2d-beta-3", beta_schedule="warm_up"),
+        "digits-10d": card_like("digits-10d"),
+        "mistaken": card_like("digits-2d", objective="batch_moment_kl"),
+        "binary": card_like("digits-binary-2d"),
+        "density": card_like("digits-2d", likelihood="continuous_bernoulli"),
+        "sprites": card_like("sprites-10d"),
+        "from-the-future": card_like("digits-2d", nobody_knows=1),
     }
-    entries = {name: Entry(name, Path(name), one) for name, one in found.items()}
-    entries["broken"] = Entry("broken", Path("broken"), None, "It is damaged.")
-    monkeypatch.setattr(compare.access, "entries", lambda: entries)
+
+    def entries() -> dict[str, Entry]:
+        usable = {name: Entry(name, Path(name), card) for name, card in found.items()}
+        return usable | {"broken": Entry("broken", Path("broken"), None, "It is damaged.")}
+
+    monkeypatch.setattr(compare.access, "entries", entries)
     return found
 
 
-def test_only_what_speaks_of_the_same_pixels_is_compared(models: dict[str, dict]) -> None:
-    same = compare.comparable(SimpleNamespace(manifest=models["digits-2d"]))
+def test_only_what_speaks_of_the_same_pixels_is_compared(models: dict[str, Card]) -> None:
+    same = compare.comparable(opened(models, "digits-2d"))
     assert set(models) - set(same) == {"binary", "density", "sprites"}
-    assert set(compare.comparable(SimpleNamespace(manifest=models["binary"]))) == {"binary"}
+    assert set(compare.comparable(opened(models, "binary"))) == {"binary"}
 
 
-def test_the_same_images_are_known_by_what_they_hold(models: dict[str, dict]) -> None:
-    mine = models["digits-2d"]["data"]
-    splits = {"train": {"images": 9, "sha256": "a"}}
-    mine |= {"name": "folder:/photos", "digest": "before", "splits": splits}
+def test_the_same_images_are_known_by_what_they_hold(models: dict[str, Card]) -> None:
+    splits = dict.fromkeys(("train", "validation", "calibration"), {"images": 9, "sha256": "a"})
+    mine = {"name": "folder:/photos", "digest": "before", "splits": splits}
+    others = splits | {"train": {"images": 9, "sha256": "b"}}
+    models["digits-2d"] = card_like("digits-2d", mine)
     # The folder has grown since; the same folder elsewhere; the same images split otherwise.
-    models["beta-3"]["data"] = {**mine, "digest": "after"}
-    models["beta-0.1"]["data"] = {**mine, "name": "folder:/copy"}
-    models["other-seed"]["data"] = {**mine, "splits": {"train": {"images": 9, "sha256": "b"}}}
-    same = compare.comparable(SimpleNamespace(manifest=models["digits-2d"]))
+    models["beta-3"] = card_like("digits-2d-beta-3", {**mine, "digest": "after"})
+    models["beta-0.1"] = card_like("digits-2d-beta-0.1", {**mine, "name": "folder:/copy"})
+    models["other-seed"] = card_like("digits-2d-beta-3", {**mine, "splits": others})
+    same = compare.comparable(opened(models, "digits-2d"))
     assert set(same) == {"digits-2d", "beta-0.1"}
 
 
 def test_a_proper_likelihood_is_named_of_the_same_images_only(
-    models: dict[str, dict], monkeypatch: pytest.MonkeyPatch
+    models: dict[str, Card], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(honesty.access, "entries", compare.access.entries)
-    model = manifest_of("digits-2d", likelihood="bernoulli_grey")
-    model["data"] = {"name": "folder:/photos", "digest": "before"}
-    models["digits-2d"]["data"] = {"name": "folder:/photos", "digest": "after"}
-    for name in set(models) - {"digits-2d"}:
-        models[name]["data"] = {"name": "another", "digest": "another"}
-    assert "train with" in honesty._proper(SimpleNamespace(manifest=model))
-    models["digits-2d"]["data"] = {"name": "folder:/moved", "digest": "before"}
-    assert "The model digits-2d has" in honesty._proper(SimpleNamespace(manifest=model))
+    photos = {"name": "folder:/photos", "digest": "before"}
+    model = SimpleNamespace(card=card_like("digits-2d", photos, likelihood="bernoulli_grey"))
+    for name in models:
+        models[name] = card_like("digits-2d", {"name": "another", "digest": "another"})
+    models["digits-2d"] = card_like("digits-2d", photos | {"digest": "after"})
+    assert "train with" in honesty._proper(model)
+    models["digits-2d"] = card_like("digits-2d", photos | {"name": "folder:/moved"})
+    assert "The model digits-2d has" in honesty._proper(model)
 
 
-def test_a_ladder_differs_in_beta_alone(models: dict[str, dict]) -> None:
+def test_a_ladder_differs_in_beta_alone(models: dict[str, Card]) -> None:
     model = opened(models, "digits-2d")
     ladder = compare.ladder_of(model, compare.comparable(model))
     assert ladder == {0.1: "beta-0.1", 1.0: "digits-2d", 3.0: "beta-3"}
@@ -98,11 +106,11 @@ def test_a_ladder_differs_in_beta_alone(models: dict[str, dict]) -> None:
 
 
 def test_of_models_trained_alike_the_chosen_one_stands_on_the_ladder(
-    models: dict[str, dict],
+    models: dict[str, Card],
 ) -> None:
     for name, elbo in (("again", -80.0), ("worse-3", -99.0)):
         beta = "digits-2d" if name == "again" else "digits-2d-beta-3"
-        models[name] = manifest_of(beta) | {"metrics": {"elbo": elbo}}
+        models[name] = card_like(beta, elbo=elbo)
     names = {}
     for name in ("digits-2d", "again"):
         names[name] = compare.ladder_of(opened(models, name), models)
@@ -111,8 +119,8 @@ def test_of_models_trained_alike_the_chosen_one_stands_on_the_ladder(
     assert names["again"][3.0] == "beta-3"
 
 
-def test_standing_says_it_plainly(models: dict[str, dict]) -> None:
-    best = models["beta-3"] | {"metrics": {"elbo": -12.5}}
+def test_standing_says_it_plainly(models: dict[str, Card]) -> None:
+    best = card_like("digits-2d-beta-3", elbo=-12.5)
     three = {"digits-2d": models["digits-2d"], "beta-3": best, "a<b": models["digits-2d"]}
     model = opened(models, "digits-2d")
     alone = compare.standing(model, {"digits-2d": models["digits-2d"]})
@@ -121,8 +129,7 @@ def test_standing_says_it_plainly(models: dict[str, dict]) -> None:
     assert "3 models" in compare.standing(model, three)
     assert "beta-3" in compare.standing(model, three)
     assert "this one" in compare.standing(opened(models, "beta-3"), three)
-    best["metrics"]["elbo"] = -99.0
-    three["a<b"] = models["digits-2d"] | {"metrics": {"elbo": -1.0}}
+    three["a<b"] = card_like("digits-2d", elbo=-1.0)
     assert "a&lt;b" in compare.standing(model, three)
 
 

@@ -68,7 +68,7 @@ def test_checkpoints_recorded_these_splits_and_images(name: str, checkpoint) -> 
     assert np.array_equal(originals(model, np.arange(reference.size)), reference.levels)
     assert np.array_equal(data.read(reference.indices), reference.levels)
     assert np.array_equal(data.labels_of(reference.indices), reference.labels)
-    for split, recorded in model.manifest["data"]["splits"].items():
+    for split, recorded in model.card.data.recorded["splits"].items():
         indices = getattr(data.splits, split)
         digest = hashlib.sha256(indices.tobytes()).hexdigest()
         assert recorded == {"images": len(indices), "sha256": digest}

@@ -100,8 +100,8 @@ def test_a_run_tells_of_how_many_images_it_knows_the_evidence(tmp_path, capsys):
     assert "held-out images: 100%" in said.err and "699/699" in said.err
     model = load(out)
     assert np.isfinite(model.reference.log_evidence).sum() == 14
-    assert model.manifest["metrics"]["log_evidence_images"] == 4
-    assert model.manifest["config"]["evidence_images"] == 14
+    assert model.card.metrics.log_evidence_images == 4
+    assert model.card.run["evidence_images"] == 14
 
 
 @pytest.mark.parametrize("asked", [14, 699, 10_000])
@@ -118,7 +118,7 @@ def test_evidence_is_compared_with_that_of_images_where_it_was_computed(checkpoi
     partly = dataclasses.replace(
         model,
         reference=model.reference._replace(log_evidence=computed),
-        manifest={**model.manifest, "config": {"evidence_images": asked}},
+        card=dataclasses.replace(model.card, run={"evidence_images": asked}),
     )
     known = calibration_evidence(partly)
     assert known.tolist() == [-np.inf, *full[inside[1:]]]

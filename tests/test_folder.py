@@ -20,7 +20,7 @@ from vae.data.sets import file_set
 from vae.data.sets.datasets import open_data
 from vae.data.sets.file_set import FileSet
 from vae.data.sets.image_data import DataMissing, Reading, copies_of
-from vae.data.sets.published import middle
+from vae.data.sets.published import face_square
 from vae.data.spec import ImageSpec
 from vae.scoring.files import prepare
 from vae.store.originals import own_data
@@ -97,7 +97,7 @@ def test_what_is_cut_first_is_cut_in_other_processes_too(photos, monkeypatch):
     spec = ImageSpec(channels=3, height=20, width=20)
     files = sorted(map(str, photos.rglob("*.png")))
     several_processes(monkeypatch)
-    levels = np.concatenate(list(FileSet(files, spec, trim=middle)))
+    levels = np.concatenate(list(FileSet(files, spec, trim=face_square)))
     expected = [np.asarray(Image.open(file))[:, 2:22].transpose(2, 0, 1) for file in files]
     np.testing.assert_array_equal(levels, expected)
 
@@ -262,7 +262,7 @@ def test_proportions_bits_and_tiff_are_chosen_for_training_as_for_scoring(tmp_pa
     assert "8×8 pixels: cut 60, resized 60, scaled 60" in capsys.readouterr().err
     model = vae.load(out)
     data = own_data(model)
-    assert data.digest == model.manifest["data"]["digest"] != usual.digest
+    assert data.digest == model.card.data.digest != usual.digest
     # A file that is scored is brought to the model just as when it was trained.
     for i in (0, 1):
         path = sorted(folder.iterdir())[i]

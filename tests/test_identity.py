@@ -4,11 +4,12 @@ import shutil
 
 import numpy as np
 import pytest
+from checkpoint_files import facts_of
 from test_pages import frame, page_named, text_of
 
 from vae.data.images.encoding import encode_png, to_image
 from vae.figures.pictures import data_url, to_bytes
-from vae.scoring.files import ScoreSettings
+from vae.scoring.scorer import ScoreSettings
 from vae.store.checkpoint import load, write
 
 # A number of the chosen sample that a screen shows, and its decimals.
@@ -34,7 +35,7 @@ def twins(tmp_path_factory, checkpoint):
     turned = type(source.reference)(
         *(None if field is None else field[::-1].copy() for field in source.reference)
     )
-    facts = {k: v for k, v in source.manifest.items() if k not in ("format", "model", "files")}
+    facts = facts_of(source.path)
     write(root / "digits-2d", source.model, source.reference, (), facts)
     write(root / "turned", source.model, turned, (), facts)
     return root

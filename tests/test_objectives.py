@@ -270,8 +270,8 @@ def test_a_constant_rate_stays_and_time_counts_as_steps_do() -> None:
 def test_the_shipped_pair_shows_the_mistake(checkpoint) -> None:
     names = ("digits-binary-2d", "digits-binary-2d-batch-moment")
     right, mistaken = (checkpoint(name) for name in names)
-    assert right.manifest["config"]["objective"] == "elbo"
-    assert mistaken.manifest["config"]["objective"] == "batch_moment_kl"
+    assert right.card.objective == "elbo"
+    assert mistaken.card.objective == "batch_moment_kl"
     # All else is equal: network, data, likelihood, floor.
     assert right.config == mistaken.config
     floor = right.config.sigma_floor

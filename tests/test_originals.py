@@ -65,9 +65,9 @@ def forget(path: Path) -> None:
 
 
 def test_the_splits_and_the_digest_are_recorded(mnist):
-    entry, reference = mnist.model.manifest["data"], mnist.model.reference
-    assert entry["name"] == "mnist:full" and entry["digest"] == mnist.data.digest
-    assert {name: split["images"] for name, split in entry["splits"].items()} == {
+    entry, reference = mnist.model.card.data, mnist.model.reference
+    assert entry.name == "mnist:full" and entry.digest == mnist.data.digest
+    assert entry.images == {
         "train": 200, "validation": 6, "calibration": 15, "test": TEST,
     }  # fmt: skip
     for split in ("validation", "calibration"):

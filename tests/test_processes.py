@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from checkpoint_files import manifest_of
 from conftest import few_digits
 
 from vae import processes as module
@@ -137,13 +138,11 @@ def test_the_command_line_under_torchrun(folder: Path, tmp_path: Path) -> None:
     from vae.cli.main import main as command
 
     found = load(folder / "model")
-    assert found.manifest["training"]["processes"] == 2
+    assert manifest_of(found.path)["training"]["processes"] == 2
     assert not (folder / "model" / ".run").exists()
     assert command(["train", *FLAGS, "--out", str(tmp_path / "model")]) == 0
     alone = load(tmp_path / "model")
-    assert found.manifest["metrics"]["elbo"] == pytest.approx(
-        alone.manifest["metrics"]["elbo"], abs=1e-2
-    )
+    assert found.card.metrics.elbo == pytest.approx(alone.card.metrics.elbo, abs=1e-2)
 
 
 def test_two_processes_resume(folder: Path) -> None:
@@ -151,7 +150,7 @@ def test_two_processes_resume(folder: Path) -> None:
     assert "stopped at step 10 and saved" in said
     assert f"torchrun --nproc-per-node 2 -m vae train --resume --out {folder / 'cut'}" in said
     whole, cut = load(folder / "model"), load(folder / "cut")
-    assert cut.manifest["training"]["processes"] == 2
+    assert manifest_of(cut.path)["training"]["processes"] == 2
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, cut.model.state_dict()[name]), name
     assert not (folder / "cut" / ".run").exists() and not (folder / "elsewhere").exists()

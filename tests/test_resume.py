@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from checkpoint_files import manifest_of, path_of
 from conftest import few_digits
 from PIL import Image
 
@@ -435,7 +436,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     out = tmp_path_factory.mktemp("whole") / "model"
     assert main(["train", *FLAGS, "--out", str(out)]) == 0
     assert not (out / ".run").exists()
-    return (out / "model.safetensors").read_bytes()
+    return path_of(out).read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -466,8 +467,8 @@ def test_a_run_goes_on_after_a_signal(
         assert folder.status()["phase"] == "interrupted"
         assert folder.status()["step"] == int(found[1]) < 400
     assert main(["train", "--resume", "--quiet", "--out", str(out)]) == 0
-    assert (out / "model.safetensors").read_bytes() == whole
-    manifest = load(out).manifest
+    assert path_of(out).read_bytes() == whole
+    manifest = manifest_of(out)
     # The command that repeats it is the one that began it.
     assert manifest["command"].startswith("python -m vae train --steps 400")
     assert "--resume" not in manifest["command"] and manifest["card"]["title"] == "Mine"
@@ -514,7 +515,7 @@ def test_a_stop_file_ends_a_run_in_order(begun: Path, run, whole: bytes) -> None
     assert not (begun / "manifest.json").exists()
     code, said = run("train", "--resume", "--quiet", "--out", begun)
     assert (code, said) == (0, "")
-    assert (begun / "model.safetensors").read_bytes() == whole
+    assert path_of(begun).read_bytes() == whole
 
 
 def test_an_unfinished_run_is_not_replaced_unasked(begun: Path, run, whole: bytes) -> None:
@@ -522,7 +523,7 @@ def test_an_unfinished_run_is_not_replaced_unasked(begun: Path, run, whole: byte
     assert code == 73 and "--resume" in said and "--overwrite" in said
     assert RunFolder(begun).holds_state
     code, said = run("train", *FLAGS, "--overwrite", "--out", begun)
-    assert code == 0 and (begun / "model.safetensors").read_bytes() == whole
+    assert code == 0 and path_of(begun).read_bytes() == whole
 
 
 def test_a_changed_run_is_refused_on_resume(begun: Path, run) -> None:
@@ -549,7 +550,7 @@ def test_a_changed_run_goes_on_by_force_and_says_so(begun: Path, run) -> None:
     code, said = run("train", "--steps", "200", "--ema", "0.5", *flags)
     changed = ["steps was 400 and is 200", "ema was 0.995 and is 0.5"]
     assert code == 0 and f"Not the run as it was begun: {'; '.join(changed)}" in said
-    manifest = load(begun).manifest
+    manifest = manifest_of(begun)
     assert manifest["training"]["steps"] == 200 and manifest["config"]["ema"] == 0.5
     expected = [f"resumed at step 100: {words}" for words in changed]
     assert manifest["training"]["departures"] == expected
@@ -618,7 +619,7 @@ def test_the_same_images_go_on_under_other_names(photos: Path, begun_on_photos, 
     for file in sorted(photos.iterdir()):
         file.rename(file.with_name(f"scan-{file.name}"))
     assert run("train", "--resume", "--quiet", "--out", begun_on_photos)[0] == 0
-    data = load(begun_on_photos).manifest["data"]
+    data = manifest_of(begun_on_photos)["data"]
     assert data["count"] == 60 and len(data["digest"]) == 64
     assert data["duplicates"] == {"validation": 0, "calibration": 0, "test": 0}
 
@@ -643,7 +644,7 @@ def test_a_state_that_recorded_no_images_needs_force(begun: Path, run, whole: by
     code, said = run("train", "--resume", "--quiet", "--out", begun)
     assert code == 2 and "images were not recorded" in said and "--force" in said
     assert run("train", "--resume", "--quiet", "--force", "--out", begun)[0] == 0
-    (departure,) = load(begun).manifest["training"]["departures"]
+    (departure,) = manifest_of(begun)["training"]["departures"]
     assert "images were not recorded" in departure
 
 
@@ -656,13 +657,13 @@ def test_copies_across_the_splits_are_said(photos: Path, run, tmp_path: Path) ->
         "--image-channels", "1",
     )  # fmt: skip
     code, said = run(*flags, "--out", tmp_path / "usual")
-    duplicates = load(tmp_path / "usual").manifest["data"]["duplicates"]
+    duplicates = manifest_of(tmp_path / "usual")["data"]["duplicates"]
     assert code == 0 and duplicates["calibration"] >= 30
     assert f"{duplicates['calibration']} of 45 calibration images are copies" in said
     assert f"{duplicates['validation']} of 18 validation" in said
     assert "--keep-copies-together" in said
     code, said = run(*flags, "--keep-copies-together", "--out", tmp_path / "together")
-    manifest = load(tmp_path / "together").manifest
+    manifest = manifest_of(tmp_path / "together")
     assert code == 0 and "copies" not in said
     assert set(manifest["data"]["duplicates"].values()) == {0}
     # Its images are read again in the splits that it was trained with.
@@ -688,7 +689,7 @@ def test_a_network_disk_is_trained_on(run, tmp_path: Path, whole: bytes, monkeyp
     else:
         monkeypatch.setattr(os, "fsync", only_files)
     assert run("train", *FLAGS, "--out", tmp_path / "model") == (0, "")
-    assert (tmp_path / "model" / "model.safetensors").read_bytes() == whole
+    assert path_of(tmp_path / "model").read_bytes() == whole
 
 
 def test_another_machine_s_run_is_at_work_while_it_says_so() -> None:
@@ -712,9 +713,9 @@ def test_another_version_is_named(begun: Path, run, whole: bytes, monkeypatch) -
     RunFolder(begun).write("state.safetensors", older)
     code, said = run("train", "--resume", "--out", begun)
     assert code == 0 and f"torch was 2.0.0 and is {torch.__version__}" in said
-    assert (begun / "model.safetensors").read_bytes() == whole
+    assert path_of(begun).read_bytes() == whole
     departures = [f"resumed at step 100: torch was 2.0.0 and is {torch.__version__}"]
-    assert load(begun).manifest["training"]["departures"] == departures
+    assert manifest_of(begun)["training"]["departures"] == departures
 
 
 def test_a_state_in_another_form_is_one_sentence(begun: Path, run) -> None:
@@ -757,7 +758,7 @@ def test_a_full_disk_costs_no_work(begun: Path, run, whole: bytes, monkeypatch) 
     assert saved(begun) == before
     monkeypatch.setattr(os, "fsync", honest)
     assert run(*flags)[0] == 0
-    assert (begun / "model.safetensors").read_bytes() == whole
+    assert path_of(begun).read_bytes() == whole
 
 
 def test_a_commit_that_fails_is_made_up_for(begun: Path, run, whole: bytes, monkeypatch) -> None:
@@ -765,14 +766,14 @@ def test_a_commit_that_fails_is_made_up_for(begun: Path, run, whole: bytes, monk
         raise OSError(errno.EROFS, "Read-only file system")
 
     with monkeypatch.context() as patch:
-        patch.setattr("vae.store.checkpoint.create_file", read_only)
+        patch.setattr("vae.store.checkpoint.replace_file", read_only)
         code, said = run("train", "--resume", "--quiet", "--out", begun)
     assert code == 73 and "Read-only file system" in said and "--resume" in said
     assert not (begun / "manifest.json").exists()
     # All steps are taken; only the commit is left to do.
     monkeypatch.setattr("vae.training.fit.train_step", None)
     assert run("train", "--resume", "--quiet", "--out", begun)[0] == 0
-    assert (begun / "model.safetensors").read_bytes() == whole
+    assert path_of(begun).read_bytes() == whole
 
 
 def test_a_checkpoint_stays_until_the_new_one_is_whole(begun: Path, run, tmp_path: Path) -> None:
@@ -786,7 +787,19 @@ def test_a_checkpoint_stays_until_the_new_one_is_whole(begun: Path, run, tmp_pat
     child.communicate()
     assert load(begun).weights_sha256 == before
     assert run("train", "--resume", "--quiet", "--out", begun)[0] == 0
-    assert load(begun).weights_sha256 != before and load(begun).manifest["config"]["seed"] == 5
+    assert load(begun).weights_sha256 != before and load(begun).card.run["seed"] == 5
+
+
+def test_a_kill_after_the_commit_leaves_a_run_that_ends_at_once(
+    begun: Path, run, whole: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "remove", lambda folder: None)
+        assert run("train", "--resume", "--quiet", "--out", begun)[0] == 0
+    assert RunFolder(begun).holds_state and load(begun)
+    monkeypatch.setattr("vae.training.fit.train_step", None)
+    assert run("train", "--resume", "--quiet", "--out", begun) == (0, "")
+    assert path_of(begun).read_bytes() == whole and not (begun / ".run").exists()
 
 
 def on_a_gpu(*_: object, **__: object) -> None:
@@ -812,7 +825,7 @@ def test_too_little_memory_is_one_sentence(run, begun: Path, monkeypatch, exhaus
     monkeypatch.undo()
     assert run(*words.split()[3:], "--quiet")[0] == 0
     departures = ["resumed at step 100: batch_size was 250 and is 125"]
-    assert load(begun).manifest["training"]["departures"] == departures
+    assert manifest_of(begun)["training"]["departures"] == departures
 
 
 def test_what_is_saved_holds_no_pickle(begun: Path) -> None:

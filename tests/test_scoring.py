@@ -173,7 +173,7 @@ def test_few_draws_decode_no_more_than_they_need(monkeypatch) -> None:
 def test_the_stored_scores_are_found_again(name: str, checkpoint) -> None:
     model = checkpoint(name)
     reference = model.reference
-    k = model.manifest["metrics"]["importance_samples"]
+    k = model.card.metrics.importance_samples
     levels = reference.levels[::7]
     rows = vae.score(
         model, model.config.image.from_levels(levels), importance_samples=k, evidence=False

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from checkpoint_files import manifest_of
 from conftest import few_digits
 
 from vae.elbo.expectation import estimate_elbo
@@ -161,7 +162,7 @@ def test_a_missing_device_names_those_there_are() -> None:
 
 def test_evaluating_again_finds_the_stored_metrics(checkpoint) -> None:
     model = checkpoint("digits-10d")
-    stored = model.manifest["metrics"]
+    stored = manifest_of(model.path)["metrics"]
     found = evaluate(model, importance_samples=stored["importance_samples"], progress=False)
     assert found["split"] == stored["split"]
     numbers = {name: value for name, value in stored.items() if name != "split"}

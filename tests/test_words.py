@@ -6,6 +6,7 @@ from decimal import Decimal
 
 import numpy as np
 import pytest
+from checkpoint_files import manifest_of
 from hypothesis import given
 from hypothesis import strategies as st
 from test_pages import ROOT, page_named, raw, scanned_anew, screen, text_of
@@ -147,7 +148,7 @@ def test_newcomers_find_their_answers_where_they_look():
 @pytest.mark.parametrize("model", MODELS)
 def test_active_units_are_counted_by_one_rule(model):
     loaded = vae.load(ROOT / "checkpoints" / model)
-    metrics = loaded.manifest["metrics"]
+    metrics = manifest_of(loaded.path)["metrics"]
     assert access.table(loaded).active.sum() == metrics["active_units"]
 
 

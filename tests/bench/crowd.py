@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,8 @@ def write_crowd(path: Path, source: Checkpoint, points: int, seed: int = 0) -> N
         log_evidence_error=old.log_evidence_error[rows],
         levels=None,
     )
+    manifest = json.loads((source.path / "manifest.json").read_text())
     own = ("format", "model", "files")
-    facts = {key: value for key, value in source.manifest.items() if key not in own}
+    facts = {key: value for key, value in manifest.items() if key not in own}
     card = {"title": f"{points} made-up samples", "description": f"After {source.name}."}
     write(path, source.model, reference, (), {**facts, "card": card})

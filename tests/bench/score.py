@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -129,17 +129,18 @@ def _bench_folder(home: Path, flags: _Arguments) -> None:
 
 def _ours(model: Checkpoint, images: str, out: Path, draws: int, workers: int) -> Iterator[int]:
     from vae.data.images.listing import image_files
-    from vae.scoring.files import ScoreSettings, score_files
-    from vae.scoring.parts import Parts
+    from vae.scoring.files import score_files
+    from vae.scoring.parts import Parts, names_digest
+    from vae.scoring.scorer import ScoreSettings
 
-    parts = Parts(out, model.config.latent_dim)
-    parts.open({}, restart=True)
-    settings, count = ScoreSettings(draws=draws), 0
+    parts, names = Parts(out, {}, model.latent_dim), []
+    parts.open(restart=True)
+    settings = ScoreSettings(draws=draws)
     for part in score_files(model, image_files([images]), settings, workers=workers):
         parts.put(part)
-        count += 1
+        names.append(names_digest(part.files))
         yield len(part.rows)
-    parts.finish(count)
+    parts.finish(names)
     yield 0
 
 
@@ -204,7 +205,7 @@ def _bench_model(name: str, count: int, flags: _Arguments) -> None:
     from vae.scoring.scores import score_levels
 
     model = open_checkpoint(name)
-    data = open_data(model.manifest["data"]["name"])
+    data = open_data(model.card.data.name)
     indices = np.resize(data.splits.validation, count)
     levels = data.read(indices)
     x = torch.from_numpy(model.config.image.from_levels(levels))
@@ -258,6 +259,7 @@ def _untrained(home: Path, draws: int) -> Checkpoint:
     import numpy as np
     import torch
 
+    from vae.cli.program import open_checkpoint
     from vae.data.spec import ImageSpec
     from vae.model.config import ModelConfig
     from vae.model.vae import VAE
@@ -285,13 +287,19 @@ def _untrained(home: Path, draws: int) -> Checkpoint:
         ),
         levels=None,
     )
+    card = open_checkpoint("digits-2d").card
     return Checkpoint(
         name="untrained",
         model=VAE(config).eval().requires_grad_(False),
-        manifest={"data": {"name": "scribbles"}, "metrics": {"draws": draws}},
+        card=replace(
+            card,
+            model=config,
+            run={},
+            data=replace(card.data, name="scribbles"),
+            metrics=replace(card.metrics, draws=draws),
+        ),
         reference=reference,
         history=(),
-        weights_sha256="0" * 64,
         path=home,
     )
 

@@ -57,7 +57,8 @@ def calibrate(arguments: list[str]) -> int:
     from vae.data.images.listing import LeftOut, image_files, text_of
     from vae.elbo.expectation import draws_used
     from vae.scoring.calibration_sets import calibration_of, check_name, write_calibration
-    from vae.scoring.files import ScoreSettings, score_files
+    from vae.scoring.files import score_files
+    from vae.scoring.scorer import ScoreSettings
     from vae.scoring.scores import check_counts
 
     flags = parse(_Arguments, "calibrate", TEXT + _NOTE, arguments)

@@ -62,7 +62,7 @@ def _prune() -> None:
     from vae.store.registry import default_root, scan
 
     entries = scan(default_root()).values()
-    shown = {entry.manifest["data"].get("digest", "") for entry in entries if not entry.damage}
+    shown = {entry.card.data.digest or "" for entry in entries if entry.card}
     home = cache_home() / "decoded"
     try:
         removed = prune(shown)

@@ -129,6 +129,7 @@ def _train(config: TrainConfig, to: _Arguments, command: str, processes: Process
         watch.close(phase="reference", message="Computing the reference statistics.")
         overwrite = to.overwrite or to.resume
         metrics = commit(to.out, config, data, fitted, command, overwrite, not to.quiet)
+        folder.remove()
     print(f"{to.out}: best step {fitted.best_step}, {fitted.seconds:.0f} s on {fitted.device}")
     print(metrics_table(metrics))
     return 0
@@ -165,7 +166,6 @@ def _parsed(arguments: list[str]) -> tuple[TrainConfig, _Arguments]:
 
 def _begun(arguments: list[str]) -> TrainConfig | None:
     """The config of the run that is to be resumed, where the arguments ask for that."""
-    from vae.store.placing import recover
     from vae.training.run.run_folder import RunFolder
     from vae.training.state.run_state import config_of
 
@@ -178,9 +178,7 @@ def _begun(arguments: list[str]) -> TrainConfig | None:
         return None  # the parser proper says what is wrong
     if not known.resume or known.out is None:
         return None
-    folder = RunFolder(known.out)
-    recover(folder.out)
-    data = folder.read("state.safetensors")
+    data = RunFolder(known.out).read("state.safetensors")
     if data is None and os.environ.get("RANK", "0") != "0":
         return None  # only the leading process needs to see the folder
     if data is None:
@@ -194,7 +192,7 @@ def _begun(arguments: list[str]) -> TrainConfig | None:
 @contextmanager
 def _place(to: _Arguments, processes: Processes) -> Iterator[RunFolder]:
     """The run's folder, held by this process if it leads; removed again where nothing began."""
-    from vae.store.placing import check_target, recover
+    from vae.store.target import check_target
     from vae.training.run.run_folder import RunFolder
 
     folder = RunFolder(to.out)
@@ -202,7 +200,6 @@ def _place(to: _Arguments, processes: Processes) -> Iterator[RunFolder]:
         yield folder
         return
     try:
-        recover(folder.out)
         check_target(to.out, to.overwrite or to.resume)
         with folder.locked():
             folder.tidy()

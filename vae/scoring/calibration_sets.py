@@ -100,7 +100,7 @@ def calibration_of(checkpoint: Checkpoint, name: str | None = None) -> Calibrati
         return calibration_set(checkpoint, name).calibration
     reference = checkpoint.reference
     elbo = reference.elbo[reference.of_split("calibration")]
-    return Calibration(elbo, draws=int(checkpoint.manifest["metrics"]["draws"]))
+    return Calibration(elbo, draws=checkpoint.card.metrics.draws)
 
 
 def calibration_set(checkpoint: Checkpoint, name: str) -> CalibrationSet:

@@ -105,7 +105,7 @@ def calibration_evidence(checkpoint: Checkpoint) -> np.ndarray:
     infinity; an image beyond ``evidence_images`` is unknown, and no image to compare with.
     """
     reference = checkpoint.reference
-    asked = _with_evidence(reference.size, checkpoint.manifest["config"].get("evidence_images"))
+    asked = _with_evidence(reference.size, checkpoint.card.run.get("evidence_images"))
     rows = reference.of_split("calibration")
     return np.nan_to_num(reference.log_evidence[rows[asked[rows]]], nan=-np.inf)
 
@@ -214,13 +214,12 @@ def evaluate(
         ValueError: If a count is out of range, or the data set has no test images.
     """
     check_counts(draws, importance_samples, seed)
-    data_name = checkpoint.manifest["data"]["name"]
     read, count = _images_of(checkpoint, split, limit)
     statistics = statistics_of(
         checkpoint.model, read, count, draws, importance_samples, seed, progress, evidence_images
     )
     factors = {}
-    if data_name == "sprites":
+    if checkpoint.card.data.name == "sprites":
         # Fewer would not show each value of each factor.
         count = min(FACTOR_IMAGES, max(1_000, limit or FACTOR_IMAGES))
         factors = factor_metrics(checkpoint.model, count, seed)

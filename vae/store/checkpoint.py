@@ -1,26 +1,24 @@
-r"""A checkpoint: one directory, committed once, that rebuilds its model alone.
+r"""A checkpoint: one directory, replaced at once, that rebuilds its model alone.
 
-``manifest.json`` (config, data set, splits, metrics, a sha256 for every other file),
-``model.safetensors`` (weights), ``reference.safetensors`` (per-image statistics of the validation
-and calibration images) and ``history.jsonl`` (the training curve). There is no pickle anywhere.
+``manifest.json`` (config, data set, splits, metrics; name, sha256 and size of every other file),
+the weights, ``reference-*.safetensors`` (per-image statistics of the validation and calibration
+images) and the training curve, ``history-*.jsonl``. There is no pickle anywhere.
 
-A checkpoint is written to a hidden sibling, flushed to disk, read back, and renamed into place.
-Files are read as bytes, never mapped into memory: truncating a mapped file kills its reader.
+Files are named by their sha256, flushed to disk and read back; then the manifest that lists them
+is renamed into place, and what it doesn't list is removed. Readers change nothing. They read files
+as bytes, never mapped into memory: truncating a mapped file kills its reader.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import shutil
 import stat
-import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import safetensors.numpy
@@ -28,55 +26,30 @@ import safetensors.torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from vae.data.disk import create_file, flush_folder
+from vae.data.disk import flush_folder, locked, replace_file
 from vae.data.spec import ImageSpec
 from vae.model.config import ModelConfig
 from vae.model.likelihoods import LikelihoodFacts
 from vae.model.vae import VAE
+from vae.store.card import FORMAT, Card, ListedFile, altered, card_of
 from vae.store.contents import (
-    SPLITS,
     CheckpointError,
     Reference,
-    config_from,
     from_json,
     model_from,
     reference_from,
     to_json,
 )
-from vae.store.placing import (
-    aside,
-    check_target,
-    inode_of,
-    is_being_replaced,
-    move_into_place,
-    recover,
-)
+from vae.store.target import LOCK, check_target, hashed_name, remove_unlisted
 
-__all__ = ["FORMAT", "Checkpoint", "data_title", "load", "read_manifest", "write"]
+__all__ = ["Checkpoint", "load", "read_card", "write"]
 
-FORMAT = 1
-
-_FILES = ("model.safetensors", "reference.safetensors", "history.jsonl")
+_MANIFEST = "manifest.json"
 _MAX_BYTES = 512 * 2**20
-# The codes by which a fault of the disk shows, rather than one of the model.
-_UNREADABLE = ("E-CKPT-01", "E-CKPT-02", "E-CKPT-03", "E-CKPT-04")
+# Each needs another writer to replace the manifest between two reads of files.
+_ATTEMPTS = 20
 
-# What others read from a manifest without asking: where it stands, and its kind.
-_NUMBER = (int, float)
-_ENTRIES: dict[tuple[str, ...], type | tuple[type, ...]] = {
-    **dict.fromkeys([("model",), ("files",)], dict),
-    ("command",): str,
-    **{("card", name): str for name in ("title", "description")},
-    ("config", "objective"): str,
-    ("data", "name"): str,
-    ("data", "label_names"): list,
-    **{("data", "splits", name, "images"): int for name in ("train", *SPLITS)},
-    **{("metrics", name): int for name in ("draws", "importance_samples", "active_units")},
-    **{("metrics", name): _NUMBER for name in ("elbo", "elbo_se", "rate", "distortion")},
-    ("training", "seconds"): _NUMBER,
-    ("training", "device"): str,
-    **{("training", name): int for name in ("best_step", "parameters")},
-}
+_Found = TypeVar("_Found")
 
 
 @dataclass(frozen=True, repr=False)
@@ -88,20 +61,17 @@ class Checkpoint:
     Args:
         name: The directory's name.
         model: The VAE, in eval mode, with frozen weights.
-        manifest: The manifest as read.
+        card: What the manifest says.
         reference: The reference statistics.
         history: One mapping for each evaluation during training.
-        weights_sha256: The sha256 of the weights file, which identifies the model, not its
-            reference set; see :attr:`identity`.
         path: The directory that it was read from.
     """
 
     name: str
     model: VAE
-    manifest: Mapping[str, Any]
+    card: Card
     reference: Reference
     history: tuple[Mapping[str, Any], ...]
-    weights_sha256: str
     path: Path
 
     @property
@@ -129,27 +99,23 @@ class Checkpoint:
         """The prior :math:`p(z)`, event shape :math:`(D)`."""
         return self.model.prior
 
-    @cached_property
+    @property
     def identity(self) -> str:
-        """The sha256 of what the manifest says, by which a cached number is kept.
-
-        The manifest lists the digests of weights and reference set and the settings of the scores,
-        so two checkpoints share it only where every number of theirs is the same.
-        """
-        return sha256(to_json(self.manifest).encode()).hexdigest()
+        """What two checkpoints share only where every number of theirs is the same."""
+        return self.card.identity
 
     @property
-    def data_title(self) -> str:
-        """The data set's name for people."""
-        return data_title(self.manifest)
-
-    def __repr__(self) -> str:
-        return f"Checkpoint({self.name!r}, weights {self.weights_sha256[:12]})"
+    def weights_sha256(self) -> str:
+        """The sha256 of the weights file, which identifies the model, not its reference set."""
+        return self.card.weights_sha256
 
     @property
     def label_names(self) -> tuple[str, ...]:
         """The names of the data set's classes; empty where there are none."""
-        return tuple(self.manifest["data"]["label_names"])
+        return self.card.data.label_names
+
+    def __repr__(self) -> str:
+        return f"Checkpoint({self.name!r}, weights {self.weights_sha256[:12]})"
 
     def observe(self, levels: np.ndarray, seed: int = 0) -> Tensor:
         r"""What the model sees of images; see :meth:`vae.model.face.LatentModel.observe`."""
@@ -164,14 +130,6 @@ class Checkpoint:
         return self.model.decode(z)
 
 
-def data_title(manifest: Mapping[str, Any]) -> str:
-    """A data set's name for people; of a folder only the last part, not where it lies."""
-    name = manifest["data"]["name"]
-    if name.startswith("folder:"):
-        return f"folder {Path(name.removeprefix('folder:')).name}"
-    return name.removesuffix(":full")
-
-
 def write(
     path: str | Path,
     model: VAE,
@@ -180,10 +138,10 @@ def write(
     facts: Mapping[str, Any],
     overwrite: bool = False,
 ) -> None:
-    """Commits a checkpoint directory atomically, after reading it back.
+    """Commits a checkpoint directory atomically; what is written is read back.
 
     Args:
-        path: The directory to make, or a link to one, which then leads to the new one.
+        path: The directory to make, or a link to one, whose checkpoint is then replaced.
         model: The model whose weights are written.
         reference: The reference statistics.
         history: The training curve, one JSON mapping a line.
@@ -191,6 +149,7 @@ def write(
         overwrite: Whether a checkpoint that stands there is replaced.
 
     Raises:
+        CheckpointError: If nobody could open what would be written.
         FileExistsError: If something stands there that may not be replaced.
         OSError: If the disk refuses; what stood there before stands there still.
     """
@@ -207,35 +166,29 @@ def write(
         "reference.safetensors": safetensors.numpy.save(arrays),
         "history.jsonl": "".join(f"{to_json(line)}\n" for line in history).encode(),
     }
-    manifest = {
-        "format": FORMAT,
-        "model": model.config.to_dict(),
-        **facts,
-        "files": {
-            name: {"sha256": sha256(data).hexdigest(), "bytes": len(data)}
-            for name, data in contents.items()
-        },
+    digests = {file: sha256(data).hexdigest() for file, data in contents.items()}
+    files = {
+        file: asdict(ListedFile(hashed_name(file, digests[file]), digests[file], len(data)))
+        for file, data in contents.items()
     }
-    fresh = aside(path)
-    try:
-        fresh.mkdir()
-        # Written last: a directory without a manifest isn't a checkpoint.
-        contents["manifest.json"] = to_json(manifest, indent=1).encode()
-        for name, data in contents.items():
-            create_file(fresh / name, data)
-        flush_folder(fresh)
-        for name, data in contents.items():
-            if (fresh / name).read_bytes() != data:
-                raise OSError(errno.EIO, f"{name} reads back otherwise than it was written")
+    manifest = {"format": FORMAT, "model": model.config.to_dict(), **facts, "files": files}
+    text = to_json(manifest, indent=1).encode()
+    card = card_of(text, path.name)
+    _opened(path, card, contents)
+    path.mkdir(parents=True, exist_ok=True)
+    flush_folder(path.parent)
+    with locked(path / LOCK, f"waiting for another process that writes {path}"):
+        # Another writer may have been first.
+        check_target(path, overwrite)
+        before = _names_listed(path)
         try:
-            load(fresh)
-        except CheckpointError as error:
-            if error.code in _UNREADABLE:
-                raise OSError(errno.EIO, f"what was written cannot be read: {error}") from error
-            raise
-        move_into_place(path)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+            for file, data in contents.items():
+                replace_file(path / card.files[file].name, data)
+            replace_file(path / _MANIFEST, text)
+            # Until here a power cut may bring the old manifest back.
+            before = set()
+        finally:
+            remove_unlisted(path, before | _names_listed(path))
 
 
 def load(path: str | Path) -> Checkpoint:
@@ -251,27 +204,28 @@ def load(path: str | Path) -> Checkpoint:
         CheckpointError: If it is missing, damaged, or of a newer format; the message says which.
     """
     path = Path(os.path.abspath(path))
-    there = Path(os.path.realpath(path))
-    for _ in range(20):
-        recover(there)
-        before = inode_of(path)
-        try:
-            return _load(path)
-        except CheckpointError:
-            # Where it was replaced while being read, the new one is whole. While a writer is at
-            # work it may be between two renames, or another reader may have put the old one back.
-            if inode_of(path) == before and not is_being_replaced(there):
-                raise
-            time.sleep(0.005)
-    return _load(path)
+    card, contents = _consistently(
+        path, lambda card: {file: _verified(path, listed) for file, listed in card.files.items()}
+    )
+    return _opened(path, card, contents)
 
 
-def _load(path: Path) -> Checkpoint:
-    manifest = read_manifest(path)
-    contents = {name: _verified(path, name, manifest["files"]) for name in _FILES}
-    config = config_from(manifest, path.name)
-    model = model_from(config, contents["model.safetensors"], path.name)
-    reference = reference_from(contents["reference.safetensors"], config, path.name)
+def read_card(path: Path) -> Card:
+    """Reads the manifest of a checkpoint directory, and checks what can be without the files.
+
+    Raises:
+        CheckpointError: If there is none, or it is damaged or of a newer format, or a file that
+            it lists is missing or of another size.
+    """
+    return _consistently(
+        path, lambda card: [_check_size(path, listed) for listed in card.files.values()]
+    )[0]
+
+
+def _opened(path: Path, card: Card, contents: Mapping[str, bytes]) -> Checkpoint:
+    """The checkpoint of a manifest and the bytes of its files."""
+    model = model_from(card.model, contents["model.safetensors"], path.name)
+    reference = reference_from(contents["reference.safetensors"], card.model, path.name)
     try:
         lines = contents["history.jsonl"].decode().splitlines()
         history = tuple(from_json(line) for line in lines)
@@ -282,58 +236,46 @@ def _load(path: Path) -> Checkpoint:
     return Checkpoint(
         name=path.name,
         model=model.eval().requires_grad_(False),
-        manifest=manifest,
+        card=card,
         reference=reference,
         history=history,
-        weights_sha256=manifest["files"]["model.safetensors"]["sha256"],
         path=path,
     )
 
 
-def read_manifest(path: Path) -> dict[str, Any]:
-    """Reads the manifest of a checkpoint directory, and checks what can be without the files.
+def _consistently(path: Path, read: Callable[[Card], _Found]) -> tuple[Card, _Found]:
+    """Reads files of one manifest: anew where a writer has replaced it and removed some."""
+    for _ in range(_ATTEMPTS):
+        try:
+            card = _read_manifest(path)
+            return card, read(card)
+        except CheckpointError as error:
+            if getattr(error.__cause__, "errno", 0) not in (errno.ENOENT, errno.ESTALE):
+                raise
+            refusal = error
+    raise refusal
 
-    Raises:
-        CheckpointError: If there is none, or it is damaged or of a newer format, or a file that
-            it lists is missing or of another size.
-    """
+
+def _read_manifest(path: Path) -> Card:
     if not os.path.isdir(path):
         raise CheckpointError("E-CKPT-01", f"There is no checkpoint directory {str(path)!r}.")
     try:
-        manifest = from_json(_read_file(path / "manifest.json", 16 * 2**20).decode())
+        return card_of(_read_file(path / _MANIFEST, 16 * 2**20), path.name)
     except FileNotFoundError:
         raise CheckpointError(
             "E-CKPT-01",
             f"{str(path)!r} holds no manifest.json, so it is not a finished checkpoint.",
         ) from None
     except OSError as error:
-        raise _unreadable(path, "manifest.json", error) from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(
-            "E-CKPT-04", f"The manifest of {path.name!r} is damaged: {error}."
-        ) from error
-    version = manifest.get("format") if isinstance(manifest, dict) else None
-    if not isinstance(version, int) or isinstance(version, bool):
-        raise CheckpointError("E-CKPT-04", f"The manifest of {path.name!r} states no format.")
-    if version != FORMAT:
-        raise CheckpointError(
-            "E-CKPT-06",
-            f"{path.name!r} is of format {version}, and this Elboscope reads format {FORMAT}: "
-            "update Elboscope or train the model anew.",
-        )
-    for keys, kind in _ENTRIES.items():
-        value: Any = manifest
-        for key in keys:
-            value = value.get(key) if isinstance(value, dict) else None
-        if not isinstance(value, kind) or isinstance(value, bool):
-            place = f" in {'.'.join(keys[:-1])!r}" if keys[:-1] else ""
-            raise CheckpointError(
-                "E-CKPT-04", f"The manifest of {path.name!r} lacks {keys[-1]!r}{place}."
-            )
-    config_from(manifest, path.name)
-    for name in _FILES:
-        _check_size(path, name, manifest["files"])
-    return manifest
+        raise _unreadable(path, _MANIFEST, error) from error
+
+
+def _names_listed(path: Path) -> set[str]:
+    """The files that a manifest lists; where it cannot be read it may be any of those there."""
+    try:
+        return {listed.name for listed in _read_manifest(path).files.values()}
+    except CheckpointError as error:
+        return set() if error.code == "E-CKPT-01" else set(os.listdir(path))
 
 
 def _read_file(path: Path, limit: int) -> bytes:
@@ -346,26 +288,24 @@ def _read_file(path: Path, limit: int) -> bytes:
     return path.read_bytes()
 
 
-def _check_size(path: Path, name: str, files: Mapping[str, Any]) -> None:
+def _check_size(path: Path, listed: ListedFile) -> None:
     """Refuses a file that cannot be the listed one, at the cost of no reading."""
     try:
-        status = (path / name).lstat()
+        size = (path / listed.name).lstat().st_size
     except OSError as error:
-        raise _unreadable(path, name, error) from None
-    listed = files.get(name)
-    if not isinstance(listed, dict) or status.st_size != listed.get("bytes"):
-        raise _altered(path, name)
-    if not isinstance(listed.get("sha256"), str):
-        raise _altered(path, name)
+        raise _unreadable(path, listed.name, error) from error
+    if size != listed.bytes:
+        raise altered(path.name, listed.name)
 
 
-def _verified(path: Path, name: str, files: Mapping[str, Any]) -> bytes:
+def _verified(path: Path, listed: ListedFile) -> bytes:
+    _check_size(path, listed)
     try:
-        data = _read_file(path / name, _MAX_BYTES)
+        data = _read_file(path / listed.name, _MAX_BYTES)
     except OSError as error:
-        raise _unreadable(path, name, error) from None
-    if sha256(data).hexdigest() != files[name].get("sha256"):
-        raise _altered(path, name)
+        raise _unreadable(path, listed.name, error) from error
+    if sha256(data).hexdigest() != listed.sha256:
+        raise altered(path.name, listed.name)
     return data
 
 
@@ -374,12 +314,4 @@ def _unreadable(path: Path, name: str, error: OSError) -> CheckpointError:
         "E-CKPT-02",
         f"{name} of {path.name!r} cannot be read ({error.strerror or error}); restore the "
         "directory.",
-    )
-
-
-def _altered(path: Path, name: str) -> CheckpointError:
-    return CheckpointError(
-        "E-CKPT-03",
-        f"{name} of {path.name!r} is not the file that its manifest lists; restore the "
-        "directory or train the model anew.",
     )

@@ -7,7 +7,6 @@ memory or surprise anybody later.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +21,6 @@ __all__ = [
     "SPLITS",
     "CheckpointError",
     "Reference",
-    "config_from",
     "from_json",
     "model_from",
     "reference_from",
@@ -98,20 +96,6 @@ class Reference(NamedTuple):
     def of_split(self, name: str) -> np.ndarray:
         """Positions of a split's images in these arrays, ``int64``."""
         return np.flatnonzero(self.split == SPLITS.index(name))
-
-
-def config_from(manifest: Mapping[str, Any], name: str) -> ModelConfig:
-    """The model's description in the manifest of a checkpoint of a name.
-
-    Raises:
-        CheckpointError: If it is invalid.
-    """
-    try:
-        return ModelConfig.from_dict(manifest["model"])
-    except ValueError as error:
-        raise CheckpointError(
-            "E-CKPT-05", f"The model config of {name!r} is invalid: {error}"
-        ) from error
 
 
 def model_from(config: ModelConfig, data: bytes, name: str) -> VAE:

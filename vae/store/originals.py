@@ -32,7 +32,7 @@ def originals(checkpoint: Checkpoint, rows: np.ndarray) -> np.ndarray:
     reference = checkpoint.reference
     if reference.levels is not None:
         return reference.levels[rows]
-    if digest := checkpoint.manifest["data"].get("digest"):
+    if digest := checkpoint.card.data.digest:
         # Imported here: most checkpoints have their images inside or draw them.
         from vae.data.sets.cache import find
 
@@ -49,12 +49,12 @@ def files_of(checkpoint: Checkpoint) -> list[str] | None:
         Paths in the order of ``checkpoint.reference``; none where the images are no files, or were
         not decoded on this machine.
     """
-    data = checkpoint.manifest["data"]
-    if "digest" not in data or not data["name"].startswith("folder:"):
+    data = checkpoint.card.data
+    if data.digest is None or not data.name.startswith("folder:"):
         return None
     from vae.data.sets.cache import facts_of
 
-    names = (facts_of(data["digest"], data["name"]) or {}).get("names", [])
+    names = (facts_of(data.digest, data.name) or {}).get("names", [])
     if len(names) <= checkpoint.reference.indices.max(initial=-1):
         return None
     # Bytes that are no text have no place on a screen or in a table.
@@ -68,11 +68,11 @@ def own_data(checkpoint: Checkpoint) -> ImageData:
     Raises:
         DataMissing: If it isn't there or has changed.
     """
-    image, entry = checkpoint.image, checkpoint.manifest["data"]
-    reading = Reading.of(checkpoint.manifest["config"])
-    data = open_data(entry["name"], (image.height, image.width), image.channels, reading)
-    same = entry["splits"]["train"]["images"] == len(data.splits.train) and data.spec == image
-    if not same or not same_images(entry, data.facts()):
+    image, trained_on = checkpoint.image, checkpoint.card.data
+    reading = Reading.of(checkpoint.card.run)
+    data = open_data(trained_on.name, (image.height, image.width), image.channels, reading)
+    same = trained_on.images["train"] == len(data.splits.train) and data.spec == image
+    if not same or not same_images(trained_on.recorded, data.facts()):
         raise DataMissing(
             f"The images of {data.name!r} are no longer those that {checkpoint.name!r} was "
             "trained on: restore them, or train the model anew."

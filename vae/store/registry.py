@@ -9,13 +9,12 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from vae.paths import app_folder
 from vae.store import checkpoint
-from vae.store.checkpoint import Checkpoint, read_manifest
+from vae.store.card import Card
+from vae.store.checkpoint import Checkpoint, read_card
 from vae.store.contents import CheckpointError
-from vae.store.placing import recover
 
 __all__ = ["Entry", "default_root", "find", "load", "scan"]
 
@@ -29,13 +28,13 @@ class Entry:
     Args:
         name: The directory's name, which identifies it.
         path: The directory.
-        manifest: The manifest, or none where it is damaged.
+        card: What its manifest says, or none where it cannot be used.
         damage: Why it cannot be used, or an empty string.
     """
 
     name: str
     path: Path
-    manifest: dict[str, Any] | None
+    card: Card | None
     damage: str = ""
 
 
@@ -66,8 +65,6 @@ def scan(root: Path) -> dict[str, Entry]:
     """Lists the checkpoints directly below a folder, usable and damaged ones, by name."""
     if not root.is_dir():
         return {}
-    for child in list(root.glob(".*.previous-*"))[:_MAX_ENTRIES]:
-        recover(root / child.name[1:].rpartition(".previous-")[0])
     entries = {}
     for path in sorted(root.iterdir())[:_MAX_ENTRIES]:
         if path.name.startswith("."):
@@ -82,7 +79,7 @@ def scan(root: Path) -> dict[str, Entry]:
         if not os.path.lexists(path / "manifest.json"):
             continue
         try:
-            entries[path.name] = Entry(path.name, path, read_manifest(path))
+            entries[path.name] = Entry(path.name, path, read_card(path))
         except CheckpointError as error:
             if error.code == "E-CKPT-01":
                 continue  # gone since it was listed

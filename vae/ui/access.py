@@ -194,7 +194,7 @@ def sample_png(model: Checkpoint, sample: int) -> bytes | None:
 
 def draws_of(model: Checkpoint) -> int:
     """The draws behind the reference scores; any number where quadrature needs none."""
-    return model.manifest["metrics"]["draws"] or 1
+    return model.card.metrics.draws or 1
 
 
 def levels_of(model: Checkpoint, sample: int) -> np.ndarray | None:

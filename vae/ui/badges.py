@@ -19,17 +19,16 @@ __all__ = ["badges"]
 def badges(model: Checkpoint) -> None:
     """Unit and sign, likelihood, objective, and whether the ELBO is a bound for these data."""
     facts = model.likelihood
-    config = model.manifest["config"]
-    note, mistaken = objective_note(config), config["objective"] == "batch_moment_kl"
+    card = model.card
+    note, mistaken = objective_note(card.objective, card.beta), card.objective == "batch_moment_kl"
     plain = [f"{facts.title}: {facts.valid_for}"]
     warnings = []
     if not facts.is_normalized:
         warnings.append(f"Not a density, so its “ELBO” bounds no log p(x). {_proper(model)}")
     if note:
         (warnings if mistaken else plain).append(note)
-    data = model.manifest["data"]
-    if copies := sum(data.get("duplicates", {}).get(split, 0) for split in SPLITS):
-        count = sum(data["splits"][split]["images"] for split in SPLITS)
+    if copies := card.data.copies:
+        count = sum(card.data.images[split] for split in SPLITS)
         warnings.append(
             f"{copies:,} of {count:,} held-out images are copies of images that training saw, "
             "so held-out scores are too good, and percentiles and p-values are off."
@@ -48,9 +47,10 @@ def badges(model: Checkpoint) -> None:
 def _proper(model: Checkpoint) -> str:
     """Names a model of the same data whose likelihood is one, or else the likelihoods to train."""
     for name, entry in access.entries().items():
-        if entry.damage or not same_images(entry.manifest["data"], model.manifest["data"]):
+        card = entry.card
+        if card is None or not same_images(card.data.recorded, model.card.data.recorded):
             continue
-        if facts_of(entry.manifest["model"]["likelihood"]).is_normalized:
+        if card.likelihood.is_normalized:
             return f"The model {name} has a proper one for the same data."
     names = [facts_of(one).title for one in ("discretized_logistic", "continuous_bernoulli")]
     return f"For grey pixels train with one of: {', '.join(names)}."

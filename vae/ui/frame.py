@@ -114,10 +114,9 @@ def _pick_model(names: list[str]) -> Checkpoint:
 
 
 def _card(model: Checkpoint) -> str:
-    likelihood, metrics = model.likelihood, model.manifest["metrics"]
     return (
-        f"{literal(model.data_title)} · D = {model.latent_dim} · {likelihood.title} "
-        f"· ELBO {nats(metrics['elbo'])} nats"
+        f"{literal(model.card.data.title)} · D = {model.latent_dim} · {model.likelihood.title} "
+        f"· ELBO {nats(model.card.metrics.elbo)} nats"
     )
 
 

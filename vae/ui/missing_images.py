@@ -18,7 +18,7 @@ __all__ = ["offer_images", "where_images_are"]
 
 def where_images_are(model: Checkpoint) -> str:
     """Why a model's own images cannot be shown, in one sentence."""
-    whose = f"The images behind this model ({literal(model.data_title)})"
+    whose = f"The images behind this model ({literal(model.card.data.title)})"
     try:
         originals(model, np.arange(1))
     except CacheUnwritable:
@@ -38,7 +38,7 @@ def offer_images(model: Checkpoint) -> None:
         f"{where_images_are(model)} What needs the image itself cannot be shown; the map, the "
         "traversals and the table need none."
     )
-    published = SETS.get(model.manifest["data"]["name"].removesuffix(":full"))
+    published = SETS.get(model.card.data.name.removesuffix(":full"))
     # It writes to this computer's disk, so it is offered only to those who sit before it.
     if published is None or not published.missing or not training_allowed():
         return
@@ -49,7 +49,7 @@ def offer_images(model: Checkpoint) -> None:
 
     try:
         with st.spinner(f"Downloading {published.title}"):
-            download(model.manifest["data"]["name"].removesuffix(":full"))
+            download(model.card.data.name.removesuffix(":full"))
     except DataMissing as error:
         st.error(literal(str(error)))
         return

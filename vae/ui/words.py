@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, get_args
+from typing import get_args
 
 from vae.elbo.aggregate.density import ACTIVE_VARIANCE
 from vae.model.config import LikelihoodName
@@ -65,8 +64,8 @@ RELATIVE = (
 
 def held_out(model: Checkpoint) -> str:
     """What the two kinds of images are that training never learnt from, with their numbers."""
-    splits = model.manifest["data"]["splits"]
-    validation, calibration = (splits[name]["images"] for name in ("validation", "calibration"))
+    images = model.card.data.images
+    validation, calibration = images["validation"], images["calibration"]
     return (
         f"{validation + calibration:,} images that training never learnt from: {validation:,} "
         "validation images, on which training was watched (a model's figures are means over "
@@ -98,13 +97,8 @@ def choice_name(name: str) -> str:
     return _CHOICES.get(name, name.replace("_", " "))
 
 
-def objective_note(config: Mapping[str, Any]) -> str:
-    """What a model was trained for, where that isn't the ELBO; empty where it is.
-
-    Args:
-        config: The run's settings, as the manifest keeps them.
-    """
-    objective, beta = config["objective"], config.get("beta", 1.0)
+def objective_note(objective: str, beta: float) -> str:
+    """What a model was trained for, where that isn't the ELBO; empty where it is."""
     if objective == "elbo" or (objective == "beta" and beta == 1):
         return ""
     if objective == "batch_moment_kl":

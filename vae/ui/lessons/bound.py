@@ -12,7 +12,8 @@ from vae.figures import palette
 from vae.figures.bound import densities_on_a_line, three_densities, two_clouds
 from vae.figures.frame import adding_up, nats, plus_minus
 from vae.figures.ladder import Rung, ladder_html
-from vae.scoring.files import ScoreSettings, score_bytes
+from vae.scoring.files import score_bytes
+from vae.scoring.scorer import ScoreSettings
 from vae.store.checkpoint import Checkpoint
 from vae.ui import access, estimates, widgets
 from vae.ui.uploads import admitted

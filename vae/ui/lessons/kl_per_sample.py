@@ -128,7 +128,7 @@ def _explain(
     reduction: Reduction, kl: np.ndarray, model: Checkpoint, expected_log_likelihood: np.ndarray
 ) -> None:
     """One way to reduce the loss: its code, its value on these rows, its effective weight."""
-    images = model.manifest["data"]["splits"]["train"]["images"]
+    images = model.card.data.images["train"]
     batch, dims, pixels = *kl.shape, model.image.pixels
     st.code(reduction.code, language="python", wrap_lines=True)
     # Sums over pixels are all that any of them reads, so an even spread stands for the pixels.

@@ -16,8 +16,8 @@ from vae.elbo.lessons.losses import refitted_gaussian
 from vae.figures.compare import ModelPoint, codes, model_difference, rate_distortion
 from vae.figures.frame import adding_up, nats, plus_minus
 from vae.figures.pictures import gallery_html
-from vae.model.likelihoods import facts_of
-from vae.store.checkpoint import Checkpoint, data_title
+from vae.store.card import Card
+from vae.store.checkpoint import Checkpoint
 from vae.training.config import TrainConfig
 from vae.ui import access, widgets, words
 from vae.ui.literal import frame_csv, literal
@@ -39,54 +39,56 @@ _SHOWN = 2_000
 _IMAGES_OF_EVIDENCE = "images of log p(x)"
 
 
-def comparable(model: Checkpoint) -> dict[str, dict[str, Any]]:
-    """The manifests of the models whose ELBOs speak of the same images, by name."""
+def comparable(model: Checkpoint) -> dict[str, Card]:
+    """The cards of the models whose ELBOs speak of the same images, by name."""
     return {
-        name: entry.manifest
-        for name, entry in access.entries().items()
-        if not entry.damage
-        and _subject(entry.manifest) == _subject(model.manifest)
-        and same_images(entry.manifest["data"], model.manifest["data"])
+        name: card
+        for name, card in _cards().items()
+        if _subject(card) == _subject(model.card)
+        and same_images(card.data.recorded, model.card.data.recorded)
     }
 
 
-def _subject(manifest: dict[str, Any]) -> tuple:
+def _cards() -> dict[str, Card]:
+    """The cards of all usable models, by name."""
+    return {name: entry.card for name, entry in access.entries().items() if entry.card}
+
+
+def _subject(card: Card) -> tuple:
     """What an ELBO is a bound for: a density differs from a probability, grey from binary."""
-    facts = facts_of(manifest["model"]["likelihood"])
-    kind = (facts.is_pmf, facts.is_normalized, manifest["model"].get("binarize", "none"))
-    image = tuple(sorted(manifest["model"]["image"].items()))
-    return image, *kind
+    likelihood = card.likelihood
+    return card.image, likelihood.is_pmf, likelihood.is_normalized, card.model.binarize
 
 
-def standing(model: Checkpoint, manifests: dict[str, dict[str, Any]]) -> str:
+def standing(model: Checkpoint, cards: dict[str, Card]) -> str:
     """Which of the comparable models describes their images most cheaply, as HTML."""
-    if len(manifests) == 1:
+    if len(cards) == 1:
         return "There is no other model of the same images to compare this one with yet."
-    best = max(manifests, key=lambda name: manifests[name]["metrics"]["elbo"])
-    count = f"Of {len(manifests):,} models of the same images"
+    best = max(cards, key=lambda name: cards[name].metrics.elbo)
+    count = f"Of {len(cards):,} models of the same images"
     if best == model.name:
         return f"{count} this one describes them most cheaply."
-    cost = nats(-manifests[best]["metrics"]["elbo"], 2)
+    cost = nats(-cards[best].metrics.elbo, 2)
     return f"{count}, {escape(best)} describes them most cheaply, for <b>{cost}</b> nats an image."
 
 
-def ladder_of(model: Checkpoint, manifests: dict[str, dict[str, Any]]) -> dict[float, str]:
+def ladder_of(model: Checkpoint, cards: dict[str, Card]) -> dict[float, str]:
     """The models that differ from this one in the weight of the KL alone, by rising beta.
 
     Of several with one weight this one is taken, or else the one with the highest ELBO.
     """
-    mine = _run_without_beta(model.manifest)
+    mine = _run_without_beta(model.card)
     if mine is None:
         return {}
-    alike = [name for name, one in manifests.items() if _run_without_beta(one) == mine]
-    alike.sort(key=lambda name: (name == model.name, manifests[name]["metrics"]["elbo"]))
-    return dict(sorted({float(manifests[name]["config"]["beta"]): name for name in alike}.items()))
+    alike = [name for name, card in cards.items() if _run_without_beta(card) == mine]
+    alike.sort(key=lambda name: (name == model.name, cards[name].metrics.elbo))
+    return dict(sorted({cards[name].beta: name for name in alike}.items()))
 
 
-def _run_without_beta(manifest: dict[str, Any]) -> TrainConfig | None:
+def _run_without_beta(card: Card) -> TrainConfig | None:
     """A run's config as if its KL had the weight 1; none where its objective is another one."""
     try:
-        config = TrainConfig.from_dict(manifest["config"])
+        config = TrainConfig.from_dict(card.run)
     except (ValueError, TypeError):
         return None
     if config.objective not in ("elbo", "beta") or config.beta_schedule != "constant":
@@ -95,23 +97,23 @@ def _run_without_beta(manifest: dict[str, Any]) -> TrainConfig | None:
     return replace(config, **plain)
 
 
-def plane(
-    model: Checkpoint, manifests: dict[str, dict[str, Any]], ladder: dict[float, str]
-) -> None:
+def plane(model: Checkpoint, cards: dict[str, Card], ladder: dict[float, str]) -> None:
     """The rate-distortion plane; a click chooses the model for every screen."""
-    names = list(manifests)
+    names = list(cards)
     # On a ladder the names say nothing but beta, and would run into each other.
     steps = ladder if len(ladder) > 1 else {}
     labels = {name: f"β = {beta:g}" for beta, name in steps.items() if name != model.name}
-    figures = ("rate", "rate_se", "distortion", "distortion_se")
     points = [
         ModelPoint(
             name,
             labels.get(name, name),
-            one["model"]["network"],
-            *(one["metrics"][key] for key in figures),
+            card.model.network,
+            card.metrics.rate,
+            card.metrics.rate_se,
+            card.metrics.distortion,
+            card.metrics.distortion_se,
         )
-        for name, one in manifests.items()
+        for name, card in cards.items()
     ]
 
     def pick() -> None:
@@ -124,8 +126,8 @@ def plane(
 
     widgets.chart(
         rate_distortion(points, model.name, list(ladder.values())),
-        f"{len(points)} models by rate and distortion on {model.data_title}, with lines of equal "
-        f"ELBO; {model.name} is ringed.",
+        f"{len(points)} models by rate and distortion on {model.card.data.title}, with lines of "
+        f"equal ELBO; {model.name} is ringed.",
         key="compare_plane",
         on_select=pick,
         selection_mode="points",
@@ -149,13 +151,13 @@ def ladder_slider(model: Checkpoint, ladder: dict[float, str]) -> None:
         format_func=lambda value: f"β = {value:g}",
     )
     other = access.checkpoint(ladder[beta])
-    table, metrics = access.table(other), other.manifest["metrics"]
-    rate, distortion = adding_up((metrics["rate"], metrics["distortion"]), 2)
+    table, metrics = access.table(other), other.card.metrics
+    rate, distortion = adding_up((metrics.rate, metrics.distortion), 2)
     st.markdown(
         f"**{literal(other.name)}**: rate **{nats(rate, 2)}** + distortion "
-        f"**{nats(distortion, 2)}** = **{nats(-metrics['elbo'], 2)}"
-        f"{plus_minus(metrics['elbo_se'])} nats** an image, which is minus its true ELBO (β = 1): "
-        f"lower is better. {metrics['active_units']} of {other.latent_dim} units are "
+        f"**{nats(distortion, 2)}** = **{nats(-metrics.elbo, 2)}"
+        f"{plus_minus(metrics.elbo_se)} nats** an image, which is minus its true ELBO (β = 1): "
+        f"lower is better. {metrics.active_units} of {other.latent_dim} units are "
         "active.",
         help=words.ACTIVE,
     )
@@ -229,8 +231,7 @@ def two_models(model: Checkpoint, sample: int, names: Sequence[str]) -> None:
 
 def table_of_models() -> None:
     """Every usable checkpoint in a table, with a download."""
-    manifests = {n: e.manifest for n, e in access.entries().items() if not e.damage}
-    rows = [_row(name, manifest) for name, manifest in manifests.items()]
+    rows = [_row(name, card) for name, card in _cards().items()]
     frame = pd.DataFrame(rows).dropna(axis="columns", how="all")
     if _IMAGES_OF_EVIDENCE in frame:
         # A count stays a whole number where a model has none.
@@ -253,34 +254,33 @@ def table_of_models() -> None:
     st.download_button("Download CSV", lambda: frame_csv(frame), "models.csv", on_click="ignore")
 
 
-def _row(name: str, manifest: dict[str, Any]) -> dict[str, Any]:
-    config, metrics, shape = manifest["config"], manifest["metrics"], manifest["model"]
-    image = shape["image"]
-    pixels = image["channels"] * image["height"] * image["width"]
+def _row(name: str, card: Card) -> dict[str, Any]:
+    metrics, shape = card.metrics, card.model
     row = {
         "model": name,
-        "data": data_title(manifest),
-        "D": shape["latent_dim"],
-        "active units": metrics["active_units"],
-        "β": config["beta"],
-        "ELBO, nats": metrics["elbo"],
-        "± ELBO": metrics["elbo_se"],
-        "rate, nats": metrics["rate"],
-        "distortion, nats": metrics["distortion"],
-        "bound L, nats": metrics.get("iwae_bound"),
-        "k of L": metrics["importance_samples"],
-        "log p(x) exact, nats": metrics.get("log_evidence"),
+        "data": card.data.title,
+        "D": card.latent_dim,
+        "active units": metrics.active_units,
+        "β": card.beta,
+        "ELBO, nats": metrics.elbo,
+        "± ELBO": metrics.elbo_se,
+        "rate, nats": metrics.rate,
+        "distortion, nats": metrics.distortion,
+        "bound L, nats": metrics.iwae_bound,
+        "k of L": metrics.importance_samples,
+        "log p(x) exact, nats": metrics.log_evidence,
         # Left out where log p(x) is known of all of them.
-        _IMAGES_OF_EVIDENCE: metrics.get("log_evidence_images"),
-        "bits per pixel value": metrics.get("bits_per_dim"),
-        "likelihood": facts_of(shape["likelihood"]).title,
-        "network": shape["network"],
-        "objective": config["objective"],
-        "parameters": manifest["training"]["parameters"],
-        "training, s": manifest["training"]["seconds"],
+        _IMAGES_OF_EVIDENCE: metrics.log_evidence_images,
+        "bits per pixel value": metrics.bits_per_dim,
+        "likelihood": card.likelihood.title,
+        "network": shape.network,
+        "objective": card.objective,
+        "parameters": card.training.parameters,
+        "training, s": card.training.seconds,
     }
     sigma, refitted = None, None
-    if shape["likelihood"] == "gaussian" and shape["gaussian_sigma"] == "fixed":
-        sigma, value = refitted_gaussian(-metrics["distortion"], shape["sigma"], pixels)
-        refitted = value - metrics["rate"]
+    if shape.likelihood == "gaussian" and shape.gaussian_sigma == "fixed":
+        pixels = card.image.pixels
+        sigma, value = refitted_gaussian(-metrics.distortion, shape.sigma, pixels)
+        refitted = value - metrics.rate
     return row | {"re-fitted σ": sigma, "ELBO at re-fitted σ, nats": refitted}

@@ -9,6 +9,7 @@ import streamlit as st
 
 from vae.figures.frame import adding_up, nats
 from vae.figures.pictures import gallery_html
+from vae.store.card import Metrics
 from vae.store.checkpoint import Checkpoint
 from vae.training.run.launch import without_paths
 from vae.ui import access, widgets, words
@@ -21,12 +22,12 @@ __all__ = ["about", "numbers", "opening", "pictures", "terms", "where_next"]
 
 def opening(model: Checkpoint) -> None:
     """What the model is of, and what an image costs on average."""
-    metrics, card = model.manifest["metrics"], model.manifest["card"]
-    rate, distortion = adding_up((metrics["rate"], metrics["distortion"]))
+    card, metrics = model.card, model.card.metrics
+    rate, distortion = adding_up((metrics.rate, metrics.distortion))
     widgets.opening(
-        literal(card["title"]),
-        f"{escape(card['description'])} Describing an image costs "
-        f"<b>{nats(-metrics['elbo'])}</b> nats on average over {metrics['images']:,} validation "
+        literal(card.title),
+        f"{escape(card.description)} Describing an image costs "
+        f"<b>{nats(-metrics.elbo)}</b> nats on average over {metrics.images:,} validation "
         f"images: <b>{nats(rate)}</b> to say which code, and "
         f"<b>{nats(distortion)}</b> to draw the image from that code.",
     )
@@ -34,11 +35,9 @@ def opening(model: Checkpoint) -> None:
 
 def numbers(model: Checkpoint) -> None:
     """Five means over validation images, each with its error, and the active units."""
-    metrics = model.manifest["metrics"]
+    metrics = model.card.metrics
     with st.container(horizontal=True):
-        for title, (key, value, better, explanation) in _means(model).items():
-            error = metrics.get(f"{key}_se")
-            images = metrics.get(f"{key}_images", metrics["images"])
+        for title, (value, error, images, better, explanation) in _means(metrics).items():
             # One image has no standard error.
             told = "" if error is None else f"± {nats(error) if error >= 0.05 else 'under 0.1'}, "
             st.metric(
@@ -52,7 +51,7 @@ def numbers(model: Checkpoint) -> None:
             )
         st.metric(
             "Active units",
-            f"{metrics['active_units']} of {model.latent_dim}",
+            f"{metrics.active_units} of {model.latent_dim}",
             delta="mean moves with the image",
             delta_color="off",
             delta_arrow="off",
@@ -60,45 +59,50 @@ def numbers(model: Checkpoint) -> None:
         )
 
 
-def _means(model: Checkpoint) -> dict[str, tuple[str, str, str, str]]:
-    """By title: the key of its error, the value in nats, which way is better, and what it is."""
-    metrics = model.manifest["metrics"]
-    rate, distortion = adding_up((metrics["rate"], metrics["distortion"]))
+def _means(metrics: Metrics) -> dict[str, tuple[str, float | None, int, str, str]]:
+    """By title: value in nats, standard error, images, which way is better, and what it is."""
+    rate, distortion = adding_up((metrics.rate, metrics.distortion))
+    images = metrics.images
     means = {
         "ELBO": (
-            "elbo",
-            f"{nats(metrics['elbo'])}",
+            nats(metrics.elbo),
+            metrics.elbo_se,
+            images,
             "higher",
             "The evidence lower bound: never above log p(x), the log-probability that the model "
             "gives an image. It is minus the cost in the sentence above.",
         ),
         "Rate (KL)": (
-            "rate",
             nats(rate),
+            metrics.rate_se,
+            images,
             "lower",
             "What naming the code costs: each image's own KL to the prior, averaged.",
         ),
         "Distortion": (
-            "distortion",
             nats(distortion),
+            metrics.distortion_se,
+            images,
             "lower",
             "What drawing the image from its code costs.",
         ),
     }
     # A run may leave out the bound, which takes longest to compute.
-    if "iwae_bound" in metrics:
-        means[f"Bound L, k = {metrics['importance_samples']:,}"] = (
-            "iwae_bound",
-            nats(metrics["iwae_bound"]),
+    if metrics.iwae_bound is not None:
+        means[f"Bound L, k = {metrics.importance_samples:,}"] = (
+            nats(metrics.iwae_bound),
+            metrics.iwae_bound_se,
+            images,
             "higher",
             "The importance-weighted bound: closer to log p(x) than the ELBO.",
         )
-    if "log_evidence" in metrics:
-        known = metrics.get("log_evidence_images", metrics["images"])
-        of = "" if known == metrics["images"] else f", of {known:,} images"
+    if metrics.log_evidence is not None:
+        known = metrics.log_evidence_images or images
+        of = "" if known == images else f", of {known:,} images"
         means[f"log p(x), exact{of}"] = (
-            "log_evidence",
-            nats(metrics["log_evidence"]),
+            nats(metrics.log_evidence),
+            metrics.log_evidence_se,
+            known,
             "higher",
             "By quadrature over the latent dimensions.",
         )
@@ -152,17 +156,13 @@ def where_next() -> None:
 def about(model: Checkpoint) -> None:
     """How the model came about, folded away."""
     with st.expander("About this model"):
-        training, likelihood = model.manifest["training"], model.likelihood
+        card, training, likelihood = model.card, model.card.training, model.likelihood
         st.markdown(
             f"**Likelihood**: {likelihood.title}. {likelihood.valid_for}\n\n"
-            f"**Data**: {literal(model.data_title)}, "
-            + ", ".join(
-                f"{split['images']:,} {name}"
-                for name, split in model.manifest["data"]["splits"].items()
-            )
-            + f" images.\n\n**Training**: objective `{model.manifest['config']['objective']}`, "
-            f"{training['seconds']:.0f} s on {training['device']}, best step "
-            f"{training['best_step']:,}, "
-            f"{training['parameters']:,} parameters.\n\n**Made by**"
+            f"**Data**: {literal(card.data.title)}, "
+            + ", ".join(f"{count:,} {name}" for name, count in card.data.images.items())
+            + f" images.\n\n**Training**: objective `{card.objective}`, "
+            f"{training.seconds:.0f} s on {training.device}, best step {training.best_step:,}, "
+            f"{training.parameters:,} parameters.\n\n**Made by**"
         )
-        st.code(without_paths(model.manifest["command"]), language="bash", wrap_lines=True)
+        st.code(without_paths(card.command), language="bash", wrap_lines=True)

@@ -16,7 +16,7 @@ from vae.figures.sample_elbo import pixel_map, receipt
 from vae.figures.scores import code_place, difference_map
 from vae.scoring.calibration import FalseAlarms
 from vae.scoring.counterfactual import AcceptedMove
-from vae.scoring.files import ScoreSettings
+from vae.scoring.scorer import ScoreSettings
 from vae.store.checkpoint import Checkpoint
 from vae.ui import access, widgets
 from vae.ui.components.thumbnails import captions_of, thumbnails

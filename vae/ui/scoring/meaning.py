@@ -15,7 +15,8 @@ from vae.data.images.adaptation import Prepared
 from vae.figures.frame import nats, percent, plus_minus
 from vae.figures.scores import calibration_histogram
 from vae.scoring.calibration import Calibration, FalseAlarms
-from vae.scoring.files import ScoredImage, ScoreSettings
+from vae.scoring.files import ScoredImage
+from vae.scoring.scorer import ScoreSettings
 from vae.scoring.verdict import (
     CAVEAT,
     USUAL_RATE,
@@ -164,7 +165,7 @@ def opinions_of(
         regret=heard.regret_place.p_value if heard.regret_place else None,
         complexity=complexity.p_value if complexity else None,
         best_passes=heard.regret.best_elbo > alarms.threshold if heard.regret else None,
-        bound_draws=0 if exact else int(model.manifest["metrics"]["importance_samples"]),
+        bound_draws=0 if exact else model.card.metrics.importance_samples,
         images=n,
         evidence_images=heard.evidence.images if heard.evidence else n,
         regret_images=heard.regret_place.images if heard.regret_place else n,

@@ -19,8 +19,9 @@ from vae.figures.frame import error_text
 from vae.figures.pictures import thumbnail_url
 from vae.scoring.calibration import FalseAlarms
 from vae.scoring.calibration_sets import calibration_of, calibrations
-from vae.scoring.files import ScoredImage, ScoreSettings
+from vae.scoring.files import ScoredImage
 from vae.scoring.rows import ScoreRow, to_csv, to_json, to_parquet
+from vae.scoring.scorer import ScoreSettings
 from vae.scoring.verdict import words
 from vae.store.checkpoint import Checkpoint
 from vae.store.contents import CheckpointError

@@ -97,7 +97,7 @@ class Regret(NamedTuple):
 def evidence(model: Checkpoint, levels: np.ndarray, seed: int) -> Opinion:
     """log p(x) where it is exact, else L_k by the estimator of the calibration images."""
     exact = model.latent_dim <= 2
-    k = int(model.manifest["metrics"]["importance_samples"])
+    k = model.card.metrics.importance_samples
     if not exact and not k:  # a run may leave out the bound
         return Opinion(math.nan, math.nan, math.nan, 0)
     seen = see(model.model, levels[None], seed)

@@ -35,9 +35,9 @@ from vae.data.images.adaptation import Adaptation
 from vae.data.images.decoding import Limits
 from vae.elbo.expectation import DRAWS
 from vae.scoring.calibration_sets import calibration_of, calibrations
-from vae.scoring.files import ScoreSettings, score_bytes
+from vae.scoring.files import score_bytes
 from vae.scoring.rows import ScoreRow, to_json
-from vae.store.checkpoint import data_title
+from vae.scoring.scorer import ScoreSettings
 from vae.store.contents import CheckpointError
 from vae.ui.links import base_path
 from vae.ui.uploads import MOST_BYTES, MOST_FILES, display_names
@@ -357,23 +357,25 @@ def _model_list() -> list[dict[str, Any]]:
 
     found = []
     for name, entry in access.entries().items():
-        if entry.damage:
+        if entry.card is None:
             found.append({"name": name, "error": entry.damage})
             continue
-        manifest = entry.manifest
-        config, image = manifest["model"], manifest["model"]["image"]
+        card, image = entry.card, entry.card.image
         found.append(
             {
                 "name": name,
-                **{key: manifest["card"][key] for key in ("title", "description")},
-                "data": data_title(manifest),
-                "image": {key: image[key] for key in ("channels", "height", "width", "levels")},
-                "latent_dim": config["latent_dim"],
-                "likelihood": config["likelihood"],
-                "elbo": manifest["metrics"]["elbo"],
-                "calibration_images": manifest["data"]["splits"]["calibration"]["images"],
+                "title": card.title,
+                "description": card.description,
+                "data": card.data.title,
+                "image": {
+                    key: getattr(image, key) for key in ("channels", "height", "width", "levels")
+                },
+                "latent_dim": card.latent_dim,
+                "likelihood": card.model.likelihood,
+                "elbo": card.metrics.elbo,
+                "calibration_images": card.data.images["calibration"],
                 "calibrations": list(calibrations(entry)),
-                "weights_sha256": manifest["files"]["model.safetensors"]["sha256"],
+                "weights_sha256": card.weights_sha256,
             }
         )
     return found
