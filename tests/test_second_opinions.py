@@ -196,7 +196,7 @@ def test_an_opinion_that_so_few_images_cannot_give_is_named() -> None:
     )
     # Where log p(x) of few calibration images was computed, it alone cannot be heard.
     least = give_verdict(Opinions(0.5, 0.5, evidence=0.25, evidence_images=3), 0.01)
-    assert not least.doubtful and "hear log p(x) at this rate" in least.findings[1]
+    assert not least.doubtful and "hear log p(x) at this rate" in least.findings[0]
     assert not few.doubtful
     assert "a high ELBO, log p(x) and the complexity" in few.findings[0]
     # At four times that rate each of them can be heard.
