@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from bench import bound, plane, score, train
+from bench import bound, many_machines, plane, score, train
 from bench.__main__ import BENCHMARKS, main
 from browser import CHROMIUM
 
@@ -25,6 +25,7 @@ def test_the_list_has_a_line_for_each(capsys):
         ("train --turns 2", "at least 3 turns"),
         ("train --batch 0", "at least 1 image"),
         ("score --files 10", "--files takes at least"),
+        ("many_machines --files 0", "take at least 1"),
         ("bound --turns 0", "must be at least 1"),
         ("plane --points 0", "--points must lie in 1..2000000."),
         ("film --turns 0", "--turns must be at least 1"),
@@ -69,6 +70,14 @@ def test_scoring_is_measured_against_plain_loops(capsys):
     score.run("--files 3072 --rounds 1 --images 16 --memory-draws 2".split())
     printed = capsys.readouterr().out
     assert printed.count("(aim") == 4 and "ours / decode, then forward" in printed
+
+
+@pytest.mark.slow
+def test_engines_find_the_same_rows(capsys):
+    many_machines.run("--files 1200 --photographs 60".split())
+    printed = capsys.readouterr().out
+    assert printed.count("torchrun") == 2 and "OTHER ROWS" not in printed
+    assert printed.count("the same rows") + printed.count("is not installed") == 8
 
 
 @pytest.mark.slow

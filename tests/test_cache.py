@@ -17,7 +17,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from vae.data.disk import flush_folder, locked, replace_file
+from vae.data.disk import (
+    flush_folder,
+    locked,
+    machine_mark,
+    replace_file,
+    replacing,
+    temporary_folder,
+)
 from vae.data.sets import cache
 from vae.data.sets.cache import CacheUnwritable, cached, facts_of, find, key_of, prune
 from vae.data.sets.image_data import DataMissing
@@ -320,3 +327,39 @@ def test_a_disk_that_flushes_no_folders_is_used_all_the_same(tmp_path, monkeypat
     monkeypatch.setattr(os, "fsync", broken)
     with pytest.raises(OSError, match="Input/output"):
         flush_folder(tmp_path)
+
+
+@pytest.mark.parametrize("lasting", [True, False])
+def test_a_place_is_taken_by_what_is_whole(tmp_path, monkeypatch, lasting):
+    flushed, path = [], tmp_path / "file"
+    monkeypatch.setattr(os, "fsync", flushed.append)
+    with replacing(path, lasting) as file:
+        file.write(b"old")
+        assert not path.exists()
+    assert path.read_bytes() == b"old" and len(flushed) == (2 if lasting else 0)
+    with pytest.raises(KeyboardInterrupt), replacing(path, lasting) as file:
+        file.write(b"half of the ne")
+        raise KeyboardInterrupt
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_temporary_folder_goes_in_the_end_with_those_of_the_dead(tmp_path):
+    dead = tmp_path / f".x-abc-{machine_mark()}-{2**22 + 1}"
+    elsewhere = tmp_path / ".x-abc-0123456789ab-1"
+    for folder in (dead, elsewhere):
+        (folder / "deep").mkdir(parents=True)
+        (folder / "deep" / "file").write_text("x")
+    # Written to deep inside only, as a download is.
+    os.utime(elsewhere, (0, 0))
+    os.utime(elsewhere / "deep", (0, 0))
+    with pytest.raises(ValueError, match="enough"), temporary_folder(tmp_path, ".x-") as place:
+        (place / "file").write_text("x")
+        assert not dead.exists() and elsewhere.exists()
+        raise ValueError("enough")
+    assert list(tmp_path.iterdir()) == [elsewhere]
+    with temporary_folder(tmp_path, ".x-") as place:
+        place.rename(tmp_path / "whole")
+    assert (tmp_path / "whole").is_dir()
+    os.utime(elsewhere / "deep" / "file", (0, 0))
+    with temporary_folder(tmp_path, ".x-"):
+        assert not elsewhere.exists()

@@ -9,7 +9,7 @@ from test_pages import frame, page_named, text_of
 
 from vae.data.images.encoding import encode_png, to_image
 from vae.figures.pictures import data_url, to_bytes
-from vae.scoring.files import ScoreSettings
+from vae.scoring.scorer import ScoreSettings
 from vae.store.checkpoint import load, write
 
 # A number of the chosen sample that a screen shows, and its decimals.

@@ -27,16 +27,17 @@ from test_cli import run as run_in_here
 import vae
 from vae.data.images import many as bulk
 from vae.data.images.adaptation import Adaptation, preprocess
-from vae.data.images.decoding import ImageRefused, Limits, _barest_png, read_image
+from vae.data.images.decoding import ImageRefused, Limits, read_image
 from vae.data.images.encoding import encode_png, to_image
 from vae.data.images.listing import ImageFile, LeftOut, image_files
 from vae.data.images.many import Decoder, decoded
 from vae.data.spec import ImageSpec
 from vae.scoring import files as files_module
 from vae.scoring.calibration_sets import calibration_of, calibration_set, calibrations
-from vae.scoring.files import ScoreSettings, prepare, score_bytes, score_files
+from vae.scoring.files import prepare, score_bytes, score_files
 from vae.scoring.parts import Parts
 from vae.scoring.rows import FORMATS
+from vae.scoring.scorer import ScoreSettings
 from vae.scoring.scores import score_levels
 
 ROOT = Path(__file__).parents[1]
@@ -244,9 +245,10 @@ def test_the_short_way_is_the_long_one(spec, adaptation, corpus, monkeypatch) ->
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB"])
-def test_the_shortest_way_gives_what_pillow_gives(mode: str) -> None:
+def test_damaged_files_go_the_same_way(mode: str) -> None:
     rng, flips = np.random.default_rng(0), random.Random(0)
     shape = (9, 7, len(mode))
+    decoder = Decoder(ImageSpec(len(mode), 9, 7), Adaptation("no", "no"))
     taken = 0
     for number in range(600):
         pixels = rng.integers(0, 256, shape, dtype=np.uint8)
@@ -255,7 +257,7 @@ def test_the_shortest_way_gives_what_pillow_gives(mode: str) -> None:
         content = io.BytesIO()
         Image.fromarray(pixels.squeeze()).save(content, "PNG", compress_level=number % 10)
         data = bytearray(content.getvalue())
-        assert np.array_equal(_barest_png(bytes(data), Limits(), shape), pixels)
+        assert np.array_equal(decoder.levels_of(bytes(data))[0], pixels.transpose(2, 0, 1))
         for _ in range(flips.choice((1, 2))):
             place = flips.randrange(len(data))
             match flips.randrange(3):
@@ -266,10 +268,16 @@ def test_the_shortest_way_gives_what_pillow_gives(mode: str) -> None:
                 case 2 if len(data) > 37:
                     length = int.from_bytes(data[33:37], "big") + flips.choice((-1, 1))
                     data[33:37] = (length % 2**32).to_bytes(4, "big")
-        found = _barest_png(bytes(data), Limits(), shape)
-        if found is not None:
-            taken += 1
-            assert np.array_equal(found, np.rint(read_image(bytes(data)).pixels * 255))
+        try:
+            raster = read_image(bytes(data))
+        except ImageRefused as error:
+            with pytest.raises(ImageRefused) as other:
+                decoder.levels_of(bytes(data))
+            assert other.value.args == error.args
+            continue
+        taken += 1
+        expected = preprocess(raster, decoder.spec, decoder.adaptation).levels
+        assert np.array_equal(decoder.levels_of(bytes(data))[0], expected)
     assert 20 < taken < 600
 
 
@@ -282,7 +290,7 @@ def test_the_shortest_way_gives_what_pillow_gives(mode: str) -> None:
         (Limits(pixels=99), "E-IMG-06"),
     ],
 )
-def test_the_shortest_way_keeps_the_limits(limits: Limits, code: str) -> None:
+def test_the_short_way_keeps_the_limits(limits: Limits, code: str) -> None:
     content = encode_png(np.zeros((28, 28), np.uint8))
     for read in (read_image, Decoder(SPECS[0], limits=limits).levels_of):
         with pytest.raises(ImageRefused) as refused:
@@ -591,7 +599,7 @@ def test_a_torn_or_forged_part_is_scored_anew(half: Path, run, folder: Path, who
 
 
 def test_two_runs_at_once_are_kept_apart(half: Path, run, folder: Path) -> None:
-    holder = Parts(half, 10)
+    holder = Parts(half, {}, 10)
     holder._occupy()
     outcome = run_all(run, folder, half)
     assert outcome.code == 2 and "another process is making 'rows.csv'" in outcome.sentence()

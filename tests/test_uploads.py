@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from vae.data.images.decoding import Limits
-from vae.scoring.files import ScoreSettings
+from vae.scoring.scorer import ScoreSettings
 from vae.ui.components.drawing import drawn_png
 from vae.ui.scoring.batches import score_in_parts
 from vae.ui.scoring.scores import command_line, curl_call

@@ -25,6 +25,7 @@ _HOMES = {
     "Receipt": "vae.elbo.expectation",
     "Reference": "vae.store.contents",
     "ScoreRow": "vae.scoring.rows",
+    "Scorer": "vae.scoring.scorer",
     "Seen": "vae.elbo.seen",
     "TrainConfig": "vae.training.config",
     "VAE": "vae.model.vae",

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import sys
 
-from bench import bound, film, plane, score, screens, train
+from bench import bound, film, many_machines, plane, score, screens, train, walks
 
 BENCHMARKS = {
     "train": train,
     "score": score,
+    "many_machines": many_machines,
     "bound": bound,
     "plane": plane,
     "film": film,
     "screens": screens,
+    "walks": walks,
 }
 
 
@@ -21,7 +23,7 @@ def main(arguments: list[str]) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print('Usage: make bench NAME=name [ARGS="--help"]\n')
         for name, benchmark in BENCHMARKS.items():
-            print(f"  {name:<9} {benchmark.TEXT}")
+            print(f"  {name:<13} {benchmark.TEXT}")
         print("\nMost print ratios to plain loops that take turns in one process.")
         return
     name, *rest = arguments

@@ -129,17 +129,18 @@ def _bench_folder(home: Path, flags: _Arguments) -> None:
 
 def _ours(model: Checkpoint, images: str, out: Path, draws: int, workers: int) -> Iterator[int]:
     from vae.data.images.listing import image_files
-    from vae.scoring.files import ScoreSettings, score_files
-    from vae.scoring.parts import Parts
+    from vae.scoring.files import score_files
+    from vae.scoring.parts import Parts, names_digest
+    from vae.scoring.scorer import ScoreSettings
 
-    parts = Parts(out, model.config.latent_dim)
-    parts.open({}, restart=True)
-    settings, count = ScoreSettings(draws=draws), 0
+    parts, names = Parts(out, {}, model.latent_dim), []
+    parts.open(restart=True)
+    settings = ScoreSettings(draws=draws)
     for part in score_files(model, image_files([images]), settings, workers=workers):
         parts.put(part)
-        count += 1
+        names.append(names_digest(part.files))
         yield len(part.rows)
-    parts.finish(count)
+    parts.finish(names)
     yield 0
 
 

@@ -58,7 +58,7 @@ def parse(kind: type[Arguments], command: str, text: str, arguments: list[str]) 
         raise Stop(EXIT_USAGE, str(error)) from error
 
 
-def unwritable(path: Path, error: OSError, advice: str = "") -> Stop:
+def unwritable(path: str | Path, error: OSError, advice: str = "") -> Stop:
     """The end of a program whose result the disk refused."""
     refusals = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError)
     refused = isinstance(error, (*refusals, PermissionError)) or error.errno in (

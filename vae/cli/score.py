@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 import tyro
@@ -23,12 +24,15 @@ from vae.cli.program import (
 from vae.cli.reading import Reading
 
 if TYPE_CHECKING:
+    from tqdm import tqdm
+
     from vae.data.images.listing import ImageFile
     from vae.processes import Processes
     from vae.scoring.calibration import FalseAlarms
-    from vae.scoring.files import ScoredPart, ScoreSettings
+    from vae.scoring.files import ScoredPart
     from vae.scoring.parts import Parts, Tally
     from vae.scoring.rows import ScoreRow
+    from vae.scoring.scorer import ScoreSettings
     from vae.store.checkpoint import Checkpoint
 
 __all__ = ["TEXT", "score"]
@@ -48,7 +52,8 @@ class _Arguments(Reading):
 
     Args:
         checkpoint: A checkpoint directory, or the name of one in checkpoints/.
-        paths: Image files, folders that are searched for them, or patterns such as 'scans/*.png'.
+        paths: Image files, folders that are searched for them, or patterns such as 'scans/*.png';
+            also addresses such as s3://bucket/scans, with `pip install elboscope[remote]`.
         draws: Draws for the ELBO where the latent space has more than 2 dimensions.
         importance_samples: The k of the importance-weighted bound; 0 leaves it out.
         seed: The seed; an image's noise follows from (seed, image).
@@ -56,21 +61,21 @@ class _Arguments(Reading):
         calibration: Percentiles and p-values against this set of `python -m vae calibrate`,
             instead of the model's own.
         json: Print one JSON document, an array of rows.
-        out: Write the rows to a file instead: .csv, .json, .jsonl or .parquet.
+        out: Write the rows to a file instead, also at an address: .csv, .json, .jsonl or .parquet.
         restart: Drop what an interrupted run has left for --out, and begin anew.
         fail_below: End with exit code 1 when an image's p-value is this or less.
         strict: End with exit code 1 when an image was refused.
     """
 
     checkpoint: tyro.conf.Positional[str]
-    paths: tyro.conf.Positional[tuple[Path, ...]]
+    paths: tyro.conf.Positional[tuple[str, ...]]
     draws: int = 64
     importance_samples: int = 0
     seed: int = 0
     evidence: bool = True
     calibration: str | None = None
     json: bool = False
-    out: Path | None = None
+    out: str | None = None
     restart: bool = False
     fail_below: float | None = None
     strict: bool = False
@@ -79,36 +84,12 @@ class _Arguments(Reading):
 def score(arguments: list[str]) -> int:
     """Runs the command; returns its exit code."""
     from vae.data.images.listing import LeftOut, image_files
-    from vae.processes import joined, process_count
-    from vae.scoring.files import ScoreSettings
-    from vae.scoring.rows import FORMATS
-    from vae.scoring.scores import check_counts
+    from vae.processes import joined
 
     flags = parse(_Arguments, "score", TEXT + _NOTE, arguments)
-    if not flags.paths:
-        raise Stop(EXIT_USAGE, "name at least one image file or folder after the checkpoint.")
-    limits = flags.limits
-    if flags.out is not None and flags.out.suffix not in FORMATS:
-        raise Stop(
-            EXIT_USAGE, f"--out must end in one of {', '.join(FORMATS)}, not {flags.out.name!r}."
-        )
-    if flags.out is None and process_count() > 1:
-        raise Stop(EXIT_USAGE, "several processes need a file for their rows: pass --out.")
-    try:
-        check_counts(flags.draws, flags.importance_samples)
-    except ValueError as error:
-        raise Stop(EXIT_USAGE, str(error)) from error
+    settings = _settings(flags)
     loaded = open_checkpoint(flags.checkpoint)
     alarms = _gate(loaded, flags)
-    settings = ScoreSettings(
-        adaptation=flags.adaptation,
-        limits=limits,
-        draws=flags.draws,
-        importance_samples=flags.importance_samples,
-        seed=flags.seed,
-        evidence=flags.evidence,
-        calibration=flags.calibration,
-    )
     left_out = LeftOut()
     try:
         files = image_files(flags.paths, left_out)
@@ -117,15 +98,56 @@ def score(arguments: list[str]) -> int:
                 tally = _to_screen(loaded, flags, settings, files)
             else:
                 tally = _to_file(loaded, flags, settings, files, processes)
-    except FileNotFoundError as error:
-        if error.errno is not None:
-            raise unwritable(flags.out, error) from error
-        raise Stop(EXIT_MISSING, str(error)) from error
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise _ended(error, flags.out) from error
     if tally is None:
         return 0
     if told := str(left_out):
         print(f"vae score: {told}", file=sys.stderr)
     return _verdict(tally, flags, alarms)
+
+
+def _settings(flags: _Arguments) -> ScoreSettings:
+    """How files are scored; finds wrong flags before a model is opened."""
+    from vae.processes import process_count
+    from vae.scoring.rows import FORMATS
+    from vae.scoring.scorer import ScoreSettings
+    from vae.scoring.scores import check_counts
+
+    if not flags.paths:
+        raise Stop(EXIT_USAGE, "name at least one image file or folder after the checkpoint.")
+    limits = flags.limits
+    out = None if flags.out is None else PurePath(flags.out)
+    if out is not None and out.suffix not in FORMATS:
+        raise Stop(EXIT_USAGE, f"--out must end in one of {', '.join(FORMATS)}, not {out.name!r}.")
+    if out is None and process_count() > 1:
+        raise Stop(EXIT_USAGE, "several processes need a file for their rows: pass --out.")
+    try:
+        check_counts(flags.draws, flags.importance_samples, flags.seed)
+    except ValueError as error:
+        raise Stop(EXIT_USAGE, str(error)) from error
+    return ScoreSettings(
+        adaptation=flags.adaptation,
+        limits=limits,
+        draws=flags.draws,
+        importance_samples=flags.importance_samples,
+        seed=flags.seed,
+        evidence=flags.evidence,
+        calibration=flags.calibration,
+    )
+
+
+def _ended(error: OSError, out: str | None) -> Exception:
+    """The end of a program whose files couldn't be read, or whose rows couldn't be written."""
+    from vae.data.remote import is_url
+
+    if error.errno is None:  # what was named isn't there
+        return Stop(EXIT_MISSING, str(error))
+    if error.filename != out and is_url(str(error.filename)):
+        return Stop(EXIT_MISSING, f"cannot read {error.filename!r}: {error.strerror.rstrip('.')}.")
+    return error if out is None else unwritable(out, error, " What is finished is kept.")
 
 
 def _gate(loaded: Checkpoint, flags: _Arguments) -> FalseAlarms | None:
@@ -154,108 +176,115 @@ def _gate(loaded: Checkpoint, flags: _Arguments) -> FalseAlarms | None:
         raise Stop(EXIT_USAGE, f"--fail-below: {error}") from error
 
 
-def _parts_of(
-    loaded: Checkpoint,
-    flags: _Arguments,
-    settings: ScoreSettings,
-    files: Iterator[ImageFile],
-    **more: object,
-) -> Iterator[ScoredPart]:
+def _workers(flags: _Arguments) -> int | None:
+    """The processes that decode; none where that is left to the number of files."""
     from vae.data.images.many import usual_workers
     from vae.processes import process_count, processes_here
-    from vae.scoring.files import score_files
 
-    workers = flags.workers
-    if workers is None and process_count() > 1:
-        workers = usual_workers(processes_here())
-    return score_files(loaded, files, settings, workers=workers, **more)
+    if flags.workers is None and process_count() > 1:
+        return usual_workers(processes_here())
+    return flags.workers
 
 
 def _to_screen(
     loaded: Checkpoint, flags: _Arguments, settings: ScoreSettings, files: Iterator[ImageFile]
 ) -> Tally:
     """Prints rows as they are made."""
+    from vae.scoring.files import score_files
     from vae.scoring.parts import Tally
-    from vae.scoring.rows import FRAMES, json_part
+    from vae.scoring.rows import json_pieces
 
-    tally, frame, width = Tally.of(), FRAMES[".json"](0), 0
+    tally = Tally()
     with _progress(flags) as bar:
-        for number, part in enumerate(_parts_of(loaded, flags, settings, files)):
-            if flags.json:
-                text = frame.between if number else frame.start
-                print((text + json_part(part.rows)).decode(), end="")
-            else:
-                width = width or min(48, max(len(row.name) for row in part.rows))
-                print(_table(part.rows, width, heading=not number))
-            tally.add(Tally.of(part.rows, part.steps))
-            bar.update(len(part.rows))
-    if flags.json:
-        print(frame.end.decode(), end="")
+        parts = score_files(loaded, files, settings, workers=_workers(flags))
+        rows = _counted(parts, tally, bar)
+        pieces = map(bytes.decode, json_pieces(rows)) if flags.json else _table(rows)
+        for piece in pieces:
+            print(piece, end="")
     return tally
+
+
+def _counted(parts: Iterator[ScoredPart], tally: Tally, bar: tqdm) -> Iterator[list[ScoreRow]]:
+    """The rows of each part, counted when they have been printed."""
+    for part in parts:
+        yield part.rows
+        names, p_values = [row.name for row in part.rows], [row.p_value for row in part.rows]
+        tally.count(names, p_values, part.steps)
+        bar.update(len(part.rows))
 
 
 def _to_file(
     loaded: Checkpoint,
     flags: _Arguments,
     settings: ScoreSettings,
-    listed: Iterator[ImageFile],
+    files: Iterator[ImageFile],
     processes: Processes,
 ) -> Tally | None:
     """Writes rows part by part, and makes one file of them; the first process tells of it."""
-    from vae.scoring.parts import Occupied, OtherSettings, Parts, Tally, names_digest
+    from vae.data.remote import place, reached
+    from vae.scoring.files import part_size, score_parts
+    from vae.scoring.parts import FilesChanged, Occupied, Parts
 
-    parts = Parts(flags.out, loaded.config.latent_dim)
-    names: list[str] = []
-    finished = Tally.of()
-
-    def wanted(number: int, files: list) -> bool:
-        names.append(names_digest(files))
-        if number % processes.count != processes.rank:
-            return False
-        tally = parts.has(number, files) if taken_up else None
-        if tally is not None:
-            finished.add(tally)
-            bar.update(tally.images)
-        return tally is None
-
+    parts = Parts(place(flags.out), _job(loaded, flags, settings), loaded.latent_dim)
+    share = _Share(files, part_size(loaded), parts, processes)
     try:
-        taken_up = 0
-        if processes.leads:
-            taken_up = parts.open(_job(loaded, flags, settings), flags.restart)
-        taken_up = processes.from_leader(taken_up)
-        with _progress(flags) as bar:
-            for part in _parts_of(loaded, flags, settings, listed, wanted=wanted):
+        with reached(flags.out, NotImplementedError), _progress(flags) as bar:
+            if processes.leads:
+                parts.open(flags.restart)
+            processes.from_leader(None)  # the folder of parts is there
+            for part in score_parts(
+                loaded, share.unfinished(bar), settings, workers=_workers(flags)
+            ):
                 parts.put(part)
                 bar.update(len(part.rows))
-        if finished.images:
-            print(f"vae score: went on after {finished.images} finished rows.", file=sys.stderr)
-        processes.from_leader(None)  # everybody's parts are there
-        return _finish(parts, names) if processes.leads else None
-    except (OtherSettings, Occupied) as error:
+            if share.finished:
+                print(f"vae score: went on after {share.finished} finished rows.", file=sys.stderr)
+            processes.from_leader(None)  # everybody's parts are there
+            return parts.finish(share.names) if processes.leads else None
+    except Occupied as error:
         raise Stop(EXIT_USAGE, str(error)) from error
+    except FilesChanged as error:
+        raise Stop(EXIT_IO, str(error)) from error
     except KeyboardInterrupt:
         raise Stop(130, "interrupted; the same command goes on from here.") from None
-    except OSError as error:
-        if error.errno is None:  # what was named isn't there
-            raise
-        raise unwritable(flags.out, error, " What is finished is kept.") from error
     finally:
         parts.close()
 
 
-def _finish(parts: Parts, names: list[str]) -> Tally:
-    from vae.scoring.parts import Tally
+@dataclass
+class _Share:
+    """What one of several processes has to do.
 
-    tally = Tally.of()
-    for number, digest in enumerate(names):
-        one = parts.tally(number, digest)
-        if one is None:
-            raise Stop(
-                EXIT_IO, "the files changed while they were scored; run the same command again."
-            )
-        tally.add(one)
-    parts.finish(len(names))
-    return tally
+    Attributes:
+        files: All files.
+        size: How many of them make a part.
+        parts: Where finished parts are.
+        processes: The processes that share the parts.
+        names: The digest of the names of each part that was listed, whoever scores it.
+        finished: The number of rows that were there before.
+    """
+
+    files: Iterator[ImageFile]
+    size: int
+    parts: Parts
+    processes: Processes
+    names: list[str] = field(default_factory=list)
+    finished: int = 0
+
+    def unfinished(self, bar: tqdm) -> Iterator[tuple[int, list[ImageFile]]]:
+        """The number and files of each part that this process is to score."""
+        from vae.data.images.listing import chunks_of
+        from vae.scoring.parts import names_digest
+
+        for number, files in enumerate(chunks_of(self.files, self.size)):
+            self.names.append(names_digest(files))
+            if number % self.processes.count != self.processes.rank:
+                continue
+            if rows := self.parts.finished(number, files):
+                self.finished += rows
+                bar.update(rows)
+            else:
+                yield number, files
 
 
 def _job(loaded: Checkpoint, flags: _Arguments, settings: ScoreSettings) -> dict:
@@ -265,6 +294,7 @@ def _job(loaded: Checkpoint, flags: _Arguments, settings: ScoreSettings) -> dict
     import torch
 
     import vae
+    from vae.data.remote import is_url
     from vae.scoring.calibration_sets import calibration_of
     from vae.scoring.files import part_size
 
@@ -275,7 +305,7 @@ def _job(loaded: Checkpoint, flags: _Arguments, settings: ScoreSettings) -> dict
         "model": loaded.name,
         "weights": loaded.weights_sha256,
         "files a part": part_size(loaded),
-        "paths": [str(path.absolute()) for path in flags.paths],
+        "paths": [path if is_url(path) else os.path.abspath(path) for path in flags.paths],
         **asdict(settings),
         "calibration ELBOs": sha256(compared.elbo.tobytes()).hexdigest(),
     }
@@ -311,38 +341,40 @@ def _gate_text(tally: Tally, threshold: float, alarms: FalseAlarms) -> str:
     )
 
 
-def _progress(flags: _Arguments):  # noqa: ANN202  (tqdm has no types)
+def _progress(flags: _Arguments) -> tqdm:
     from tqdm import tqdm
 
     from vae.data.images.listing import image_files
+    from vae.data.remote import is_url
     from vae.processes import process_count
 
     shown = sys.stderr.isatty()
-    # Counted first, for the share that is done; it costs a microsecond or two a file.
-    total = sum(1 for _ in image_files(flags.paths)) if shown and process_count() == 1 else None
+    # Counted first, for the share that is done; it costs a microsecond or two a file on a disk.
+    counted = shown and process_count() == 1 and not any(map(is_url, flags.paths))
+    total = sum(1 for _ in image_files(flags.paths)) if counted else None
     return tqdm(total=total, disable=not shown, unit="image", file=sys.stderr, smoothing=0.05)
 
 
-def _table(rows: Sequence[ScoreRow], width: int, heading: bool) -> str:
+def _table(parts: Iterable[Sequence[ScoreRow]]) -> Iterator[str]:
+    """Rows for people, line by line; the first part says how wide the names are."""
     from vae.data.images.listing import shortened
     from vae.figures.frame import error_text
 
-    lines = []
-    if heading:
-        lines.append(
-            f"{'name':<{width}}  {'ELBO':>12}  {'±':>8}  {'KL':>9}  {'percentile':>10}  p-value"
-        )
-    for row in rows:
-        name = shortened(_shown(row.name), width)
-        if row.error is not None:
-            lines.append(f"{name:<{width}}  refused: {row.error} ({row.error_code})")
-        else:
-            lines.append(
-                f"{name:<{width}}  {row.elbo:>12.4f}  "
-                f"{error_text(row.elbo_uncertainty, 4):>8}  {row.kl:>9.4f}  "
-                f"{row.percentile:>9.1f}%  {row.p_value:.3f}"
-            )
-    return "\n".join(lines)
+    width = 0
+    for rows in parts:
+        if not width:
+            width = min(48, max(len(row.name) for row in rows))
+            numbers = f"{'ELBO':>12}  {'±':>8}  {'KL':>9}  {'percentile':>10}  p-value"
+            yield f"{'name':<{width}}  {numbers}\n"
+        for row in rows:
+            name = shortened(_shown(row.name), width)
+            numbers = f"refused: {row.error} ({row.error_code})"
+            if row.error is None:
+                numbers = (
+                    f"{row.elbo:>12.4f}  {error_text(row.elbo_uncertainty, 4):>8}  "
+                    f"{row.kl:>9.4f}  {row.percentile:>9.1f}%  {row.p_value:.3f}"
+                )
+            yield f"{name:<{width}}  {numbers}\n"
 
 
 def _shown(name: str) -> str:

@@ -10,8 +10,10 @@ import os
 import platform
 import shutil
 import sys
+import tempfile
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -28,7 +30,9 @@ __all__ = [
     "machine_mark",
     "own_mark",
     "replace_file",
+    "replacing",
     "sweep",
+    "temporary_folder",
 ]
 
 # What a disk answers that cannot do what it is asked for, rather than fails at it.
@@ -53,25 +57,68 @@ def create_file(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
+@contextmanager
+def replacing(path: Path, lasting: bool = True) -> Iterator[BinaryIO]:
+    """A file to write that takes a place when it is whole: until then the old one stays there.
+
+    Args:
+        path: The place.
+        lasting: Whether it outlives a power cut; what is soon replaced again need not.
+
+    Yields:
+        The file, open for writing and reading; where the block fails it is dropped.
+
+    Raises:
+        OSError: If the disk refuses.
+    """
+    fresh = path.with_name(f".{path.name}.tmp-{own_mark()}")
+    try:
+        with fresh.open("w+b") as file:
+            yield file
+            if lasting:
+                file.flush()
+                os.fsync(file.fileno())
+        fresh.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            fresh.unlink(missing_ok=True)
+        raise
+    if lasting:
+        flush_folder(path.parent)
+
+
 def replace_file(path: Path, data: bytes) -> None:
     """Replaces a file for good: at every instant, and after a power cut, the old one or the new.
 
     Raises:
         OSError: If the disk refuses or alters what it was given; the old file stays.
     """
-    fresh = path.with_name(f".{path.name}.tmp-{own_mark()}")
-    try:
-        # What an earlier process with our number left there.
-        fresh.unlink(missing_ok=True)
-        create_file(fresh, data)
-        if fresh.read_bytes() != data:
+    with replacing(path) as file:
+        file.write(data)
+        file.flush()
+        if Path(file.name).read_bytes() != data:
             raise OSError(errno.EIO, f"{path.name} reads back otherwise than it was written")
-        fresh.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            fresh.unlink(missing_ok=True)
-        raise
-    flush_folder(path.parent)
+
+
+@contextmanager
+def temporary_folder(parent: Path, prefix: str) -> Iterator[Path]:
+    """A folder in another, for what is renamed once it is whole; removed in the end.
+
+    Those that killed processes left there are removed before.
+
+    Args:
+        parent: Where it is made.
+        prefix: How its name begins: with a dot, so that nobody takes it for something whole.
+
+    Raises:
+        OSError: If the disk refuses.
+    """
+    sweep(parent, f"{prefix}*")
+    fresh = Path(tempfile.mkdtemp(prefix=prefix, suffix=f"-{own_mark()}", dir=parent))
+    try:
+        yield fresh
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
 
 
 def flush_folder(path: Path) -> None:
@@ -150,7 +197,7 @@ def is_leftover(path: Path) -> bool:
     if start.endswith(f"-{machine_mark()}") and pid.isdecimal():
         return not is_alive(int(pid))
     try:
-        written = [one.lstat().st_mtime for one in (path, *path.glob("*"))]
+        written = [one.lstat().st_mtime for one in (path, *path.rglob("*"))]
     except OSError:
         return False
     return max(written) < time.time() - _OLD

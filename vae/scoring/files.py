@@ -1,12 +1,11 @@
-"""Scores image files: untrusted bytes in, one row a file out."""
+"""Scores image files: untrusted bytes in, one row a file out; large folders part by part."""
 
 from __future__ import annotations
 
 import gc
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import NamedTuple
 
@@ -16,21 +15,21 @@ import torch
 from vae.data.images.adaptation import Adaptation, Prepared, preprocess
 from vae.data.images.decoding import ImageRefused, Limits, read_image
 from vae.data.images.listing import ImageFile, chunks_of
-from vae.data.images.many import Decoded, Decoder, cores, decoded, usual_workers
-from vae.elbo.expectation import DRAWS, Elbo
+from vae.data.images.many import Decoded, cores, decoded, usual_workers
+from vae.elbo.expectation import Elbo
 from vae.elbo.seen import Seen
 from vae.scoring.rows import ScoreRow, refused_row
-from vae.scoring.scores import Scores, scores_of
+from vae.scoring.scorer import Scorer, ScoreSettings
 from vae.store.checkpoint import Checkpoint
 
 __all__ = [
-    "ScoreSettings",
     "ScoredImage",
     "ScoredPart",
     "part_size",
     "prepare",
     "score_bytes",
     "score_files",
+    "score_parts",
 ]
 
 _ADAPTATION, _LIMITS = Adaptation(), Limits()
@@ -58,29 +57,6 @@ class ScoredImage(NamedTuple):
     p_high: float | None = None
     seen: Seen | None = None
     elbo: Elbo | None = None
-
-
-@dataclass(frozen=True)
-class ScoreSettings:
-    """Says how files are scored.
-
-    Args:
-        adaptation: How an image that isn't of the model's size is brought to it.
-        limits: What is refused before it is decoded.
-        draws: See :func:`vae.score`, as for the rest.
-        importance_samples: The k of the importance-weighted bound; 0 leaves it out.
-        seed: The seed.
-        evidence: Whether to compute the exact evidence where it exists.
-        calibration: The named calibration set; the model's own when not given.
-    """
-
-    adaptation: Adaptation = field(default_factory=Adaptation)
-    limits: Limits = field(default_factory=Limits)
-    draws: int = DRAWS
-    importance_samples: int = 0
-    seed: int = 0
-    evidence: bool = True
-    calibration: str | None = None
 
 
 _SETTINGS = ScoreSettings()
@@ -158,28 +134,13 @@ def score_bytes(
             found[position] = ScoredImage(row, None)
     if prepared:
         levels = np.stack([one.levels for one in prepared.values()])
-        scores = _score(checkpoint, settings, levels, [named[i][0] for i in prepared])
+        scores = settings.score(checkpoint, levels, [named[i][0] for i in prepared])
         for n, (position, one) in enumerate(prepared.items()):
             only = slice(n, n + 1)
             found[position] = ScoredImage(
                 scores.rows[n], one, scores.p_high[n], scores.seen[only], scores.elbo.of(only)
             )
     return [found[position] for position in range(len(named))]
-
-
-def _score(
-    checkpoint: Checkpoint, settings: ScoreSettings, levels: np.ndarray, names: Sequence[str]
-) -> Scores:
-    return scores_of(
-        checkpoint,
-        levels,
-        names=names,
-        draws=settings.draws,
-        importance_samples=settings.importance_samples,
-        seed=settings.seed,
-        evidence=settings.evidence,
-        calibration=settings.calibration,
-    )
 
 
 def part_size(checkpoint: Checkpoint) -> int:
@@ -193,59 +154,64 @@ def score_files(
     settings: ScoreSettings = _SETTINGS,
     *,
     workers: int | None = None,
-    wanted: Callable[[int, list[ImageFile]], bool] = lambda number, files: True,
 ) -> Iterator[ScoredPart]:
-    """Scores files part by part, in bounded memory; decoding runs ahead in other processes.
+    """Scores files part by part; see :func:`score_parts`."""
+    chunks = enumerate(chunks_of(files, part_size(checkpoint)))
+    return score_parts(checkpoint, chunks, settings, workers=workers)
+
+
+def score_parts(
+    checkpoint: Checkpoint,
+    chunks: Iterable[tuple[int, list[ImageFile]]],
+    settings: ScoreSettings = _SETTINGS,
+    *,
+    workers: int | None = None,
+) -> Iterator[ScoredPart]:
+    """Scores parts of a listing, in bounded memory; decoding runs ahead in other processes.
 
     Args:
         checkpoint: The model.
-        files: The files, listed no further ahead than they are decoded.
+        chunks: Each part's number and files, at most :func:`part_size` of them; taken no further
+            ahead than they are decoded.
         settings: How they are scored.
         workers: Processes that decode; 0 decodes in this one, and as many as pay when not given.
-        wanted: Whether a part, given its number and files, is to be scored at all.
 
     Yields:
-        The wanted parts, in order.
+        The parts, in order.
 
     Raises:
         ValueError: If a setting is out of range.
     """
-    size = part_size(checkpoint)
+    scorer, size = Scorer(checkpoint, **vars(settings)), part_size(checkpoint)
     if workers is None:
-        files = iter(files)
-        first = list(islice(files, _WORTH_A_PROCESS))
-        workers = usual_workers() if len(first) == _WORTH_A_PROCESS else 0
-        files = chain(first, files)
-    decoder = Decoder(
-        checkpoint.image,
-        settings.adaptation.as_trained(checkpoint.card.run),
-        settings.limits,
-        checkpoint.card.data.name,
-    )
+        chunks = iter(chunks)
+        first = list(islice(chunks, -(-_WORTH_A_PROCESS // size)))
+        many = sum(len(files) for _, files in first) >= _WORTH_A_PROCESS
+        workers, chunks = usual_workers() if many else 0, chain(first, chunks)
     at_once = max(1, min(_DECODED_AT_ONCE, size // 8))
     # What is being decoded: parts, each in pieces small enough for every process to have one.
     ahead: list[tuple[int, list[ImageFile], int]] = []
 
     def pieces() -> Iterator[list[str]]:
-        for number, part in enumerate(chunks_of(files, size)):
-            if wanted(number, part):
-                cuts = range(0, len(part), at_once)
-                ahead.append((number, part, len(cuts)))
-                for start in cuts:
-                    yield [file.path for file in part[start : start + at_once]]
+        for number, files in chunks:
+            cuts = range(0, len(files), at_once)
+            ahead.append((number, files, len(cuts)))
+            for start in cuts:
+                yield [file.path for file in files[start : start + at_once]]
 
     # A whole part is decoded while the one before it is scored.
     ahead_by = size // at_once + 2 * workers
     with (
         _old_objects_at_rest(),
         _beside(workers),
-        decoded(decoder, pieces(), workers, ahead_by) as results,
+        decoded(scorer.decoder, pieces(), workers, ahead_by) as results,
     ):
         for first in results:
-            number, part, count = ahead.pop(0)
-            yield _score_part(
-                checkpoint, settings, number, part, [first, *islice(results, count - 1)]
-            )
+            number, files, count = ahead.pop(0)
+            whole = _joined([first, *islice(results, count - 1)])
+            rows = scorer.rows([file.name for file in files], whole)
+            stamps = [file.stamp or seen for file, seen in zip(files, whole.stamps, strict=True)]
+            yield ScoredPart(number, files, rows, stamps, whole.steps)
 
 
 @contextmanager
@@ -273,26 +239,11 @@ def _old_objects_at_rest() -> Iterator[None]:
         gc.unfreeze()
 
 
-def _score_part(
-    checkpoint: Checkpoint,
-    settings: ScoreSettings,
-    number: int,
-    files: list[ImageFile],
-    pieces: list[Decoded],
-) -> ScoredPart:
-    refused, stamps, steps, start = {}, [], Counter(), 0
+def _joined(pieces: list[Decoded]) -> Decoded:
+    """What became of the files of several pieces."""
+    refused, stamps, steps = {}, [], Counter()
     for piece in pieces:
-        refused |= {start + i: why for i, why in piece.refused.items()}
+        refused |= {len(stamps) + i: why for i, why in piece.refused.items()}
         stamps += piece.stamps
         steps.update(piece.steps)
-        start += len(piece.stamps)
-    levels = np.concatenate([piece.levels for piece in pieces])
-    names = [file.name for i, file in enumerate(files) if i not in refused]
-    scored = iter(_score(checkpoint, settings, levels, names).rows)
-    rows = [
-        refused_row(checkpoint, file.name, settings.seed, *refused[i])
-        if i in refused
-        else next(scored)
-        for i, file in enumerate(files)
-    ]
-    return ScoredPart(number, files, rows, stamps, steps)
+    return Decoded(np.concatenate([piece.levels for piece in pieces]), refused, stamps, steps)

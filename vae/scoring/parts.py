@@ -1,44 +1,47 @@
 """Rows that survive: finished parts lie beside the file that they will make, until it is whole.
 
-A part is written to a temporary sibling and renamed, so that at every instant it is there or not;
-it states the sha256 of its rows, and the names, sizes and times of the files that they are of. A
-run that was cut short, by whatever, is gone on with by the same command: parts whose files are as
-they were are taken as they are. The parts make one file, which so has the same bytes however
-often the run was interrupted and however many processes shared it.
+A part is a Parquet file that is there or not at every instant. The metadata of its schema hold the
+run's settings, a digest of its files' sizes and times, and what adapting them took. A run that was
+cut short, by whatever, is gone on with by the same command: parts whose files are as they were are
+taken as they are. The parts make one file, which so has the same bytes however often the run was
+interrupted and however many processes shared it.
 """
 
 from __future__ import annotations
 
 import glob
+import io
 import json
 import os
-import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from hashlib import blake2b, sha256
-from itertools import islice
+from dataclasses import dataclass, field
+from hashlib import blake2b
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from vae.data.disk import locked, own_mark, sweep
+from vae.data.disk import locked, sweep
 from vae.data.images.listing import ImageFile
+from vae.data.remote import is_url, remove, replaced
 from vae.scoring.files import ScoredPart
-from vae.scoring.rows import FRAMES, PARTS, ScoreRow, parquet_schema
+from vae.scoring.rows import table_of, write_tables
 
-__all__ = ["Occupied", "OtherSettings", "Parts", "Tally", "names_digest"]
+if TYPE_CHECKING:
+    import pyarrow
+
+__all__ = ["FilesChanged", "Occupied", "Parts", "Tally", "names_digest"]
 
 _LOWEST = 5
-_PARTS_A_GROUP = 16
-
-
-class OtherSettings(ValueError):
-    """Raised where an unfinished run was begun with other settings; the message names them."""
+_HEAD, _KEYS = b"elboscope", {"settings", "stamps", "steps"}
 
 
 class Occupied(ValueError):
-    """Raised where another process is at work on the same file."""
+    """Raised where another run is in the way: at work, or unfinished and of other settings."""
+
+
+class FilesChanged(ValueError):
+    """Raised where the files aren't those that were scored."""
 
 
 @dataclass
@@ -53,31 +56,22 @@ class Tally:
         steps: How many images each kind of adaptation step was done to.
     """
 
-    images: int
-    refused: int
-    p_values: Counter[float]
-    lowest: list[tuple[float, str]]
-    steps: Counter[str]
+    images: int = 0
+    refused: int = 0
+    p_values: Counter[float] = field(default_factory=Counter)
+    lowest: list[tuple[float, str]] = field(default_factory=list)
+    steps: Counter[str] = field(default_factory=Counter)
 
-    @classmethod
-    def of(cls, rows: Sequence[ScoreRow] = (), steps: Mapping[str, int] | None = None) -> Tally:
-        """The tally of some rows."""
-        scored = [(row.p_value, row.name) for row in rows if row.error is None]
-        return cls(
-            images=len(rows),
-            refused=len(rows) - len(scored),
-            p_values=Counter(p for p, _ in scored),
-            lowest=sorted(scored)[:_LOWEST],
-            steps=Counter(steps or {}),
-        )
-
-    def add(self, other: Tally) -> None:
-        """Counts another tally's rows too."""
-        self.images += other.images
-        self.refused += other.refused
-        self.p_values.update(other.p_values)
-        self.lowest = sorted(self.lowest + other.lowest)[:_LOWEST]
-        self.steps.update(other.steps)
+    def count(
+        self, names: Sequence[str], p_values: Sequence[float | None], steps: Mapping[str, int]
+    ) -> None:
+        """Counts rows, given some of their columns; a refused file has no p-value."""
+        scored = [(p, name) for p, name in zip(p_values, names, strict=True) if p is not None]
+        self.images += len(names)
+        self.refused += len(names) - len(scored)
+        self.p_values.update(p for p, _ in scored)
+        self.lowest = sorted(self.lowest + scored)[:_LOWEST]
+        self.steps.update(steps)
 
     def flagged(self, p_value: float) -> int:
         """The number of images with a p-value at or below a threshold."""
@@ -89,65 +83,54 @@ class Parts:
 
     Args:
         out: The file to make; its suffix says the format.
+        settings: Everything besides the files that the rows depend on, as JSON values.
         dims: The number of latent dimensions, which have columns of their own in CSV.
     """
 
-    def __init__(self, out: Path, dims: int) -> None:
+    def __init__(self, out: Path, settings: Mapping[str, Any], dims: int) -> None:
         self.out, self.dims = out, dims
         self.folder = out.with_name(f".{out.name}.parts")
+        self._settings = json.loads(json.dumps(settings))
         self._lock: BinaryIO | None = None
 
-    def open(self, settings: Mapping[str, Any], restart: bool = False) -> int:
+    def open(self, restart: bool = False) -> None:
         """Makes the folder of parts, or takes up what an interrupted run has left.
 
         Args:
-            settings: Everything besides the files that the rows depend on, as JSON values.
             restart: Whether to drop what was left.
 
-        Returns:
-            The number of parts that are there.
-
         Raises:
-            OtherSettings: If it was begun with other settings.
-            Occupied: If another process is at work on it.
+            Occupied: If it was begun with other settings, or another process is at work on it.
             OSError: If the disk refuses.
         """
         if self.out.is_dir():
             raise IsADirectoryError(21, "Is a directory", str(self.out))
-        self.folder.mkdir(exist_ok=True)
         self._occupy()
-        # Of a run that was ended while it made the file.
-        sweep(self.out.parent, f".{glob.escape(self.out.name)}.tmp-*")
-        job = self.folder / "job.json"
-        try:
-            before = json.loads(job.read_bytes())
-        except (OSError, ValueError):
-            before = None
-        now = json.loads(json.dumps(settings))
-        if before is not None and before != now and not restart:
+        left = sorted(self.folder.glob("*.part*"))
+        if restart:
+            for path in left:
+                path.unlink()
+            return
+        heads = (found[0] for path in left if (found := _read(path)) is not None)
+        before = next((head["settings"] for head in heads), self._settings)
+        if before != self._settings:
             self.close()
-            raise OtherSettings(
+            raise Occupied(
                 f"an unfinished run for {self.out.name!r} was begun with "
-                f"{_differences(before, now)}; "
+                f"{_differences(before, self._settings)}; "
                 "give the same settings, or pass --restart to begin anew."
             )
-        if before is None or restart:
-            for path in self.folder.glob("*.part*"):
-                path.unlink()
-            _write(job, json.dumps(now, indent=1).encode())
-        return sum(1 for _ in self.folder.glob("*.part"))
 
     def close(self) -> None:
         """Lets other processes at the parts."""
         if self._lock is not None:
             self._lock.close()
 
-    def has(self, number: int, files: Sequence[ImageFile]) -> Tally | None:
-        """A finished part's tally; none where the part is missing, or its files have changed."""
-        found = self._read(number)
-        if found is None or found[0]["files"] != _digest(files, map(_stamp, files)):
-            return None
-        return _tally(found[0])
+    def finished(self, number: int, files: Sequence[ImageFile]) -> int:
+        """The number of a finished part's rows; 0 where it is missing or its files changed."""
+        head, table = self._find(number, names_digest(files))
+        stamps = _digest(map(_stamp, files))
+        return len(table) if head is not None and head["stamps"] == stamps else 0
 
     def put(self, part: ScoredPart) -> None:
         """Stores a part, whole or not at all.
@@ -155,76 +138,71 @@ class Parts:
         Raises:
             OSError: If the disk refuses.
         """
-        payload = PARTS[self.out.suffix](part.rows, self.dims)
-        tally = Tally.of(part.rows, part.steps)
-        head = {
-            "names": _digest(part.files),
-            "files": _digest(part.files, part.stamps),
-            "sha256": sha256(payload).hexdigest(),
-            "images": tally.images,
-            "refused": tally.refused,
-            "p_values": sorted(tally.p_values.items()),
-            "lowest": tally.lowest,
-            "steps": tally.steps,
-        }
-        _write(self._path(part.number), json.dumps(head).encode() + b"\n" + payload)
+        import pyarrow.parquet as pq
 
-    def tally(self, number: int, names: str) -> Tally | None:
-        """What a stored part counts; none where it is missing or of files of other names."""
-        found = self._read(number)
-        return _tally(found[0]) if found is not None and found[0]["names"] == names else None
+        stamps = _digest(part.stamps)
+        head = {"settings": self._settings, "stamps": stamps, "steps": part.steps}
+        table = table_of(part.rows).replace_schema_metadata({_HEAD: json.dumps(head)})
+        # Written once and read once: what makes it smaller costs more than it saves.
+        plain = {"compression": "none", "use_dictionary": False, "write_statistics": False}
+        sink = io.BytesIO()
+        pq.write_table(table, sink, write_page_checksum=True, **plain)
+        _write(self._path(part.number), sink.getvalue())
 
-    def finish(self, count: int) -> None:
-        """Makes the file of its first parts, whole or not at all, and removes them.
+    def finish(self, names: Sequence[str]) -> Tally:
+        """Makes the file of all parts, whole or not at all, and removes them.
+
+        Args:
+            names: The digest of the names of each part's files; see :func:`names_digest`.
+
+        Returns:
+            What the rows come to.
 
         Raises:
+            FilesChanged: If a part isn't there, or of other files.
             OSError: If the disk refuses; what stood there before stands there still.
         """
-        temporary = self.out.with_name(f".{self.out.name}.tmp-{own_mark()}")
-        try:
-            with temporary.open("wb") as file:
-                self._assemble(count, file)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self.out)
-        finally:
-            temporary.unlink(missing_ok=True)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        tally = Tally()
+
+        def tables() -> Iterator[pyarrow.Table]:
+            for number, digest in enumerate(names):
+                head, table = self._find(number, digest)
+                if head is None:
+                    raise FilesChanged(
+                        "the files changed while they were scored; run the same command again."
+                    )
+                columns = (table[name].to_pylist() for name in ("name", "p_value"))
+                tally.count(*columns, head["steps"])
+                yield table
+
+        with replaced(self.out) as file:
+            write_tables(file, self.out.suffix, tables(), self.dims)
+        remove(self.folder)
         self.close()
-
-    def _assemble(self, count: int, file: BinaryIO) -> None:
-        payloads = (self._payload(number) for number in range(count))
-        if self.out.suffix == ".parquet":
-            _join_parquet(payloads, file)
-            return
-        frame = FRAMES[self.out.suffix](self.dims)
-        file.write(frame.start)
-        for number, payload in enumerate(payloads):
-            file.write(frame.between if number else b"")
-            file.write(payload)
-        file.write(frame.end)
-
-    def _payload(self, number: int) -> bytes:
-        found = self._read(number)
-        if found is None:
-            raise OSError(5, f"part {number} of the rows is gone")
-        return found[1]
+        return tally
 
     def _path(self, number: int) -> Path:
         return self.folder / f"{number:08d}.part"
 
-    def _read(self, number: int) -> tuple[dict[str, Any], bytes] | None:
-        try:
-            head, payload = self._path(number).read_bytes().split(b"\n", 1)
-            known = json.loads(head)
-            # A machine that lost its power may have kept the name and lost the rows.
-            return (known, payload) if known["sha256"] == sha256(payload).hexdigest() else None
-        except (OSError, ValueError, LookupError):
-            return None
+    def _find(self, number: int, names: str) -> tuple[dict[str, Any] | None, pyarrow.Table | None]:
+        """A part's head and rows; none where it is missing, or of other settings or names."""
+        head, table = _read(self._path(number)) or (None, None)
+        if head is None or head["settings"] != self._settings:
+            return None, None
+        return (head, table) if _digest(table["name"].to_pylist()) == names else (None, None)
 
     def _occupy(self) -> None:
+        if is_url(str(self.out)):
+            # Keeps this machine's processes apart; those of others never mix rows either.
+            name = f"elboscope-{os.getuid()}-{_digest([str(self.out)])}.lock"
+            lock = Path(tempfile.gettempdir(), name)
+        else:
+            self.folder.mkdir(exist_ok=True)
+            lock = self.folder / "lock"
+            # Of a run that was ended while it made the file.
+            sweep(self.out.parent, f".{glob.escape(self.out.name)}.tmp-*")
         try:
-            self._lock = locked(self.folder / "lock")
+            self._lock = locked(lock)
         except BlockingIOError:
             raise Occupied(
                 f"another process is making {self.out.name!r}; wait for it, or choose another "
@@ -234,31 +212,21 @@ class Parts:
 
 def names_digest(files: Sequence[ImageFile]) -> str:
     """Identifies files by their names and order."""
-    return _digest(files)
+    return _digest(file.name for file in files)
 
 
-def _digest(files: Sequence[ImageFile], stamps: Iterable[tuple[int, int]] | None = None) -> str:
-    digest = blake2b("\0".join([file.name for file in files]).encode(), digest_size=16)
-    digest.update(repr(list(stamps or ())).encode())
-    return digest.hexdigest()
+def _digest(values: Iterable[str | tuple[int, int]]) -> str:
+    return blake2b("\0".join(map(str, values)).encode(), digest_size=16).hexdigest()
 
 
 def _stamp(file: ImageFile) -> tuple[int, int]:
+    if file.stamp is not None:
+        return file.stamp
     try:
         status = os.stat(file.path)
     except OSError:
         return (-1, -1)
     return status.st_size, status.st_mtime_ns
-
-
-def _tally(head: Mapping[str, Any]) -> Tally:
-    return Tally(
-        images=head["images"],
-        refused=head["refused"],
-        p_values=Counter(dict(map(tuple, head["p_values"]))),
-        lowest=[tuple(one) for one in head["lowest"]],
-        steps=Counter(head["steps"]),
-    )
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
@@ -267,22 +235,25 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     return " and ".join(told[:3])
 
 
-def _join_parquet(payloads: Iterator[bytes], file: BinaryIO) -> None:
+def _read(path: Path) -> tuple[dict[str, Any], pyarrow.Table] | None:
+    """A part's head and rows; none where it is missing or damaged."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with pq.ParquetWriter(file, parquet_schema()) as writer:
-        # Every group of rows costs a little for each column, in writing and in reading.
-        while some := list(islice(payloads, _PARTS_A_GROUP)):
-            tables = [pa.ipc.open_stream(payload).read_all() for payload in some]
-            writer.write_table(pa.concat_tables(tables))
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    try:
+        # A machine that lost its power may have kept the name and lost the rows.
+        source = pa.BufferReader(content)
+        table = pq.read_table(source, page_checksum_verification=True, use_threads=False)
+        head = json.loads(table.schema.metadata[_HEAD])
+        return (head, table.replace_schema_metadata()) if head.keys() >= _KEYS else None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None
 
 
 def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f"{path.name}.tmp-{own_mark()}")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    with replaced(path, flushed=False) as file:
+        file.write(content)

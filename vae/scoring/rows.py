@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from vae.store.checkpoint import Checkpoint
 
@@ -15,17 +16,20 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FORMATS",
-    "FRAMES",
-    "PARTS",
     "ScoreRow",
     "inert",
-    "parquet_schema",
+    "json_pieces",
     "refused_row",
+    "row_schema",
+    "table_of",
     "to_csv",
     "to_json",
     "to_json_lines",
     "to_parquet",
+    "write_tables",
 ]
+
+_TABLES_A_GROUP = 16
 
 
 class ScoreRow(NamedTuple):
@@ -86,37 +90,19 @@ def refused_row(checkpoint: Checkpoint, name: str, seed: int, code: str, error: 
 
 def to_json(rows: Sequence[ScoreRow]) -> bytes:
     """Rows as one JSON document, an array of objects."""
-    start, _, end = FRAMES[".json"](0)
-    return start + json_part(rows) + end if rows else b"[]\n"
-
-
-def json_part(rows: Sequence[ScoreRow]) -> bytes:
-    """Rows as they stand in a JSON document, without what goes before, between and after."""
-    document = [row._asdict() for row in rows]
-    return json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False)[2:-2].encode()
+    return b"".join(json_pieces([rows]))
 
 
 def to_json_lines(rows: Sequence[ScoreRow]) -> bytes:
     """Rows as JSON lines, one object a row."""
-    lines = [json.dumps(row._asdict(), allow_nan=False, ensure_ascii=False) for row in rows]
-    return "".join(f"{line}\n" for line in lines).encode()
+    return b"".join(_json_lines_pieces([rows], 0))
 
 
 def to_csv(rows: Sequence[ScoreRow]) -> bytes:
     """Rows as CSV; the KL of each dimension has a column of its own: ``kl_0``, ``kl_1``, ..."""
-    dims = max((len(row.kl_per_dim or ()) for row in rows), default=0)
-    return FRAMES[".csv"](dims).start + csv_part(rows, dims)
-
-
-def csv_part(rows: Sequence[ScoreRow], dims: int) -> bytes:
-    """Rows as CSV without the line of names, with so many columns for the KL."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    for row in rows:
-        before, kl, after = row[:_KL], row.kl_per_dim or ("",) * dims, row[_KL + 1 :]
-        values = [*before, *kl, *[""] * (dims - len(kl)), *after]
-        writer.writerow([inert(value) for value in values])
-    return text.getvalue().encode()
+    return b"".join(
+        _csv_pieces([rows], max((len(row.kl_per_dim or ()) for row in rows), default=0))
+    )
 
 
 def to_parquet(rows: Sequence[ScoreRow]) -> bytes:
@@ -125,31 +111,76 @@ def to_parquet(rows: Sequence[ScoreRow]) -> bytes:
     import pyarrow.parquet as pq
 
     sink = io.BytesIO()
-    pq.write_table(_table(rows), sink)
+    pq.write_table(table_of(rows), sink)
     return sink.getvalue()
 
 
-def arrow_part(rows: Sequence[ScoreRow]) -> bytes:
-    """Rows in Arrow's own format, which is nearly free, until they become Parquet."""
-    import pyarrow as pa
-
-    sink = io.BytesIO()
-    with pa.ipc.new_stream(sink, parquet_schema()) as writer:
-        writer.write_table(_table(rows))
-    return sink.getvalue()
+FORMATS: dict[str, Callable[[Sequence[ScoreRow]], bytes]] = {
+    ".csv": to_csv,
+    ".json": to_json,
+    ".jsonl": to_json_lines,
+    ".parquet": to_parquet,
+}
 
 
-def _table(rows: Sequence[ScoreRow]) -> pyarrow.Table:
-    import pyarrow as pa
+def write_tables(file: BinaryIO, suffix: str, tables: Iterable[pyarrow.Table], dims: int) -> None:
+    """Writes rows in one of :data:`FORMATS`, a table at a time.
 
-    schema = parquet_schema()
-    columns = zip(*rows, strict=True) if rows else [()] * len(ScoreRow._fields)
-    arrays = [pa.array(column, kind) for column, kind in zip(columns, schema.types, strict=True)]
-    return pa.Table.from_arrays(arrays, schema=schema)
+    Args:
+        file: Where to.
+        suffix: The format.
+        tables: The rows; see :func:`table_of`.
+        dims: The number of latent dimensions, which have columns of their own in CSV.
+    """
+    if suffix == ".parquet":
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        tables = iter(tables)
+        with pq.ParquetWriter(file, row_schema()) as writer:
+            # Every group of rows costs a little for each column, in writing and in reading.
+            while some := list(islice(tables, _TABLES_A_GROUP)):
+                writer.write_table(pa.concat_tables(some))
+        return
+    file.writelines(_PIECES[suffix](map(_rows_of, tables), dims))
 
 
-def parquet_schema() -> pyarrow.Schema:
-    """The names and types of the columns in Parquet."""
+def json_pieces(parts: Iterable[Sequence[ScoreRow]], dims: int = 0) -> Iterator[bytes]:
+    """One JSON document in pieces, each written as soon as its rows are there."""
+    between = b"[\n"
+    for rows in parts:
+        if rows:
+            document = [row._asdict() for row in rows]
+            text = json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False)
+            yield between + text[2:-2].encode()
+            between = b",\n"
+    yield b"[]\n" if between == b"[\n" else b"\n]\n"
+
+
+def _json_lines_pieces(parts: Iterable[Sequence[ScoreRow]], dims: int) -> Iterator[bytes]:
+    for rows in parts:
+        lines = [json.dumps(row._asdict(), allow_nan=False, ensure_ascii=False) for row in rows]
+        yield "".join(f"{line}\n" for line in lines).encode()
+
+
+def _csv_pieces(parts: Iterable[Sequence[ScoreRow]], dims: int) -> Iterator[bytes]:
+    names = (*ScoreRow._fields[:_KL], *(f"kl_{d}" for d in range(dims)))
+    yield f"{','.join((*names, *ScoreRow._fields[_KL + 1 :]))}\n".encode()
+    for rows in parts:
+        text = io.StringIO(newline="")
+        writer = csv.writer(text, lineterminator="\n")
+        for row in rows:
+            before, kl, after = row[:_KL], row.kl_per_dim or ("",) * dims, row[_KL + 1 :]
+            values = [*before, *kl, *[""] * (dims - len(kl)), *after]
+            writer.writerow([inert(value) for value in values])
+        yield text.getvalue().encode()
+
+
+_PIECES = {".csv": _csv_pieces, ".json": json_pieces, ".jsonl": _json_lines_pieces}
+
+
+def row_schema() -> pyarrow.Schema:
+    """The names and types of a row's columns in Arrow and Parquet."""
     import pyarrow as pa
 
     text = {"name", "verdict", "model", "weights_sha256", "error_code", "error"}
@@ -162,38 +193,19 @@ def parquet_schema() -> pyarrow.Schema:
     return pa.schema(kinds)
 
 
-class Frame(NamedTuple):
-    """What stands around the parts of a text document."""
+def table_of(rows: Sequence[ScoreRow]) -> pyarrow.Table:
+    """Rows as an Arrow table, of one schema whatever they hold."""
+    import pyarrow as pa
 
-    start: bytes
-    between: bytes
-    end: bytes
-
-
-def _csv_frame(dims: int) -> Frame:
-    names = (*ScoreRow._fields[:_KL], *(f"kl_{d}" for d in range(dims)))
-    return Frame(f"{','.join((*names, *ScoreRow._fields[_KL + 1 :]))}\n".encode(), b"", b"")
+    schema = row_schema()
+    columns = zip(*rows, strict=True) if rows else [()] * len(ScoreRow._fields)
+    arrays = [pa.array(column, kind) for column, kind in zip(columns, schema.types, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=schema)
 
 
-# How parts of rows make one document: text ones are framed, given the latent dimensions.
-FRAMES: dict[str, Callable[[int], Frame]] = {
-    ".csv": _csv_frame,
-    ".json": lambda _: Frame(b"[\n", b",\n", b"\n]\n"),
-    ".jsonl": lambda _: Frame(b"", b"", b""),
-}
-PARTS: dict[str, Callable[[Sequence[ScoreRow], int], bytes]] = {
-    ".csv": csv_part,
-    ".json": lambda rows, _: json_part(rows),
-    ".jsonl": lambda rows, _: to_json_lines(rows),
-    ".parquet": lambda rows, _: arrow_part(rows),
-}
-
-FORMATS: dict[str, Callable[[Sequence[ScoreRow]], bytes]] = {
-    ".csv": to_csv,
-    ".json": to_json,
-    ".jsonl": to_json_lines,
-    ".parquet": to_parquet,
-}
+def _rows_of(table: pyarrow.Table) -> list[ScoreRow]:
+    columns = (column.to_pylist() for column in table.itercolumns())
+    return [ScoreRow(*one) for one in zip(*columns, strict=True)]
 
 
 def inert(value: Any) -> Any:  # noqa: ANN401

@@ -61,7 +61,8 @@ def true_place(path: str | Path) -> Path:
     A link that leads nowhere stands for itself, since its disk may only be missing for now.
     """
     path = Path(os.path.abspath(path))
-    return Path(os.path.realpath(path)) if path.is_symlink() and path.is_dir() else path
+    leads_there = os.path.islink(path) and os.path.isdir(path)
+    return Path(os.path.realpath(path)) if leads_there else path
 
 
 def remove_unlisted(path: Path, listed: Collection[str]) -> None:

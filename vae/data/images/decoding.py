@@ -12,7 +12,6 @@ import re
 import struct
 import zlib
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -88,11 +87,6 @@ _DECODER_ERRORS = (
 )  # fmt: skip
 
 _READ_SIDE = 2048  # larger rasters are averaged in blocks: a model sees at most 1024 on a side
-# What a file may say of itself that bears neither on its pixels nor on its orientation.
-_HARMLESS = {
-    "aspect", "chromaticity", "compression", "dpi", "gamma", "icc_profile", "jfif", "jfif_density",
-    "jfif_unit", "jfif_version", "progression", "progressive", "srgb", "timestamp",
-}  # fmt: skip
 
 _Turn = Image.Transpose
 _TURNS = {
@@ -208,8 +202,6 @@ def _read(data: bytes, limits: Limits, shape: tuple[int, int, int] | None) -> Ra
     for signature, part, most in _REPEATS:
         if data.startswith(signature) and (count := data.count(part)) > most:
             raise _refusal("E-IMG-10", count=count)
-    if shape is not None and (pixels := _barest_png(data, limits, shape)) is not None:
-        return pixels
     notes: list[str] = []
     try:
         with Image.open(io.BytesIO(data), formats=limits.formats) as image:
@@ -218,11 +210,12 @@ def _read(data: bytes, limits: Limits, shape: tuple[int, int, int] | None) -> Ra
             if getattr(image, "is_animated", False):
                 notes.append("Only the first of the file's frames is used.")
             image.load()
-        if shape is not None and not notes and _is_plain(image, shape):
-            return np.asarray(image).reshape(shape)
         kind = "JPEG" if image.format == "MPO" else str(image.format)  # MPO: with a second picture
         white = 65535 if image.mode.startswith("I") else 255
-        pixels, alpha = _to_arrays(_upright(image, notes), notes)
+        image = _upright(image, notes)
+        if shape is not None and not notes and _is_plain(image, shape):
+            return np.asarray(image).reshape(shape)
+        pixels, alpha = _to_arrays(image, notes)
     except ImageRefused:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -235,49 +228,10 @@ def _read(data: bytes, limits: Limits, shape: tuple[int, int, int] | None) -> Ra
     return Raster(pixels, alpha, tuple(notes), kind, white)
 
 
-def _barest_png(data: bytes, limits: Limits, shape: tuple[int, int, int]) -> np.ndarray | None:
-    """The pixels of a PNG that has nothing but its header, one part of pixels and its end.
-
-    Small images are mostly saved so, and Pillow spends more on looking for other parts than on
-    these pixels. None where the file is otherwise or its pixels are damaged.
-    """
-    h, w, c = shape
-    if "PNG" not in limits.formats or not data.startswith(_png_start(shape)):
-        return None
-    length = int.from_bytes(data[33:37], "big")
-    if data[37:41] != b"IDAT" or data[45 + length :] != _PNG_END:
-        return None
-    _check_size(w, h, limits)
-    mode = "L" if c == 1 else "RGB"
-    try:
-        image = Image.frombytes(mode, (w, h), data[41 : 41 + length], "zip", mode)
-    except _DECODER_ERRORS:
-        return None
-    return np.asarray(image).reshape(shape)
-
-
-@lru_cache(maxsize=16)
-def _png_start(shape: tuple[int, int, int]) -> bytes:
-    """The first 33 bytes of an 8-bit PNG of a shape (h, w, c), not interlaced."""
-    h, w, c = shape
-    header = b"IHDR" + struct.pack(">IIBBBBB", w, h, 8, 0 if c == 1 else 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + _checksum(header)
-
-
-def _checksum(chunk: bytes) -> bytes:
-    return struct.pack(">I", zlib.crc32(chunk))
-
-
-_PNG_END = struct.pack(">I", 0) + b"IEND" + _checksum(b"IEND")
-
-
 def _is_plain(image: Image.Image, shape: tuple[int, int, int]) -> bool:
     h, w, c = shape
-    return (
-        image.size == (w, h)
-        and image.mode == ("L" if c == 1 else "RGB")
-        and image.info.keys() <= _HARMLESS
-    )
+    mode = "L" if c == 1 else "RGB"
+    return image.size == (w, h) and image.mode == mode and not image.has_transparency_data
 
 
 def _check_size(w: int, h: int, limits: Limits) -> None:

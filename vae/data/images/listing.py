@@ -12,6 +12,8 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+from vae.data.remote import Entry, entries, entry, is_url, matching, tidied
+
 __all__ = [
     "SUFFIXES", "ImageFile", "LeftOut", "chunks_of", "image_files", "shortened", "text_of",
     "walk_images",
@@ -41,11 +43,13 @@ class ImageFile(NamedTuple):
 
     Attributes:
         name: Its path below the lowest folder that holds everything named, as text.
-        path: Where it lies.
+        path: Where it lies, a path or an address.
+        stamp: The size and version of what lies at an address, when it was listed.
     """
 
     name: str
     path: str
+    stamp: tuple[int, int] | None = None
 
 
 @dataclass
@@ -167,8 +171,9 @@ def image_files(
     """Lists image files: folders are searched, patterns such as ``scans/*.png`` expanded.
 
     Args:
-        paths: Files, folders and patterns. A file is taken at its word; inside a folder see
-            :func:`walk_images`. ``**`` in a pattern stands for any folders.
+        paths: Files, folders and patterns, also at an address such as ``s3://bucket/scans``. A
+            file is taken at its word; inside a folder see :func:`walk_images`. ``**`` in a pattern
+            stands for any folders.
         left_out: Where to count what was passed over.
 
     Returns:
@@ -176,12 +181,13 @@ def image_files(
 
     Raises:
         FileNotFoundError: If a path isn't there, or a folder or pattern holds no image.
+        OSError: If an address cannot be reached.
     """
-    paths = [str(path) for path in paths]
+    paths = [tidied(f"{path}") if is_url(f"{path}") else f"{path}" for path in paths]
     passed = LeftOut()
     for path in paths:
         if next(_under(path, passed), None) is None:
-            if os.path.isdir(path):
+            if _is_top(path):
                 sentence = f"the folder {text_of(path)!r} holds no image file."
                 raise FileNotFoundError(f"{sentence[:-1]}; {passed}" if f"{passed}" else sentence)
             if glob.has_magic(path):
@@ -191,12 +197,13 @@ def image_files(
 
 
 def _named(paths: Sequence[str], left_out: LeftOut) -> Iterator[ImageFile]:
-    bases = [os.path.abspath(_base(path)) for path in paths]
+    # An address counts as a place below the root, so that what holds everything can be found.
+    bases = [os.path.abspath(f"/{_base(path)}" if is_url(path) else _base(path)) for path in paths]
     top = os.path.commonpath(bases)
     for path, base in zip(paths, bases, strict=True):
         prefix = os.path.relpath(base, top) if base != top else ""
-        for name, found in _under(path, left_out):
-            yield ImageFile(text_of(os.path.join(prefix, name)), found)
+        for name, found, stamp in _under(path, left_out):
+            yield ImageFile(text_of(os.path.join(prefix, name)), found, stamp)
 
 
 def chunks_of(files: Iterable[ImageFile], size: int) -> Iterator[list[ImageFile]]:
@@ -219,25 +226,61 @@ def text_of(name: str) -> str:
 
 def _base(path: str) -> str:
     """The folder below which a path's files have their names."""
-    if os.path.isdir(path):
-        return path
+    if _is_top(path):
+        return path.rstrip("/") or "/"
     if os.path.lexists(path) or not glob.has_magic(path):
         return os.path.dirname(path)
     # A pattern's: the part before its first wildcard.
     return os.path.dirname(path[: re.search(r"[*?[]", path).start()])
 
 
-def _under(path: str, left_out: LeftOut) -> Iterator[tuple[str, str]]:
-    """Each file's path below :func:`_base`, and where it lies."""
-    if os.path.isfile(path):
-        yield os.path.basename(path), path
+def _is_top(path: str) -> bool:
+    """Whether a path leads to a folder."""
+    if is_url(path):
+        return (found := entry(path)) is not None and found.is_folder
+    return os.path.isdir(path)
+
+
+def _under(path: str, left_out: LeftOut) -> Iterator[ImageFile]:
+    """The files of a path, by their names below :func:`_base`."""
+    if is_url(path):
+        yield from _at(path, left_out)
+    elif os.path.isfile(path):
+        yield ImageFile(os.path.basename(path), path)
     elif os.path.isdir(path):
         top = path.rstrip(os.sep) or os.sep
         skip = len(path.rstrip(os.sep)) + 1
         for found in walk_images(top, left_out):
-            yield found[skip:] or os.path.basename(top), found
+            yield ImageFile(found[skip:] or os.path.basename(top), found)
     elif glob.has_magic(path):
-        yield from _matching(path, left_out)
+        for name, found in _matching(path, left_out):
+            yield ImageFile(name, found)
+
+
+def _at(url: str, left_out: LeftOut) -> Iterator[ImageFile]:
+    skip = len(_base(url)) + 1
+    found = entry(url)
+    tops = [found] if found else matching(url) if glob.has_magic(url) else []
+    for top in tops:
+        if not found and any(map(_is_litter, top.url[skip:].split("/"))):
+            left_out.hidden += 1
+        elif not top.is_folder:
+            yield ImageFile(top.url[skip:], top.url, top.stamp)
+        elif found or "**" not in url:  # which matches the files in a folder too
+            for one in _walk_at(top, left_out):
+                yield ImageFile(one.url[skip:], one.url, one.stamp)
+
+
+def _walk_at(folder: Entry, left_out: LeftOut) -> Iterator[Entry]:
+    for one in entries(folder.url):
+        if _is_litter(one.name):
+            left_out.hidden += 1
+        elif one.is_folder:
+            yield from _walk_at(one, left_out)
+        elif one.name.lower().endswith(SUFFIXES):
+            yield one
+        else:
+            left_out.others[os.path.splitext(one.name)[1].lower() or "no suffix"] += 1
 
 
 def _matching(pattern: str, left_out: LeftOut) -> Iterator[tuple[str, str]]:

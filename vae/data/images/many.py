@@ -1,6 +1,6 @@
 r"""Many image files to levels, in parallel.
 
-A small image costs some 25 microseconds in Pillow, which holds the interpreter's lock meanwhile:
+A small image costs some 50 microseconds in Pillow, which holds the interpreter's lock meanwhile:
 threads lose, processes don't. They are started by *spawn* and load no torch.
 """
 
@@ -13,19 +13,20 @@ import stat
 import threading
 import warnings
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import takewhile
+from itertools import groupby, takewhile
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from vae.data.images.adaptation import Adaptation, is_rounded, preprocess
 from vae.data.images.decoding import ImageRefused, Limits, Raster, read_plain
+from vae.data.remote import is_url, read_urls
 from vae.data.spec import ImageSpec
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "cores",
     "decoded",
     "first_words",
+    "joined",
     "read_file",
     "steps_told",
     "usual_workers",
@@ -42,8 +44,6 @@ __all__ = [
 
 # A pipe would keep a reader waiting for ever.
 _OPEN = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-_NOTHING: frozenset[str] = frozenset()
-_SHADES = np.arange(256, dtype=np.float32) / np.float32(255)
 
 
 class Decoded(NamedTuple):
@@ -81,24 +81,33 @@ class Decoder:
     trim: Callable[[Raster], Raster] | None = None
 
     def __call__(self, paths: Iterable[str]) -> Decoded:
-        """Decodes files one after the other."""
+        """Reads and decodes files one after the other."""
+        stamps: list[tuple[int, int]] = []
+
+        def contents() -> Iterator[bytes | ImageRefused]:
+            for content, stamp in _read_files(paths, self.limits):
+                stamps.append(stamp)
+                yield content
+
+        return self.decode(contents())._replace(stamps=stamps)
+
+    def decode(self, contents: Iterable[bytes | ImageRefused]) -> Decoded:
+        """Decodes the contents of files, or says why there are none; knows no stamps."""
         levels: list[np.ndarray] = []
         refused: dict[int, tuple[str, str]] = {}
-        stamps: list[tuple[int, int]] = []
         steps: Counter[str] = Counter()
-        for position, path in enumerate(paths):
-            stamp = (-1, -1)
+        for position, content in enumerate(contents):
             try:
-                content, stamp = read_file(path, self.limits)
+                if isinstance(content, ImageRefused):
+                    raise content
                 one, words = self.levels_of(content)
                 levels.append(one)
                 steps.update(words)
             except ImageRefused as error:
                 refused[position] = (error.code, error.message)
-            stamps.append(stamp)
-        return Decoded(_stack(levels, self.spec), refused, stamps, steps)
+        return Decoded(_stack(levels, self.spec), refused, [], steps)
 
-    def levels_of(self, content: bytes) -> tuple[np.ndarray, Set[str]]:
+    def levels_of(self, content: bytes) -> tuple[np.ndarray, set[str]]:
         """One file's levels (C, H, W), and the first words of the steps that it took.
 
         Raises:
@@ -106,9 +115,10 @@ class Decoder:
         """
         read = read_plain(content, self.limits, self._untouched)
         if isinstance(read, np.ndarray):
-            rounded = self._is_rounded is not None and self._is_rounded[read].any()
-            levels = read if self.spec.levels == 256 else self._level_of[read]
-            return levels.transpose(2, 0, 1), {"Rounded"} if rounded else _NOTHING
+            if self.spec.levels == 256:
+                return read.transpose(2, 0, 1), set()
+            levels, rounded = self._by_shade
+            return levels[read].transpose(2, 0, 1), {"Rounded"} if rounded[read].any() else set()
         if self.trim is not None:
             read = self.trim(read)
         prepared = preprocess(read, self.spec, self.adaptation, self.data)
@@ -122,13 +132,11 @@ class Decoder:
         return (self.spec.height, self.spec.width, self.spec.channels)
 
     @cached_property
-    def _level_of(self) -> np.ndarray:
-        return self.spec.to_levels(_SHADES)
-
-    @cached_property
-    def _is_rounded(self) -> np.ndarray | None:
-        rounded = is_rounded(_SHADES, self._level_of, self.spec)
-        return rounded if rounded.any() else None
+    def _by_shade(self) -> tuple[np.ndarray, np.ndarray]:
+        """The level of each 8-bit shade, and whether it stands for another shade."""
+        shades = np.arange(256, dtype=np.float32) / np.float32(255)
+        levels = self.spec.to_levels(shades)
+        return levels, is_rounded(shades, levels, self.spec)
 
 
 def _stack(levels: list[np.ndarray], spec: ImageSpec) -> np.ndarray:
@@ -149,6 +157,22 @@ def steps_told(steps: Mapping[str, int]) -> str:
 def first_words(steps: Iterable[str]) -> set[str]:
     """What was done, in a word for each step."""
     return {step.split()[0].rstrip(",:") for step in steps}
+
+
+def _read_files(
+    paths: Iterable[str], limits: Limits
+) -> Iterator[tuple[bytes | ImageRefused, tuple[int, int]]]:
+    for remote, some in groupby(paths, is_url):
+        if remote:
+            # The stamp of what lies at an address is known from the listing.
+            for one in read_urls(list(some), limits.bytes + 1):
+                yield _unread(one) if isinstance(one, OSError) else one, (-1, -1)
+            continue
+        for path in some:
+            try:
+                yield read_file(path, limits)
+            except ImageRefused as error:
+                yield error, (-1, -1)
 
 
 def read_file(path: str, limits: Limits) -> tuple[bytes, tuple[int, int]]:
@@ -175,8 +199,15 @@ def read_file(path: str, limits: Limits) -> tuple[bytes, tuple[int, int]]:
         finally:
             os.close(descriptor)
     except OSError as error:
-        reason = error.strerror or "it is gone"
-        raise ImageRefused("E-FILE-01", f"The file cannot be read: {reason}.") from error
+        raise _unread(error) from error
+
+
+def _unread(error: OSError) -> ImageRefused:
+    reason = error.strerror or "it is gone"
+    return ImageRefused("E-FILE-01", f"The file cannot be read: {reason}.")
+
+
+_Submit = Callable[[Sequence[str]], Future[Decoded]]
 
 
 def cores() -> int:
@@ -215,26 +246,16 @@ def decoded(
     if not workers:
         yield map(decoder, chunks)
         return
-    with ExitStack() as pools:
-        yield _in_order(decoder, chunks, workers, ahead, pools)
+    with _processes(decoder, workers) as submit:
+        yield _in_order(decoder, chunks, submit, ahead)
 
 
 def _in_order(
-    decoder: Decoder,
-    chunks: Iterable[Sequence[str]],
-    workers: int,
-    ahead: int,
-    pools: ExitStack,
+    decoder: Decoder, chunks: Iterable[Sequence[str]], submit: _Submit, ahead: int
 ) -> Iterator[Decoded]:
-    pool = pools.enter_context(_pool(decoder, workers))
     waiting: deque[tuple[Sequence[str], Future[Decoded]]] = deque()
     for paths in chunks:
-        try:
-            future = pool.submit(_decode, paths)
-        except BrokenProcessPool:
-            pool = pools.enter_context(_pool(decoder, workers))
-            future = pool.submit(_decode, paths)
-        waiting.append((paths, future))
+        waiting.append((paths, submit(paths)))
         if len(waiting) > ahead:
             yield _result(decoder, *waiting.popleft())
     while waiting:
@@ -250,40 +271,64 @@ def _result(decoder: Decoder, paths: Sequence[str], future: Future[Decoded]) -> 
 
 def _one_by_one(decoder: Decoder, paths: Sequence[str]) -> Decoded:
     """Decodes each file by itself, so that one that ends its process costs no other."""
-    sentence = "The file ended the program that decodes images; leave it out."
-    fatal = Decoded(_stack([], decoder.spec), {0: ("E-FILE-02", sentence)}, [(-1, -1)], Counter())
-    parts: list[Decoded] = []
-    with ExitStack() as pools:
-        pool = pools.enter_context(_pool(decoder, 1))
+    with _processes(decoder, 1) as submit:
         try:
-            pool.submit(_decode, []).result()
+            submit([]).result()
         except BrokenProcessPool as error:
             raise RuntimeError(
                 "Processes that decode images end as soon as they start; a script guards its main "
                 'part by `if __name__ == "__main__":`.'
             ) from error
+        parts = []
         for path in paths:
             try:
-                parts.append(pool.submit(_decode, [path]).result())
+                parts.append(submit([path]).result())
             except BrokenProcessPool:
-                parts.append(fatal)
-                pool = pools.enter_context(_pool(decoder, 1))
-    return Decoded(
-        np.concatenate([part.levels for part in parts]),
-        {i: part.refused[0] for i, part in enumerate(parts) if part.refused},
-        [part.stamps[0] for part in parts],
-        sum((part.steps for part in parts), Counter()),
-    )
+                sentence = "The file ended the program that decodes images; leave it out."
+                refused = {0: ("E-FILE-02", sentence)}
+                parts.append(Decoded(_stack([], decoder.spec), refused, [(-1, -1)], Counter()))
+        return joined(parts)
+
+
+def joined(parts: Sequence[Decoded]) -> Decoded:
+    """What became of the files of several parts, at least one, as of one."""
+    refused: dict[int, tuple[str, str]] = {}
+    stamps: list[tuple[int, int]] = []
+    for part in parts:
+        refused |= {len(stamps) + i: reason for i, reason in part.refused.items()}
+        stamps += part.stamps
+    levels = np.concatenate([part.levels for part in parts])
+    return Decoded(levels, refused, stamps, sum((part.steps for part in parts), Counter()))
 
 
 @contextmanager
-def _pool(decoder: Decoder, workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Processes that decode. At the end, what they are at is dropped after the next file."""
+def _processes(decoder: Decoder, workers: int) -> Iterator[_Submit]:
+    """Starts processes that decode, and others where one has ended.
+
+    At the end, what they are at is dropped after the next file.
+
+    Yields:
+        What hands them files to decode.
+    """
     spawn = multiprocessing.get_context("spawn")
     closing = spawn.RawValue("b", 0)  # without a lock, with which a process might be killed
-    with ProcessPoolExecutor(workers, spawn, _begin, (decoder, closing)) as pool:
+    with ExitStack() as pools:
+
+        def start() -> ProcessPoolExecutor:
+            pool = ProcessPoolExecutor(workers, spawn, _begin, (decoder, closing))
+            return pools.enter_context(pool)
+
+        def submit(paths: Sequence[str]) -> Future[Decoded]:
+            nonlocal pool
+            try:
+                return pool.submit(_decode, paths)
+            except BrokenProcessPool:
+                pool = start()
+                return pool.submit(_decode, paths)
+
+        pool = start()
         try:
-            yield pool
+            yield submit
         finally:
             closing.value = 1
             pool.shutdown(cancel_futures=True)

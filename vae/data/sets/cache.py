@@ -17,7 +17,6 @@ import errno
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from functools import lru_cache
@@ -28,13 +27,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vae.data.disk import create_file, locked, own_mark, sweep
+from vae.data.disk import create_file, locked, replace_file, sweep, temporary_folder
 from vae.data.sets.image_data import DataMissing
 from vae.data.spec import ImageSpec
 
 __all__ = [
     "CacheUnwritable",
-    "Decoded",
+    "CachedImages",
     "Removed",
     "cache_home",
     "cached",
@@ -53,7 +52,7 @@ class CacheUnwritable(DataMissing):
     """Raised where decoded images cannot be kept; the message says what to do."""
 
 
-class Decoded(NamedTuple):
+class CachedImages(NamedTuple):
     r"""Decoded images.
 
     Attributes:
@@ -119,7 +118,7 @@ def cached(
     decode: Callable[[], Iterable[np.ndarray]],
     facts: Callable[[], dict[str, Any]],
     source: str = "",
-) -> Decoded:
+) -> CachedImages:
     r"""Finds decoded images by their key, or decodes them.
 
     Args:
@@ -148,9 +147,7 @@ def cached(
                 return found
             digest = _write(home, spec, title, count, decode)
             note = {"digest": digest, "source": source, "spec": repr(spec), "facts": facts()}
-            fresh = home / "by-key" / f".tmp-{key}-{own_mark()}"
-            fresh.write_text(json.dumps(note))
-            fresh.replace(home / "by-key" / f"{key}.json")
+            replace_file(home / "by-key" / f"{key}.json", json.dumps(note).encode())
     except OSError as error:
         raise CacheUnwritable(
             f"The decoded images of {title} cannot be kept in {str(home)!r} "
@@ -165,7 +162,7 @@ def cached(
     return found
 
 
-def find(digest: str, spec: ImageSpec) -> Decoded | None:
+def find(digest: str, spec: ImageSpec) -> CachedImages | None:
     """Finds decoded images by what they hold, wherever their files lie now.
 
     Args:
@@ -183,7 +180,7 @@ def find(digest: str, spec: ImageSpec) -> Decoded | None:
 
 # Exceptions aren't kept, so what isn't there yet is looked for again.
 @lru_cache(maxsize=8)
-def _open(folder: Path, digest: str, spec: ImageSpec) -> Decoded:
+def _open(folder: Path, digest: str, spec: ImageSpec) -> CachedImages:
     contents = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
     count = contents["count"]
     if contents["digest"] != digest or contents["spec"] != repr(spec):
@@ -193,11 +190,11 @@ def _open(folder: Path, digest: str, spec: ImageSpec) -> Decoded:
     shape = (count, *spec.shape)
     # An empty file cannot be mapped.
     if not count:
-        return Decoded(np.empty(shape, np.uint8), digest, {})
-    return Decoded(np.memmap(folder / _LEVELS, np.uint8, "r", shape=shape), digest, {})
+        return CachedImages(np.empty(shape, np.uint8), digest, {})
+    return CachedImages(np.memmap(folder / _LEVELS, np.uint8, "r", shape=shape), digest, {})
 
 
-def _by_key(home: Path, key: str, spec: ImageSpec) -> Decoded | None:
+def _by_key(home: Path, key: str, spec: ImageSpec) -> CachedImages | None:
     note = _note(home / "by-key" / f"{key}.json")
     if note is None or (found := find(note["digest"], spec)) is None:
         return None
@@ -258,7 +255,7 @@ def prune(keep: Collection[str]) -> list[Removed]:
             shutil.rmtree(entry)
             removed.append(Removed(*one, size))
     for folder in (home, home / "by-key"):
-        sweep(folder, ".tmp-*")
+        sweep(folder, ".*tmp-*")
     return removed
 
 
@@ -288,15 +285,11 @@ def _write(
     decode: Callable[[], Iterable[np.ndarray]],
 ) -> str:
     """Decodes into a hidden folder and renames it; returns the digest."""
-    sweep(home, ".tmp-*")
-    needed, free = count * spec.pixels, shutil.disk_usage(home).free
-    if needed > free:
-        raise OSError(
-            errno.ENOSPC,
-            f"they need {needed / 1e6:,.0f} MB and {free / 1e6:,.0f} MB are free",
-        )
-    fresh = Path(tempfile.mkdtemp(prefix=".tmp-", suffix=f"-{own_mark()}", dir=home))
-    try:
+    with temporary_folder(home, ".tmp-") as fresh:
+        needed, free = count * spec.pixels, shutil.disk_usage(home).free
+        if needed > free:
+            room = f"they need {needed / 1e6:,.0f} MB and {free / 1e6:,.0f} MB are free"
+            raise OSError(errno.ENOSPC, room)
         digest, kept = sha256(f"{spec!r}\n".encode()), 0
         with (fresh / _LEVELS).open("xb") as file:
             for part in decode():
@@ -306,15 +299,11 @@ def _write(
                 kept += len(part)
             file.flush()
             os.fsync(file.fileno())
-        contents = {
-            "title": title,
-            "count": kept,
-            "digest": digest.hexdigest(),
-            "spec": repr(spec),
-        }
+        name = digest.hexdigest()
+        contents = {"title": title, "count": kept, "digest": name, "spec": repr(spec)}
         create_file(fresh / _FACTS, json.dumps(contents).encode())
-        target = home / digest.hexdigest()[:32]
-        if find(digest.hexdigest(), spec) is None:
+        target = home / name[:32]
+        if find(name, spec) is None:
             shutil.rmtree(target, ignore_errors=True)  # damaged, whatever it was
         try:
             fresh.rename(target)
@@ -322,6 +311,4 @@ def _write(
             # The same images under another key: they are there already.
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
-        return digest.hexdigest()
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+    return name

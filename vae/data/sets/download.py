@@ -6,13 +6,12 @@ import errno
 import http.client
 import importlib.util
 import os
-import shutil
 import socket
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from vae.data.disk import temporary_folder
 from vae.data.sets.cache import CacheUnwritable
 from vae.data.sets.image_data import DataMissing
 from vae.data.sets.published import SETS, PublishedSet, data_home
@@ -49,18 +48,17 @@ def download(name: str) -> Path:
     if name == "celeba" and importlib.util.find_spec("gdown") is None:
         problem = "comes from Google Drive: install gdown (pip install gdown) and try again"
         raise DataMissing(_by_hand(published, problem))
-    place: Path | None = None
     home = data_home()
     try:
         home.mkdir(parents=True, exist_ok=True)
-        place = Path(tempfile.mkdtemp(dir=home, prefix=".download-"))
-        with _impatient():
-            _fetch(published.kind, place)
-        for file in published.files:
-            target = published.home / file
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if not target.exists():
-                os.replace(place / published.folder / file, target)
+        with temporary_folder(home, ".download-") as place:
+            with _impatient():
+                published.read(place, download=True)
+            for file in published.files:
+                target = published.home / file
+                target.parent.mkdir(parents=True, exist_ok=True)
+                if not target.exists():
+                    os.replace(place / published.folder / file, target)
     except (OSError, RuntimeError, ValueError, http.client.HTTPException) as error:
         if getattr(error, "errno", None) in _UNWRITABLE:
             raise CacheUnwritable(
@@ -75,9 +73,6 @@ def download(name: str) -> Path:
             why = reason[-1].strip("<> ") or type(error).__name__
             problem = f"cannot be reached ({why}): check the connection and try again"
         raise DataMissing(_by_hand(published, problem)) from error
-    finally:
-        if place is not None:
-            shutil.rmtree(place, ignore_errors=True)
     return published.home
 
 
@@ -87,17 +82,6 @@ def _by_hand(published: PublishedSet, problem: str) -> str:
     return (
         f"{published.title} {problem}, or put {names} from {published.source} into {str(place)!r}."
     )
-
-
-def _fetch(kind: str, place: Path) -> None:
-    from torchvision import datasets
-
-    reader = getattr(datasets, kind)
-    if kind == "SVHN":
-        for split in ("train", "test"):
-            reader(place, split=split, download=True)
-    else:
-        reader(place, download=True)
 
 
 @contextmanager

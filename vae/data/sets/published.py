@@ -1,4 +1,4 @@
-r"""Published data sets, read by torchvision and decoded once into the cache.
+r"""Published data sets: a table of six, read by torchvision and decoded once into the cache.
 
 Files lie in ``$ELBOSCOPE_DATA``, else in ``~/.cache/elboscope/data``, in torchvision's layout.
 Nothing is downloaded unless :func:`vae.data.sets.download.download` is called. Images are numbered
@@ -9,22 +9,20 @@ CIFAR-10's files are pickles; torchvision compares each with its published MD5 b
 
 from __future__ import annotations
 
-import gzip
 import os
 import pickle
-import shutil
 import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 
+from vae.data.disk import temporary_folder
 from vae.data.images.decoding import Raster
 from vae.data.sets.cache import CacheUnwritable, cache_home, cached, key_of
 from vae.data.sets.file_set import FileSet
@@ -41,78 +39,45 @@ from vae.data.spec import ImageSpec
 
 __all__ = ["SETS", "PublishedSet", "data_home", "open_published"]
 
-_DIGITS = tuple("0123456789")
-_FASHION = (
-    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag",
-    "Ankle boot",
-)  # fmt: skip
-_KANA = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
-_THINGS = (
-    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
-)  # fmt: skip
-_IDX = tuple(
-    f"raw/{part}-{kind}-ubyte"
-    for part in ("train", "t10k")
-    for kind in ("images-idx3", "labels-idx1")
-)
-_BATCHES = ("batches.meta", *(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
-_LISTS = (
-    "list_attr_celeba.txt", "list_eval_partition.txt", "identity_CelebA.txt",
-    "list_bbox_celeba.txt", "list_landmarks_align_celeba.txt",
-)  # fmt: skip
-_FACES = "img_align_celeba"
-# The usual crop of the literature, the face without the backdrop. A photograph to be scored needs
-# the same framing.
-_FACE_SIDE = 148
-_FACE_LABEL = "Smiling"
-
 # What damaged files raise in torchvision's readers.
 _DAMAGE = (
     RuntimeError, AssertionError, ValueError, LookupError, TypeError, EOFError, OSError,
     pickle.UnpicklingError, zlib.error, zipfile.BadZipFile,
 )  # fmt: skip
 
-
-class Parts(NamedTuple):
-    """A set as its files hold it.
-
-    Attributes:
-        images: Levels in parts ``uint8`` of shape (n, C, H, W), training part first.
-        labels: The class of each image, ``int64`` with shape (N,).
-        sizes: The number of training, validation and test images.
-    """
-
-    images: Iterable[np.ndarray]
-    labels: np.ndarray
-    sizes: tuple[int, int, int]
+# The images of a set in parts of shape (n, C, H, W), and the labels of its training, perhaps
+# validation, and test part.
+_Loaded = tuple[Iterable[np.ndarray], list[np.ndarray]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PublishedSet:
     """Describes a published data set.
 
     Args:
         title: Its name for people.
-        kind: The torchvision class that reads it.
+        reader: The torchvision class that reads and downloads it.
+        parts: What that class is given for the training, perhaps validation, and test part.
         folder: The folder of its files below :func:`data_home`.
         files: The files that have to be there.
         count: The number of its images.
         megabytes: About how much a download weighs.
         spec: Its images.
         label_names: The names of its classes.
-        load: Reads it from a root folder.
+        load: Reads its files.
         source: Where its files come from.
     """
 
     title: str
-    kind: str
+    reader: str
+    parts: tuple[dict[str, Any], ...]
     folder: str
     files: tuple[str, ...]
     count: int
     megabytes: int
     spec: ImageSpec
     label_names: tuple[str, ...]
-    load: Callable[[Path, ImageSpec], Parts]
+    load: Callable[[PublishedSet, ImageSpec], _Loaded]
     source: str
 
     @property
@@ -132,6 +97,13 @@ class PublishedSet:
             return [name for name in self.files if self.found(name) is None]
         except CacheUnwritable:  # no folder in which they could lie
             return list(self.files)
+
+    def read(self, root: Path, download: bool = False) -> list[Any]:
+        """Its parts as torchvision's data sets."""
+        from torchvision import datasets
+
+        reader = getattr(datasets, self.reader)
+        return [reader(root, download=download, **part) for part in self.parts]
 
 
 def data_home() -> Path:
@@ -176,8 +148,8 @@ def open_published(
 
     def decode() -> Iterator[np.ndarray]:
         try:
-            parts = published.load(data_home(), spec)
-            yield from parts.images
+            images, labels = published.load(published, spec)
+            yield from images
         except (CacheUnwritable, DataMissing):
             raise
         except _DAMAGE as error:
@@ -186,12 +158,7 @@ def open_published(
                 f"The files of {published.title} in {str(published.home)!r} are damaged or "
                 f"incomplete ({reason[:200]}): delete them and run `python -m vae data {base}`."
             ) from error
-        labels, sizes = np.asarray(parts.labels), list(parts.sizes)
-        if isinstance(parts.images, FileSet) and len(kept := parts.images.kept) < len(labels):
-            bounds = np.cumsum([0, *sizes])
-            sizes = np.histogram(kept, bins=bounds)[0].tolist()
-            labels = labels[kept]
-        facts.update(labels=labels.tolist(), sizes=sizes)
+        facts.update(_facts(images, labels))
 
     decoded = cached(
         key_of(spec, base, sources), spec, published.title, published.count, decode,
@@ -212,6 +179,16 @@ def open_published(
     )
 
 
+def _facts(images: Iterable[np.ndarray], parts: list[np.ndarray]) -> dict[str, list[int]]:
+    """The label of each image, and the number of training, validation and test images."""
+    train, *validation, test = map(len, parts)
+    sizes, labels = [train, sum(validation), test], np.concatenate(parts)
+    if isinstance(images, FileSet):  # damaged files are left out
+        sizes = np.histogram(images.kept, bins=np.cumsum([0, *sizes]))[0].tolist()
+        labels = labels[images.kept]
+    return {"labels": labels.tolist(), "sizes": sizes}
+
+
 def _splits(train: int, validation: int, test: int, full: bool) -> tuple[Splits, np.ndarray]:
     """The three splits, and the indices of the test part."""
     if full:
@@ -223,65 +200,47 @@ def _splits(train: int, validation: int, test: int, full: bool) -> tuple[Splits,
     return split_parts(train, validation, test)
 
 
-def _load_idx(kind: str, root: Path, spec: ImageSpec) -> Parts:
-    from torchvision import datasets
+def _load_idx(published: PublishedSet, spec: ImageSpec) -> _Loaded:
+    from torchvision.datasets.mnist import read_image_file, read_label_file
+    from torchvision.datasets.utils import extract_archive
 
-    with _unpacked(root, kind) as place:
-        both = [getattr(datasets, kind)(place, train=train) for train in (True, False)]
-    images = [one.data.numpy()[:, None] for one in both]
-    labels = np.concatenate([one.targets.numpy() for one in both]).astype(np.int64)
-    return Parts(images, labels, (len(images[0]), 0, len(images[1])))
-
-
-@contextmanager
-def _unpacked(root: Path, kind: str) -> Iterator[Path]:
-    """The root for torchvision, which reads no packed files; they may lie where none can write."""
-    if all((root / kind / name).exists() for name in _IDX):
-        yield root
-        return
+    # Elsewhere: packed files may lie where none can write.
     with tempfile.TemporaryDirectory() as place:
-        for name in _IDX:
-            source, target = root / kind / name, Path(place) / kind / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            packed = source.with_name(f"{source.name}.gz")
-            with open(source, "rb") if source.exists() else gzip.open(packed) as file:
-                with target.open("wb") as out:
-                    shutil.copyfileobj(file, out)
-        yield Path(place)
+        paths = [
+            extract_archive(path, place) if path.suffix == ".gz" else path
+            for path in map(published.found, published.files)
+        ]
+        images = [read_image_file(path).numpy()[:, None] for path in paths[::2]]
+        return images, [read_label_file(path).numpy() for path in paths[1::2]]
 
 
-def _load_cifar(root: Path, spec: ImageSpec) -> Parts:
-    from torchvision.datasets import CIFAR10
-
-    both = [CIFAR10(root, train=train) for train in (True, False)]
-    images = [one.data.transpose(0, 3, 1, 2) for one in both]
-    labels = np.concatenate([np.array(one.targets, dtype=np.int64) for one in both])
-    return Parts(images, labels, (len(images[0]), 0, len(images[1])))
+def _load_cifar(published: PublishedSet, spec: ImageSpec) -> _Loaded:
+    parts = published.read(data_home())
+    images = [part.data.transpose(0, 3, 1, 2) for part in parts]
+    return images, [np.array(part.targets) for part in parts]
 
 
-def _load_svhn(root: Path, spec: ImageSpec) -> Parts:
-    from torchvision.datasets import SVHN
-
-    both = [SVHN(root, split=split) for split in ("train", "test")]
-    labels = np.concatenate([one.labels for one in both]).astype(np.int64)
-    return Parts([one.data for one in both], labels, (len(both[0].data), 0, len(both[1].data)))
+def _load_svhn(published: PublishedSet, spec: ImageSpec) -> _Loaded:
+    parts = published.read(data_home())
+    return [part.data for part in parts], [part.labels for part in parts]
 
 
-def _load_faces(root: Path, spec: ImageSpec) -> Parts:
-    from torchvision.datasets import CelebA
+def _load_faces(published: PublishedSet, spec: ImageSpec) -> _Loaded:
+    from torchvision.datasets.utils import extract_archive
 
-    home = root / "celeba"
-    if not (home / _FACES).is_dir():
-        _unzip(home / f"{_FACES}.zip", home / _FACES)
-    parts = [CelebA(root, split=split) for split in ("train", "valid", "test")]
-    names = [str(home / _FACES / name) for one in parts for name in one.filename]
+    faces = published.home / _FACES
+    if not faces.is_dir():
+        # Half an archive must never look whole.
+        with temporary_folder(published.home, ".unpacking-") as place:
+            extract_archive(published.found(_FACES), place)
+            (place / _FACES).rename(faces)
+    parts = published.read(data_home())
+    names = [str(faces / name) for part in parts for name in part.filename]
     column = parts[0].attr_names.index(_FACE_LABEL)
-    labels = np.concatenate([one.attr[:, column].numpy() for one in parts]).astype(np.int64)
-    sizes = tuple(len(one) for one in parts)
-    return Parts(FileSet(names, spec, trim=middle), labels, sizes)
+    return FileSet(names, spec, trim=face_square), [part.attr[:, column].numpy() for part in parts]
 
 
-def middle(raster: Raster) -> Raster:
+def face_square(raster: Raster) -> Raster:
     """Cuts the square of the face out of an aligned CelebA image."""
     h, w, _ = raster.pixels.shape
     side = min(_FACE_SIDE, h, w)
@@ -289,72 +248,72 @@ def middle(raster: Raster) -> Raster:
     return raster._replace(pixels=raster.pixels[top : top + side, left : left + side])
 
 
-def _unzip(archive: Path, target: Path) -> None:
-    """Unpacks beside the target and renames, so that half an archive never looks whole."""
-    with tempfile.TemporaryDirectory(dir=archive.parent, prefix=".unpacking-") as place:
-        with zipfile.ZipFile(archive) as file:
-            file.extractall(place)
-        inner = Path(place) / target.name
-        (inner if inner.is_dir() else Path(place)).rename(target)
+_FACES = "img_align_celeba"
+# The usual crop of the literature, the face without the backdrop. A photograph to be scored needs
+# the same framing.
+_FACE_SIDE = 148
+_FACE_LABEL = "Smiling"
 
-
-_GREY = ImageSpec(channels=1, height=28, width=28, levels=256, background=0.0)
+_DIGITS = tuple("0123456789")
 _COLOUR = ImageSpec(channels=3, height=32, width=32, levels=256)
+_TRAIN_AND_TEST = ({"train": True}, {"train": False})
 
-
-def _idx(
-    title: str, kind: str, megabytes: int, label_names: tuple[str, ...], source: str
-) -> PublishedSet:
-    load = partial(_load_idx, kind)
-    return PublishedSet(
-        title, kind, kind, _IDX, 70_000, megabytes, _GREY, label_names, load, source
-    )
-
+_mnist_like = partial(
+    PublishedSet,
+    parts=_TRAIN_AND_TEST,
+    files=(
+        "raw/train-images-idx3-ubyte", "raw/train-labels-idx1-ubyte",
+        "raw/t10k-images-idx3-ubyte", "raw/t10k-labels-idx1-ubyte",
+    ),
+    count=70_000,
+    spec=ImageSpec(channels=1, height=28, width=28, levels=256, background=0.0),
+    load=_load_idx,
+)  # fmt: skip
 
 SETS: dict[str, PublishedSet] = {
-    "mnist": _idx("MNIST", "MNIST", 12, _DIGITS, "ossci-datasets.s3.amazonaws.com/mnist"),
-    "fashion_mnist": _idx(
-        "Fashion-MNIST",
-        "FashionMNIST",
-        31,
-        _FASHION,
-        "github.com/zalandoresearch/fashion-mnist",
+    "mnist": _mnist_like(
+        title="MNIST", reader="MNIST", folder="MNIST", megabytes=12, label_names=_DIGITS,
+        source="ossci-datasets.s3.amazonaws.com/mnist",
     ),
-    "kmnist": _idx("Kuzushiji-MNIST", "KMNIST", 21, _KANA, "codh.rois.ac.jp/kmnist"),
+    "fashion_mnist": _mnist_like(
+        title="Fashion-MNIST", reader="FashionMNIST", folder="FashionMNIST", megabytes=31,
+        label_names=(
+            "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker",
+            "Bag", "Ankle boot",
+        ),
+        source="github.com/zalandoresearch/fashion-mnist",
+    ),
+    "kmnist": _mnist_like(
+        title="Kuzushiji-MNIST", reader="KMNIST", folder="KMNIST", megabytes=21,
+        label_names=("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"),
+        source="codh.rois.ac.jp/kmnist",
+    ),
     "cifar10": PublishedSet(
-        "CIFAR-10",
-        "CIFAR10",
-        "cifar-10-batches-py",
-        _BATCHES,
-        60_000,
-        170,
-        _COLOUR,
-        _THINGS,
-        _load_cifar,
-        "www.cs.toronto.edu/~kriz/cifar.html",
+        title="CIFAR-10", reader="CIFAR10", parts=_TRAIN_AND_TEST, folder="cifar-10-batches-py",
+        files=("batches.meta", *(f"data_batch_{i}" for i in range(1, 6)), "test_batch"),
+        count=60_000, megabytes=170, spec=_COLOUR,
+        label_names=(
+            "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship",
+            "truck",
+        ),
+        load=_load_cifar, source="www.cs.toronto.edu/~kriz/cifar.html",
     ),
     "svhn": PublishedSet(
-        "SVHN",
-        "SVHN",
-        "",
-        ("train_32x32.mat", "test_32x32.mat"),
-        99_289,
-        246,
-        _COLOUR,
-        _DIGITS,
-        _load_svhn,
-        "ufldl.stanford.edu/housenumbers",
+        title="SVHN", reader="SVHN", parts=({"split": "train"}, {"split": "test"}), folder="",
+        files=("train_32x32.mat", "test_32x32.mat"),
+        count=99_289, megabytes=246, spec=_COLOUR, label_names=_DIGITS,
+        load=_load_svhn, source="ufldl.stanford.edu/housenumbers",
     ),
     "celeba": PublishedSet(
-        "CelebA",
-        "CelebA",
-        "celeba",
-        (_FACES, *_LISTS),
-        202_599,
-        1_440,
-        ImageSpec(channels=3, height=64, width=64, levels=256),
-        ("not smiling", "smiling"),
-        _load_faces,
-        "mmlab.ie.cuhk.edu.hk/projects/CelebA.html",
+        title="CelebA", reader="CelebA", folder="celeba",
+        parts=({"split": "train"}, {"split": "valid"}, {"split": "test"}),
+        files=(
+            _FACES, "list_attr_celeba.txt", "list_eval_partition.txt", "identity_CelebA.txt",
+            "list_bbox_celeba.txt", "list_landmarks_align_celeba.txt",
+        ),
+        count=202_599, megabytes=1_440,
+        spec=ImageSpec(channels=3, height=64, width=64, levels=256),
+        label_names=("not smiling", "smiling"),
+        load=_load_faces, source="mmlab.ie.cuhk.edu.hk/projects/CelebA.html",
     ),
-}
+}  # fmt: skip

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from vae.data import disk
-from vae.data.disk import is_alive, machine_mark, own_mark, replace_file, sweep
+from vae.data.disk import is_alive, machine_mark, replace_file, replacing, sweep
 from vae.store.target import true_place
 
 __all__ = ["RunFolder", "RunLocked", "is_running", "process_mark"]
@@ -88,10 +88,8 @@ class RunFolder:
 
     def write_status(self, status: Mapping[str, Any]) -> None:
         """Replaces the status, which informs and need not survive: no flushing, no error."""
-        fresh = self.path / f".status.tmp-{own_mark()}"
-        with suppress(OSError):
-            fresh.write_text(json.dumps(status))
-            fresh.replace(self.path / "status.json")
+        with suppress(OSError), replacing(self.path / "status.json", lasting=False) as file:
+            file.write(json.dumps(status).encode())
 
     def history(self) -> list[dict[str, Any]]:
         """The evaluations so far; a line cut short by a kill is left out."""

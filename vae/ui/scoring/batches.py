@@ -10,7 +10,8 @@ import numpy as np
 import streamlit as st
 
 from vae.scoring.calibration_sets import calibration_of
-from vae.scoring.files import ScoredImage, ScoreSettings, score_bytes
+from vae.scoring.files import ScoredImage, score_bytes
+from vae.scoring.scorer import ScoreSettings
 from vae.store.checkpoint import Checkpoint
 from vae.ui.caches import shared
 

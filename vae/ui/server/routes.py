@@ -35,8 +35,9 @@ from vae.data.images.adaptation import Adaptation
 from vae.data.images.decoding import Limits
 from vae.elbo.expectation import DRAWS
 from vae.scoring.calibration_sets import calibration_of, calibrations
-from vae.scoring.files import ScoreSettings, score_bytes
+from vae.scoring.files import score_bytes
 from vae.scoring.rows import ScoreRow, to_json
+from vae.scoring.scorer import ScoreSettings
 from vae.store.contents import CheckpointError
 from vae.ui.links import base_path
 from vae.ui.uploads import MOST_BYTES, MOST_FILES, display_names
