@@ -51,6 +51,8 @@ class _Arguments:
         draws: Draws behind each ELBO.
         importance_samples: The k of the importance-weighted bound of the reference set; 0 leaves
             it out.
+        evidence_images: Of at most so many held-out images the exact log p(x) is stored, where
+            there is one.
         title: Its name for people.
         description: What it is, for people.
         overwrite: Replace a checkpoint of that name.
@@ -89,6 +91,7 @@ class _Arguments:
     sigma: float | None = None
     draws: int = 64
     importance_samples: int = 0
+    evidence_images: int = 1_000
     title: str = ""
     description: str = ""
     overwrite: bool = False
@@ -135,6 +138,7 @@ def import_model(arguments: list[str]) -> int:
             command,
             flags.draws,
             flags.importance_samples,
+            flags.evidence_images,
             flags.title,
             flags.description,
             flags.overwrite,

@@ -242,6 +242,7 @@ def commit(
     command: str,
     draws: int,
     importance_samples: int = 0,
+    evidence_images: int = 1_000,
     title: str = "",
     description: str = "",
     overwrite: bool = False,
@@ -256,6 +257,7 @@ def commit(
         command: The command line that repeats it.
         draws: Draws behind each ELBO.
         importance_samples: The k of the bound; 0 leaves it out.
+        evidence_images: Of at most so many images the exact log p(x) is computed.
         title: The model's name for people.
         description: What it is, for people.
         overwrite: Whether a checkpoint that stands there is replaced.
@@ -284,7 +286,7 @@ def commit(
         facts["fitted_on"] = len(rows)
     first = data.read(data.splits.validation[:1])
     probed(model, model.observe(first), model.encode(model.observe(first)).mean.detach())
-    reference = reference_of(model, data, draws, importance_samples, progress)
+    reference = reference_of(model, data, draws, importance_samples, progress, evidence_images)
     if not np.isfinite(reference.elbo).all():
         bad = int(np.flatnonzero(~np.isfinite(reference.elbo))[0])
         raise Refused(
@@ -301,7 +303,11 @@ def commit(
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": command,
         "card": {"title": title or path.name, "description": description},
-        "config": {"objective": "unknown", "beta": facts.pop("beta", None)},
+        "config": {
+            "objective": "unknown",
+            "beta": facts.pop("beta", None),
+            "evidence_images": evidence_images,
+        },
         "data": data.facts() | {"duplicates": copies_of(data)._asdict()},
         "metrics": metrics,
         "origin": facts,

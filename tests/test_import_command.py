@@ -1,0 +1,247 @@
+"""`python -m vae import`: foreign models become checkpoints, and bad input is one sentence."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import vae
+from vae.cli.main import main
+from vae.importing import child, importer
+from vae.importing.weights import tensors_of
+from vae.store.contents import CheckpointError
+
+ROOT = Path(__file__).parents[1]
+
+PLAIN = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.trunk, self.mu, self.log_var = nn.Linear(64, 32), nn.Linear(32, 3), nn.Linear(32, 3)
+        self.up = nn.Sequential(nn.Linear(3, 32), nn.Tanh(), nn.Linear(32, 64))
+
+    def encode(self, x):
+        h = torch.tanh(self.trunk(x.view(-1, 64)))
+        return self.mu(h), self.log_var(h)
+
+    def decode(self, z):
+        return torch.sigmoid(self.up(z))
+
+def build():
+    return Net()
+
+def fails():
+    raise RuntimeError("no such run")
+
+def nothing():
+    pass
+
+class Blind(Net):
+    def encode(self, x):
+        mu, log_var = super().encode(x)
+        return mu / (x.view(-1, 64).sum(1, keepdim=True) - 300.0).clamp_min(0), log_var
+
+class Odd(Net):
+    def decode(self, z):
+        return torch.sigmoid(self.up(z))[:, :60]
+"""
+FLAGS = ["--image", "1x8x8", "--pixels", "0..1", "--likelihood", "bernoulli", "--binarize",
+         "threshold", "--data", "digits"]  # fmt: skip
+
+OWN = """
+import vae
+
+def build():
+    model = vae.load({name!r}).model
+    return model.encode, model.decode
+"""
+
+
+@pytest.fixture
+def apart() -> None:
+    """A test that asks for it starts the process in which foreign code runs."""
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "net.py"
+    path.write_text(PLAIN)
+    return path
+
+
+def _here(words: list[str], **_: Any) -> SimpleNamespace:
+    """The child's work in this process, which saves starting torch for every case."""
+    child.main(Path(words[-1]))
+    return SimpleNamespace(stderr="")
+
+
+@pytest.fixture
+def run(capsys, monkeypatch, request):
+    if "apart" not in request.fixturenames:
+        monkeypatch.setattr(importer.subprocess, "run", _here)
+
+    def run(*words: object) -> tuple[int, str, str]:
+        code = main(["import", *map(str, words)])
+        said = capsys.readouterr()
+        return code, said.out, said.err.splitlines()[-1] if said.err else ""
+
+    return run
+
+
+def test_a_plain_module_becomes_a_checkpoint(source: Path, tmp_path: Path, run, apart) -> None:
+    code, out, _ = run(f"{source}:build", *FLAGS, "--out", tmp_path / "mine")
+    assert code == 0
+    assert "output probability: decode ends in a sigmoid" in out and "latent 3" in out
+    model = vae.load(tmp_path / "mine")
+    assert (model.latent_dim, model.card.origin.source) == (3, "net.py:build")
+    # Nothing of the author is needed to open it, and only the command names the place.
+    assert str(tmp_path) not in repr(replace(model.card, command=""))
+    scope: dict = {}
+    exec(PLAIN, scope)
+    net = scope["build"]()
+    levels = vae.open_data("digits").read(model.reference.indices[:5])
+    x = model.observe(levels)
+    mu, log_var = net.encode(x)
+    assert torch.equal(model.encode(x).mean, mu)
+    kl = (0.5 * (mu**2 + log_var.exp() - 1 - log_var)).sum(1)
+    rows = vae.score(model, x)
+    assert [row.kl for row in rows] == pytest.approx(kl.tolist(), rel=1e-4)
+    stored = model.reference.elbo[:5]
+    assert [row.elbo for row in vae.score(model, levels / 16)] == pytest.approx(stored, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["digits-2d", "digits-10d"])
+def test_an_own_model_gives_its_own_rows_when_imported(checkpoint, name, tmp_path, run) -> None:
+    (tmp_path / "own.py").write_text(OWN.format(name=name))
+    code, _, error = run(
+        tmp_path / "own.py:build", "--image", "1x8x8", "--pixels", "0..1", "--likelihood",
+        "discretized_logistic", "--output", "mean_and_log_scale", "--data", "digits",
+        "--evidence-images", 20, "--out", tmp_path / "own",
+    )  # fmt: skip
+    assert code == 0, error
+    original, imported = checkpoint(name), vae.load(tmp_path / "own")
+    levels = original.reference.levels[:30]
+    x = levels.astype(np.float32) / 16
+    for one, other in zip(vae.score(original, x), vae.score(imported, x), strict=True):
+        assert (one.elbo, one.kl, one.log_evidence) == (other.elbo, other.kl, other.log_evidence)
+
+
+@pytest.mark.parametrize(
+    ("where", "flags", "said"),
+    [
+        (":fails", FLAGS, "fails() of net.py raises RuntimeError: no such run"),
+        (":nothing", FLAGS, "returns nothing"),
+        (":absent", FLAGS, "net.py has no 'absent'; it has Net, build"),
+        (":build", FLAGS[2:], "--image"),
+        (":build", [*FLAGS[:2], *FLAGS[4:]], "--pixels"),
+        (":build", [*FLAGS[:4], *FLAGS[8:]], "--likelihood"),
+        (":build", ["--image", "1x9x9", *FLAGS[2:]], "encode"),
+        (":build", ["--image", "8x8", *FLAGS[2:]], "sizes such as 1x28x28"),
+        (":build", FLAGS[:-2], "--data mnist:full"),
+        (":build", [*FLAGS[:-2], "--data", "sprites"], "takes images of 1×8×8, and sprites"),
+        (":build", [*FLAGS[:4], "--likelihood", "gaussian", "--data", "digits"], "how wide"),
+        (":Blind", FLAGS, "no finite ELBO for image"),
+        (":Odd", FLAGS, "decode cannot be traced"),
+        (".pt2", FLAGS, "names no model"),
+        (":pt2", FLAGS, "has no 'pt2'"),
+        ("", FLAGS, "FILE.py:build"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_leaves_nothing(
+    source: Path, tmp_path: Path, run, where: str, flags: list[str], said: str
+) -> None:
+    code, _, error = run(f"{source if where else 'x'}{where}", *flags, "--out", tmp_path / "mine")
+    assert code == 2 and said in error and error.startswith("vae import: ")
+    assert not (tmp_path / "mine").exists()
+
+
+def test_weights_are_found_by_name_or_refused_by_name(source: Path, tmp_path: Path, run) -> None:
+    scope: dict = {}
+    exec(PLAIN, scope)
+    net = scope["Net"]()
+    torch.nn.init.constant_(net.mu.bias, 0.25)
+    wrapped = {f"model.{key}": value for key, value in net.state_dict().items()}
+    torch.save({"state_dict": wrapped, "epoch": 3}, tmp_path / "last.ckpt")
+    words = [f"{source}:build", *FLAGS, "--out", tmp_path / "mine", "--weights"]
+    code, out, error = run(*words, tmp_path / "last.ckpt")
+    assert code == 0, error
+    assert "'state_dict'" in out and "'model.'" in out
+    x = torch.zeros(1, 1, 8, 8)
+    assert torch.equal(vae.load(tmp_path / "mine").encode(x).mean, net.encode(x)[0])
+    weights = {key: value for key, value in net.state_dict().items() if "mu" not in key}
+    save_file(weights | {"other": torch.zeros(1)}, tmp_path / "less.safetensors")
+    code, _, error = run(*words, tmp_path / "less.safetensors", "--overwrite")
+    assert code == 2
+    assert "mu.weight, mu.bias are missing" in error and "other is unexpected" in error
+
+
+class Writes:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return (Path.touch, (self.path,))
+
+
+def test_no_file_of_weights_runs_code(tmp_path: Path) -> None:
+    marker = tmp_path / "ran"
+    torch.save({"state_dict": Writes(marker)}, tmp_path / "bad.ckpt")
+    (tmp_path / "bad.pkl").write_bytes(pickle.dumps(Writes(marker)))
+    (tmp_path / "program.pt2").write_bytes(b"PK")
+    for name, said in (
+        ("bad.ckpt", "it asks for"), ("bad.pkl", "a pickle"), ("program.pt2", "exported program"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=said):
+            tensors_of(tmp_path / name)
+    assert not marker.exists()
+
+
+def test_a_damaged_network_is_refused(source: Path, tmp_path: Path, run) -> None:
+    assert run(f"{source}:build", *FLAGS, "--out", tmp_path / "mine")[0] == 0
+    model = vae.load(tmp_path / "mine").model
+    model.tensors["encode.module.mu.bias"] += 1
+    # As if this torch computed something else: the probe no longer agrees.
+    assert model.strays() > 0.1
+    from vae.store.contents import model_from, weights_of
+
+    with pytest.raises(CheckpointError, match="E-CKPT-11"):
+        model_from(model.config, weights_of(model), "mine")
+
+
+def test_the_server_knows_nothing_of_imports(source: Path, tmp_path: Path, run, apart) -> None:
+    assert run(f"{source}:build", *FLAGS, "--out", tmp_path / "mine")[0] == 0
+    code = (
+        "import sys, vae, vae.ui.frame, vae.ui.server.routes\n"
+        f"vae.load({str(tmp_path / 'mine')!r})\n"
+        "print(*sorted(n for n in sys.modules if n.startswith('vae.importing')"
+        " or n in ('torch.export', 'onnx', 'keras', 'diffusers', 'pythae')))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, capture_output=True, text=True,
+        env={**os.environ, "ELBOSCOPE_CHECKPOINTS": str(tmp_path)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "vae.importing" not in done.stdout
+
+
+def test_imports_can_be_turned_off(source: Path, tmp_path: Path, run, monkeypatch) -> None:
+    monkeypatch.setenv("ELBOSCOPE_NO_IMPORT", "1")
+    code, _, error = run(f"{source}:build", *FLAGS, "--out", tmp_path / "mine")
+    assert code == 2 and "turned off" in error
