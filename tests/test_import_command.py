@@ -245,3 +245,87 @@ def test_imports_can_be_turned_off(source: Path, tmp_path: Path, run, monkeypatc
     monkeypatch.setenv("ELBOSCOPE_NO_IMPORT", "1")
     code, _, error = run(f"{source}:build", *FLAGS, "--out", tmp_path / "mine")
     assert code == 2 and "turned off" in error
+
+
+# --- Real models of real libraries ------------------------------------------------------------
+
+
+def test_a_pythae_model_scores_as_pythae_says(tmp_path: Path, run) -> None:
+    models = pytest.importorskip("pythae.models")
+    torch.manual_seed(0)
+    config = models.VAEConfig(input_dim=(1, 8, 8), latent_dim=4, reconstruction_loss="bce")
+    theirs = models.VAE(config)
+    data = vae.open_data("digits")
+    x = torch.from_numpy((data.read(data.splits.train) / 16 >= 0.5).astype(np.float32))
+    optimizer = torch.optim.Adam(theirs.parameters(), 1e-3)
+    for step in range(60):
+        loss = theirs({"data": x[128 * (step % 8) :][:128]}).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    theirs.eval().save(str(tmp_path / "theirs"))
+    code, out, error = run(
+        f"pythae:{tmp_path / 'theirs'}", "--binarize", "threshold", "--data", "digits",
+        "--out", tmp_path / "mine",
+    )  # fmt: skip
+    assert code == 0, error
+    assert "likelihood bernoulli: reconstruction_loss is bce" in out
+    model = vae.load(tmp_path / "mine")
+    levels = data.read(model.reference.indices[:6])
+    seen = model.observe(levels)
+    # Their loss is minus the ELBO of one draw: the same draw gives the same terms.
+    with torch.no_grad():
+        torch.manual_seed(1)
+        reported = theirs({"data": seen})
+        torch.manual_seed(1)
+        q = model.encode(seen)
+        z = q.mean + q.stddev * torch.randn_like(q.stddev)
+        distortion = -model.decode(z).log_prob(seen)
+        kl = torch.distributions.kl_divergence(q, model.prior)
+    assert float(reported.recon_loss) == pytest.approx(float(distortion.mean()), rel=1e-4)
+    assert float(reported.reg_loss) == pytest.approx(float(kl.mean()), rel=1e-4)
+
+
+def test_a_pythae_network_of_one_s_own_runs_nothing_unasked(tmp_path: Path, run) -> None:
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    (folder / "model_config.json").write_text(
+        '{"name": "VAEConfig", "input_dim": [1, 8, 8], "latent_dim": 4,'
+        ' "uses_default_encoder": false, "reconstruction_loss": "bce"}'
+    )
+    (folder / "encoder.pkl").write_bytes(pickle.dumps(Writes(tmp_path / "ran")))
+    words = [f"pythae:{folder}", "--binarize", "threshold", "--data", "digits", "--out"]
+    code, _, error = run(*words, tmp_path / "mine")
+    assert code == 2 and "encoder.pkl, a pickle" in error and "--allow-pickle" in error
+    assert not (tmp_path / "ran").exists()
+    (folder / "model_config.json").write_text('{"name": "VQVAEConfig"}')
+    code, _, error = run(*words, tmp_path / "mine")
+    assert code == 2 and "no posterior and no ELBO" in error
+
+
+def test_a_tiny_autoencoder_kl(tmp_path: Path, run) -> None:
+    diffusers = pytest.importorskip("diffusers")
+    torch.manual_seed(0)
+    theirs = diffusers.AutoencoderKL(
+        in_channels=1, out_channels=1, block_out_channels=(8, 16), layers_per_block=1,
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=2, norm_num_groups=4, sample_size=8,
+    ).eval()  # fmt: skip
+    theirs.save_pretrained(tmp_path / "theirs")
+    code, out, error = run(
+        f"diffusers:{tmp_path / 'theirs'}", "--image", "1x8x8", "--likelihood",
+        "discretized_logistic", "--scale", "fit", "--data", "digits", "--draws", 4,
+        "--out", tmp_path / "mine",
+    )  # fmt: skip
+    assert code == 0, error
+    model = vae.load(tmp_path / "mine")
+    assert (model.latent_dim, model.config.latent) == (32, (2, 4, 4))
+    assert model.card.origin.fitted_on == 500 and 0.01 < model.config.sigma < 1
+    x = torch.from_numpy(vae.open_data("digits").read(model.reference.indices[:6]) / 16).float()
+    with torch.no_grad():
+        q = theirs.encode(2 * x - 1).latent_dist
+        kl, mean = q.kl(), theirs.decode(q.mean).sample
+    rows = vae.score(model, x.numpy(), draws=4)
+    assert [row.kl for row in rows] == pytest.approx(kl.tolist(), rel=1e-4)
+    ours = model.decode(q.mean.flatten(1)).base_dist.loc
+    torch.testing.assert_close(ours, (mean + 1) / 2, rtol=1e-4, atol=1e-5)
