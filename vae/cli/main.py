@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from vae.cli import alarms, app, calibrate, data, evaluate, importing, score, train
+from vae.cli import alarms, app, calibrate, check, data, evaluate, importing, score, train
 from vae.cli.program import EXIT_USAGE, Stop
 
 __all__ = ["main"]
@@ -17,6 +17,7 @@ _COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "score": (score.TEXT, score.score),
     "calibrate": (calibrate.TEXT, calibrate.calibrate),
     "alarms": (alarms.TEXT, alarms.alarms),
+    "check": (check.TEXT, check.check),
     "import": (importing.TEXT, importing.import_model),
     "app": (app.TEXT, app.app),
     "data": (data.TEXT, data.data),

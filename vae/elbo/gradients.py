@@ -9,7 +9,7 @@ from vae.elbo.terms import log_likelihood
 from vae.elbo.tiles import decoder_rows
 from vae.model.face import LatentModel
 
-__all__ = ["log_likelihood_gradients", "log_prior_gradients"]
+__all__ = ["log_likelihood_gradients", "log_prior_gradients", "paired_gradients"]
 
 
 def log_likelihood_gradients(
@@ -53,3 +53,23 @@ def log_prior_gradients(model: LatentModel, z: Tensor) -> tuple[Tensor, Tensor]:
         value = model.prior.log_prob(codes)
         (gradient,) = torch.autograd.grad(value.sum(), codes)
     return value.detach(), gradient
+
+
+def paired_gradients(model: LatentModel, x: Tensor, z: Tensor) -> Tensor:
+    r"""The slope of each image's log-likelihood at a code of its own.
+
+    Args:
+        model: The model.
+        x: The images, with shape :math:`(B, C, H, W)`.
+        z: Their codes, with shape :math:`(B, D)`.
+
+    Returns:
+        :math:`\nabla_z \log p(x_b \mid z_b)`, float64, with shape :math:`(B, D)`.
+    """
+    rows, gradients = decoder_rows(model.image), []
+    with torch.inference_mode(False), torch.enable_grad():
+        for images, codes in zip(x.clone().split(rows), z.clone().split(rows), strict=True):
+            own = codes.to(x.dtype).requires_grad_()
+            value = log_likelihood(model.decode(own), images)
+            gradients.append(torch.autograd.grad(value.sum(), own)[0].double())
+    return torch.cat(gradients)
