@@ -10,14 +10,14 @@ from vae.ui.missing_images import offer_images
 
 model, sample = access.current()
 heading = st.empty()
-levels, name = sections.pick_image(model, sample)
-if levels is None:
+seen, name = sections.pick_image(model, sample)
+if seen is None:
     with heading.container():
         widgets.opening("The bound", "How far one image's score lies below the truth, and why.")
     offer_images(model)
     st.stop()
 
-found = estimates.gap(model, levels)
+found = estimates.gap(seen)
 exact = not math.isnan(found.log_evidence)
 with heading.container():
     sections.opening(name, found, exact)
@@ -26,11 +26,11 @@ left, right = st.columns([1.15, 1], gap="large")
 with left:
     sections.rungs(found)
 with right:
-    sections.densities(model, levels, found)
+    sections.densities(model, seen, found)
 
 sections.two_forms(found)
 sections.gap_in_two_parts(found, exact)
 if exact:
-    sections.tilted(model, levels, found)
+    sections.tilted(seen, found)
 else:
-    sections.second_opinion(model, levels)
+    sections.second_opinion(model, seen)

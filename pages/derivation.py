@@ -9,7 +9,8 @@ from vae.ui.lessons import derivation as sections
 from vae.ui.missing_images import offer_images
 
 model, sample = access.current()
-lines, parts = estimates.derivation(model, sample), access.receipt(model, sample)
+seen, parts = access.seen(model, sample), access.receipt(model, sample)
+lines = estimates.closed_forms(model, sample) if seen is None else estimates.derivation(seen)
 by_key = {line.key: line for line in lines}
 widgets.opening(
     "Derivation",

@@ -38,7 +38,7 @@ with left:
     chart = st.container()
 with table_place:
     scored = scored_with_progress(model, files, settings)
-    chosen = scores.choose_one(scored, model, alarms.rate)
+    chosen = scores.choose_one(scored, alarms.rate)
 row = scored[chosen].row
 if row.error is not None:
     with heading:
@@ -47,7 +47,7 @@ if row.error is not None:
     st.stop()
 
 with right:
-    heard = score_meaning.hear(model, scored[chosen].prepared, settings)
+    heard = score_meaning.hear(model, scored[chosen], settings)
 opinions = score_meaning.opinions_of(model, scored[chosen], len(calibration.elbo), heard, alarms)
 verdict = give_verdict(opinions, alarms.rate)
 with heading:

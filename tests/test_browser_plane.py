@@ -212,6 +212,20 @@ def test_the_keyboard_alone_finds_decodes_and_chooses(server, page, checkpoint):
     page.get_by_role("heading", name=re.compile(r"The group: \d+ samples")).wait_for()
 
 
+def test_a_choice_is_not_lost_to_what_follows_before_python_has_answered(server, page):
+    open_map(page, server, "sample=3")
+    page.evaluate(
+        f"""async () => {{ const plane = {PLANE};
+        const wait = () => new Promise((done) => setTimeout(done, 25));
+        plane.tell("view", [-1, -1, 1, 1]);
+        await wait();
+        plane.pick(11);
+        await wait();
+        plane.tell("view", [-0.5, -0.5, 0.5, 0.5]); }}"""
+    )
+    page.get_by_text("Sample 11 pays").wait_for()
+
+
 def test_a_phone_probes_with_one_finger_and_zooms_with_two(server, chromium):
     context = chromium.new_context(viewport={"width": 390, "height": 844}, has_touch=True)
     page = context.new_page()

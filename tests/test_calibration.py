@@ -14,7 +14,7 @@ from conftest import CHECKPOINTS
 import vae
 from vae.data.images.adaptation import Adaptation
 from vae.data.sets.datasets import open_data
-from vae.scoring.calibration import Calibration
+from vae.scoring.calibration import Calibration, typicality
 from vae.scoring.calibration_sets import (
     calibration_of,
     calibration_set,
@@ -22,7 +22,6 @@ from vae.scoring.calibration_sets import (
     write_calibration,
 )
 from vae.scoring.scores import score_levels
-from vae.scoring.typicality import typicality
 
 SHIPPED = sorted(path.parent.name for path in CHECKPOINTS.glob("*/manifest.json"))
 BY_HAND = Calibration(np.array([-3.0, -1.0, -2.0, -2.0]), draws=0)

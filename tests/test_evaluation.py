@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from vae.cli.evaluate import metrics_table
-from vae.scoring.evaluation import Statistics, means_of, statistics_of
+from vae.scoring.evaluation import Statistics, calibration_evidence, means_of, statistics_of
 
 
 @pytest.fixture
@@ -101,3 +102,23 @@ def test_a_run_tells_of_how_many_images_it_knows_the_evidence(tmp_path, capsys):
     assert np.isfinite(model.reference.log_evidence).sum() == 14
     assert model.card.metrics.log_evidence_images == 4
     assert model.card.run["evidence_images"] == 14
+
+
+@pytest.mark.parametrize("asked", [14, 699, 10_000])
+def test_evidence_is_compared_with_that_of_images_where_it_was_computed(checkpoint, asked):
+    """An image beyond `--evidence-images` is unknown; one out of reach is stranger than all."""
+    model = checkpoint("digits-2d")
+    full = model.reference.log_evidence
+    chosen = np.linspace(0, model.reference.size - 1, min(asked, 699)).round().astype(int)
+    computed = np.full_like(full, np.nan)
+    computed[chosen] = full[chosen]
+    rows = model.reference.of_split("calibration")
+    inside = np.intersect1d(rows, chosen)
+    computed[inside[0]] = np.nan
+    partly = dataclasses.replace(
+        model,
+        reference=model.reference._replace(log_evidence=computed),
+        card=dataclasses.replace(model.card, run={"evidence_images": asked}),
+    )
+    known = calibration_evidence(partly)
+    assert known.tolist() == [-np.inf, *full[inside[1:]]]

@@ -13,9 +13,10 @@ from vae.elbo.evidence.bounds import estimate_bound, importance_bound, nested_bo
 from vae.elbo.evidence.crosscheck import _hats, sampled_evidence
 from vae.elbo.evidence.quadrature import exact_evidence, quadrature
 from vae.elbo.expectation import estimate_elbo
-from vae.elbo.nodes import hermite_nodes, node_log_likelihoods
+from vae.elbo.lessons.derivation import hermite_nodes
 from vae.elbo.seen import see
 from vae.elbo.terms import log_density
+from vae.elbo.tiles import node_log_likelihoods
 from vae.model.noise import image_normals
 
 

@@ -22,8 +22,9 @@ from vae.elbo.evidence.quadrature import exact_evidence
 from vae.elbo.expectation import estimate_elbo, take_apart
 from vae.elbo.gap.gap_split import best_gaussian, gap_split
 from vae.elbo.lattice import FIRST_LEVEL, expect, lattice_nodes
-from vae.elbo.nodes import hermite_nodes, node_log_likelihoods
+from vae.elbo.lessons.derivation import hermite_nodes
 from vae.elbo.seen import see
+from vae.elbo.tiles import node_log_likelihoods
 from vae.scoring.scores import score_levels
 from vae.store.checkpoint import Checkpoint
 from vae.store.originals import originals

@@ -51,7 +51,7 @@ def test_a_bar_of_error_stays_on_its_axis_and_a_small_one_is_no_exact_value():
     )
     (start, _), (width, _) = lefts(html, "bar"), widths(html, "bar")
     assert start > 0 and start + width < 100
-    assert "± 9.00" in html and "± &lt; 0.01" in html and "± 0.00" not in html
+    assert "±\u00a09.00" in html and "±\u00a0&lt;\u00a00.01" in html and "±\u00a00.00" not in html
 
 
 def test_every_value_can_be_read_as_text():
@@ -60,7 +60,7 @@ def test_every_value_can_be_read_as_text():
     assert [cell for cell in cells if cell] == [
         "−90.00",
         "−91.00",
-        "± 0.25",
+        "±\u00a00.25",
         "−94.00",
         "3.00",
         "1.00",
@@ -90,8 +90,15 @@ def test_ticks_are_round_and_stand_where_they_say(spread):
 
 def test_a_small_number_does_not_read_like_none():
     assert plus_minus(0.0) == plus_minus(None) == ""
-    assert plus_minus(0.034, 4) == " ± 0.0340" and plus_minus(3e-5, 4) == " ± < 0.0001"
-    assert plus_minus(0.4, 0) == " ± < 1" and plus_minus(12.3, 0) == " ± 12"
+    # Non-breaking spaces keep it on the line of its value.
+    texts = {
+        (0.034, 4): "0.0340",
+        (3e-5, 4): "<\u00a00.0001",
+        (0.4, 0): "<\u00a01",
+        (12.3, 0): "12",
+    }
+    for given, text in texts.items():
+        assert plus_minus(*given) == f"\u00a0±\u00a0{text}"
     shares = {0: "0.0", 0.02: "< 0.1", 0.1: "0.1", 62.66: "62.7", 99.98: "> 99.9", 100: "100.0"}
     for share, text in shares.items():
         assert percent(share) == f"{text}\u00a0%"

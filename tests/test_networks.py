@@ -12,7 +12,7 @@ import torch
 from vae.data.spec import ImageSpec
 from vae.elbo.terms import sampled_terms
 from vae.model.config import Activation, LikelihoodName, ModelConfig, Network
-from vae.model.layers import ResidualBlock
+from vae.model.networks import ResidualBlock
 from vae.model.vae import VAE
 
 

@@ -11,9 +11,8 @@ from torch.distributions import MultivariateNormal
 from vae.elbo.evidence.bounds import estimate_bound, importance_bound
 from vae.elbo.evidence.posterior import true_posterior
 from vae.elbo.evidence.quadrature import coarse_scan, exact_evidence, quadrature
-from vae.elbo.nodes import log_joint
 from vae.elbo.seen import see
-from vae.elbo.tiles import encode_tiled
+from vae.elbo.tiles import encode_tiled, log_joint
 
 FLAT = ("digits-2d", "digits-binary-2d", "digits-binary-2d-batch-moment")
 

@@ -11,12 +11,14 @@ from functools import cache
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
 import pytest
 from checkpoint_table import README as CHECKPOINTS_README
 from checkpoint_table import manifests, tables, without_times, written
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from vae.cli.main import main
+from vae.data.images.encoding import encode_png, to_image
 from vae.model.config import LikelihoodName
 from vae.training.presets import PRESETS
 from vae.ui.screens import SCREENS
@@ -172,6 +174,32 @@ def test_the_python_lines_print_what_the_readme_says(monkeypatch, capsys):
     assert NUMBER.sub("n", printed) == NUMBER.sub("n", expected)
     said, is_so = ([float(one) for one in NUMBER.findall(text)] for text in (expected, printed))
     assert is_so == pytest.approx(said, abs=1e-3)
+
+
+def test_the_scores_shown_are_those_of_such_files(tmp_path, monkeypatch, capsys, checkpoint):
+    folder, model = tmp_path / "my-files", checkpoint("digits-2d")
+    folder.mkdir()
+    for i in (17, 42):
+        png = encode_png(to_image(model.reference.levels[i], model.image))
+        (folder / f"digit-{i}.png").write_bytes(png)
+    seven = Image.new("L", (64, 64))
+    ImageDraw.Draw(seven).line([(16, 12), (48, 12), (30, 54)], fill=255, width=10)
+    seven.save(folder / "my-seven.png")
+    noise = np.random.default_rng(0).integers(0, 256, (8, 8), dtype=np.uint8)
+    Image.fromarray(noise).save(folder / "noise.png")
+    (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    monkeypatch.chdir(tmp_path)
+    assert main(["score", "digits-2d", "my-files"]) == 0
+    said = capsys.readouterr()
+    printed = [*said.out.splitlines(), *said.err.splitlines()]
+    (shown,) = (body for body in blocks(ROOT / "README.md", "console") if "my-files\n" in body)
+    expected = shown.splitlines()[1:]
+    assert [NUMBER.sub("n", line) for line in printed] == [
+        NUMBER.sub("n", line) for line in expected
+    ]
+    for one, other in zip(printed, expected, strict=True):
+        numbers = ([float(n) for n in NUMBER.findall(line)] for line in (one, other))
+        assert next(numbers) == pytest.approx(next(numbers), abs=2e-3)
 
 
 def test_the_evaluation_shown_is_that_of_the_checkpoint():

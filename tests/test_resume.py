@@ -31,9 +31,8 @@ from vae.store.checkpoint import load
 from vae.store.originals import own_data
 from vae.training.config import TrainConfig
 from vae.training.fit import Diverged, Fitted, fit
-from vae.training.run.monitor import Watch
+from vae.training.run.monitor import Interrupted, StopSignals, Watch
 from vae.training.run.run_folder import RunFolder, RunLocked, is_running, process_mark
-from vae.training.run.stopping import Interrupted, StopSignals
 from vae.training.state.differences import Changed, changes
 from vae.training.state.packing import Damaged, pack, unpack
 from vae.training.state.run_state import RunState, config_of

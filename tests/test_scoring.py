@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 import torch
+from bench.walks import followed
 
 import vae
 from vae.data.spec import ImageSpec
@@ -102,6 +103,15 @@ def test_company_order_and_threads_change_nothing(name: str, checkpoint) -> None
     with threads(2):
         for some in (np.arange(1), np.arange(50)):
             assert_same(numbers(model, levels[some], *options), together, some)
+
+
+def test_scoring_observes_encodes_and_takes_the_elbo_once(checkpoint) -> None:
+    model = checkpoint("digits-2d")
+    images = model.image.from_levels(model.reference.levels[:3])
+    with followed() as walk:
+        vae.score(model, images)
+    counts = {"observed": 1, "encoded": 1, "ELBO computed": 1, "log p(x) computed": 3}
+    assert walk.counts == counts
 
 
 def test_company_and_threads_leave_the_evidence_alone(checkpoint) -> None:

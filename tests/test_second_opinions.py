@@ -14,9 +14,9 @@ from vae.elbo.evidence.bounds import estimate_bound
 from vae.elbo.evidence.refined import refined_bound
 from vae.elbo.expectation import estimate_elbo
 from vae.elbo.seen import see
+from vae.scoring.calibration import typicality
 from vae.scoring.calibration_sets import calibration_of
 from vae.scoring.complexity import code_lengths, complexity_excess
-from vae.scoring.typicality import typicality
 from vae.scoring.verdict import Opinions, doubt_level, give_verdict, union_rate, words
 from vae.store.originals import originals
 
@@ -191,7 +191,12 @@ def test_an_opinion_that_so_few_images_cannot_give_is_named() -> None:
     assert not found.doubtful and len(found.findings) == 2
     assert "hear the regret at this rate" in found.findings[1]
     assert "never below 0.010, and 0.0025 is needed" in found.findings[1]
-    few = give_verdict(Opinions(0.5, 1 / 31, 1 / 31, complexity=1 / 31, images=30), 1 / 31)
+    few = give_verdict(
+        Opinions(0.5, 1 / 31, 1 / 31, complexity=1 / 31, images=30, evidence_images=30), 1 / 31
+    )
+    # Where log p(x) of few calibration images was computed, it alone cannot be heard.
+    least = give_verdict(Opinions(0.5, 0.5, evidence=0.25, evidence_images=3), 0.01)
+    assert not least.doubtful and "hear log p(x) at this rate" in least.findings[0]
     assert not few.doubtful
     assert "a high ELBO, log p(x) and the complexity" in few.findings[0]
     # At four times that rate each of them can be heard.

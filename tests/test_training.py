@@ -16,8 +16,8 @@ from vae.elbo.seen import see
 from vae.elbo.terms import sampled_terms
 from vae.model.vae import VAE
 from vae.scoring.evaluation import evaluate, split_metrics
+from vae.training.arithmetic import choose_device
 from vae.training.config import TrainConfig
-from vae.training.devices import choose_device
 from vae.training.fit import Diverged, Fitted, fit
 
 QUICK = TrainConfig(
@@ -173,7 +173,7 @@ def test_metrics_are_means_over_one_split(checkpoint) -> None:
     model = checkpoint("digits-2d")
     reference = model.reference
     for split in ("validation", "calibration"):
-        metrics = split_metrics(model.config, reference, split)
+        metrics = split_metrics(model, reference, split)
         elbo = reference.elbo[reference.of_split(split)]
         assert metrics["images"] == len(elbo) and metrics["split"] == split
         assert metrics["elbo"] == pytest.approx(elbo.mean())
@@ -192,12 +192,12 @@ def test_a_mean_says_of_how_many_images_it_is(checkpoint) -> None:
     rows = model.reference.of_split("validation")
     log_evidence[rows[[4, 70, 199]]] = np.nan
     reference = model.reference._replace(log_evidence=log_evidence)
-    metrics = split_metrics(model.config, reference, "validation")
+    metrics = split_metrics(model, reference, "validation")
     known = np.delete(model.reference.log_evidence[rows], [4, 70, 199])
     assert metrics["log_evidence"] == pytest.approx(known.mean())
     assert metrics["log_evidence_se"] == pytest.approx(known.std(ddof=1) / math.sqrt(197))
     assert (metrics["log_evidence_images"], metrics["images"]) == (197, 200)
     # None is within reach: then there is no mean, and nothing to count.
     reference = model.reference._replace(log_evidence=np.full_like(log_evidence, np.nan))
-    metrics = split_metrics(model.config, reference, "validation")
+    metrics = split_metrics(model, reference, "validation")
     assert not [name for name in metrics if name.startswith("log_evidence")]

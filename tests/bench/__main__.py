@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from bench import bound, film, many_machines, plane, score, screens, train
+from bench import bound, film, many_machines, plane, score, screens, train, walks
 
 BENCHMARKS = {
     "train": train,
@@ -14,6 +14,7 @@ BENCHMARKS = {
     "plane": plane,
     "film": film,
     "screens": screens,
+    "walks": walks,
 }
 
 

@@ -32,9 +32,8 @@ from vae.data.sets.image_data import ImageData, Splits
 from vae.data.spec import ImageSpec
 from vae.elbo.terms import standard_normal_kl
 from vae.model.vae import VAE
-from vae.training.arithmetic import Arithmetic, compiled
+from vae.training.arithmetic import Arithmetic, choose_device, compiled
 from vae.training.config import TrainConfig
-from vae.training.devices import choose_device
 from vae.training.fit import train_step
 from vae.training.loss.training_loss import TrainingLoss
 from vae.training.run.monitor import Watch

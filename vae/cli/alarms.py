@@ -41,6 +41,8 @@ def alarms(arguments: list[str]) -> int:
     from vae.scoring.alarms import alarm_rates
 
     flags = parse(_Arguments, "alarms", TEXT, arguments)
+    if not 0 <= flags.seed < 2**63:
+        raise Stop(EXIT_USAGE, f"--seed must lie in 0..2^63-1, not {flags.seed}.")
     if flags.limit < 1:
         raise Stop(EXIT_USAGE, f"--limit must be at least 1, not {flags.limit}.")
     loaded = open_checkpoint(flags.checkpoint)

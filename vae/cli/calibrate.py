@@ -74,7 +74,7 @@ def calibrate(arguments: list[str]) -> int:
     passed = LeftOut()
     try:
         check_name(loaded, flags.out, flags.overwrite)
-        check_counts(draws, 0)
+        check_counts(draws, 0, flags.seed)
         settings = ScoreSettings(flags.adaptation, limits, draws, 0, flags.seed, evidence=False)
         files = image_files(flags.paths, passed)
         with tqdm(disable=not sys.stderr.isatty(), unit="image", file=sys.stderr) as bar:
@@ -123,7 +123,7 @@ def _report(loaded: Checkpoint, made: CalibrationSet, refused: int, passed: Left
             f"{100 * smallest:.1f} %; a rate of 1 % takes 99 of them, 0.1 % takes 999.",
             file=sys.stderr,
         )
-    error = plus_minus(float(made.elbo.std(ddof=1)) / count**0.5, 3)
+    error = plus_minus(float(made.elbo.std(ddof=1)) / count**0.5, 3).replace("\u00a0", " ")
     print(
         f"{loaded.name}: calibration set {made.name!r} of {count} images, ELBO "
         f"{made.elbo.mean():.3f}{error} nats; smallest p-value {smallest:.3g}"

@@ -139,5 +139,5 @@ def _aggregate_lines(metrics: dict[str, Any]) -> list[str]:
 
 
 def _line(text: str, value: str) -> str:
-    number, _, rest = value.partition(" ")
+    number, _, rest = value.replace("\u00a0", " ").partition(" ")
     return f"  {text:<44} {number:>10} {rest}".rstrip()

@@ -125,7 +125,7 @@ def _settings(flags: _Arguments) -> ScoreSettings:
     if out is None and process_count() > 1:
         raise Stop(EXIT_USAGE, "several processes need a file for their rows: pass --out.")
     try:
-        check_counts(flags.draws, flags.importance_samples)
+        check_counts(flags.draws, flags.importance_samples, flags.seed)
     except ValueError as error:
         raise Stop(EXIT_USAGE, str(error)) from error
     return ScoreSettings(

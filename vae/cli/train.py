@@ -67,8 +67,8 @@ def train(arguments: list[str]) -> int:
     """Runs the command; returns its exit code."""
     from vae.data.images.listing import text_of
     from vae.processes import joined
+    from vae.training.arithmetic import choose_device
     from vae.training.config import TrainConfig
-    from vae.training.devices import choose_device
 
     for word in arguments:
         if (text := text_of(word)) != word:
@@ -93,8 +93,7 @@ def train(arguments: list[str]) -> int:
 def _train(config: TrainConfig, to: _Arguments, command: str, processes: Processes) -> int:
     from vae.training.commit import commit
     from vae.training.fit import fit
-    from vae.training.run.monitor import Watch
-    from vae.training.run.stopping import StopSignals
+    from vae.training.run.monitor import StopSignals, Watch
 
     with (
         _place(to, processes) as folder,
@@ -264,7 +263,7 @@ def _sentences(
     import torch
 
     from vae.training.fit import Diverged
-    from vae.training.run.stopping import Interrupted
+    from vae.training.run.monitor import Interrupted
     from vae.training.state.packing import Damaged
 
     words = [*processes.program, "-m", "vae", "train", "--resume", "--out", str(to.out)]

@@ -15,10 +15,9 @@ import torch
 from torch import Tensor
 
 from vae.elbo.lattice import expect, lattice_nodes
-from vae.elbo.nodes import node_log_likelihoods
 from vae.elbo.seen import Seen
 from vae.elbo.terms import Terms
-from vae.elbo.tiles import decode_means, decoder_rows, map_tiles, row_sums
+from vae.elbo.tiles import decode_means, decoder_rows, map_tiles, node_log_likelihoods, row_sums
 from vae.model.face import LatentModel, pixel_log_likelihood
 
 __all__ = ["DRAWS", "Elbo", "Receipt", "draws_used", "estimate_elbo", "take_apart", "uncertainty"]

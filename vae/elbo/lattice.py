@@ -19,8 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vae.elbo.nodes import node_log_likelihoods
-from vae.elbo.tiles import row_sums
+from vae.elbo.tiles import node_log_likelihoods, row_sums
 from vae.model.face import LatentModel
 
 __all__ = ["FIRST_LEVEL", "Expectation", "expect", "lattice_nodes"]

@@ -14,9 +14,19 @@ import torch
 from torch import Tensor
 
 from vae.data.spec import ImageSpec
+from vae.elbo.terms import log_likelihood
 from vae.model.face import LatentModel
 
-__all__ = ["decode_means", "decoder_rows", "encode_tiled", "map_tiles", "row_sums"]
+__all__ = [
+    "decode_means",
+    "decoder_rows",
+    "encode_tiled",
+    "log_joint",
+    "log_sum_exp",
+    "map_tiles",
+    "node_log_likelihoods",
+    "row_sums",
+]
 
 _ENCODER_ROWS = 128
 # Pictures come in dozens: a smaller tile pads less, and a convolution's buffers stay within the
@@ -71,6 +81,12 @@ def row_sums(values: Tensor) -> Tensor:
     return torch.from_numpy(np.asarray(values.contiguous().numpy().sum(-1)))
 
 
+def log_sum_exp(values: Tensor) -> Tensor:
+    r"""The log of the sum of exponentials along the last axis, by :func:`row_sums`."""
+    most = values.amax(-1, keepdim=True)
+    return row_sums(torch.exp(values - most)).log() + most[..., 0]
+
+
 def encode_tiled(model: LatentModel, x: Tensor) -> tuple[Tensor, Tensor]:
     r"""Encodes images in tiles.
 
@@ -106,3 +122,31 @@ def decode_means(model: LatentModel, z: Tensor) -> Tensor:
     means = map_tiles(rows, len(codes), lambda tile: model.decode(codes[tile]).mean)
     # The mean of a density of real values may step a little outside what can be shown.
     return means.clamp(0, 1)
+
+
+def node_log_likelihoods(model: LatentModel, x: Tensor, z: Tensor) -> Tensor:
+    r"""The log-likelihood of each image at each of its own codes.
+
+    Args:
+        model: The model.
+        x: The images, with shape :math:`(B, C, H, W)`.
+        z: The codes, with shape :math:`(B, S, D)`.
+
+    Returns:
+        :math:`\log p(x_b \mid z_{bs})` in nats, float64, with shape :math:`(B, S)`.
+    """
+    images, draws, dims = z.shape
+    codes = z.reshape(-1, dims).to(x.dtype)
+
+    def tile(rows: Tensor) -> Tensor:
+        first, last = int(rows[0]) // draws, int(rows[-1]) // draws
+        # A tile within one image needs no copy of it for each row.
+        images_of = x[first] if first == last else x.index_select(0, rows // draws)
+        return log_likelihood(model.decode(codes.index_select(0, rows)), images_of)
+
+    return map_tiles(decoder_rows(model.image), images * draws, tile).reshape(images, draws)
+
+
+def log_joint(model: LatentModel, image: Tensor, z: Tensor) -> Tensor:
+    r""":math:`\log p(x, z)` of one image :math:`(C, H, W)` at codes :math:`(N, D)`, (N,)."""
+    return node_log_likelihoods(model, image[None], z[None])[0] + model.prior.log_prob(z)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from textwrap import wrap
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +27,8 @@ _PLACES = {
     "bottom right": np.array([1, -1]),
     "bottom left": np.array([-1, -1]),
 }
+# Letters on a line of a name, which is broken at hyphens.
+_LETTERS = 12
 # More marks than this make a chart slow.
 _MOST_POINTS = 2_000
 
@@ -121,7 +124,7 @@ def _marks(
         x=[p.rate for p in points],
         y=[p.distortion for p in points],
         mode="markers+text",
-        text=[literal(p.label) for p in points],
+        text=["<br>".join(map(literal, wrap(p.label, _LETTERS))) for p in points],
         textposition=places,
         textfont={"size": 12},
         cliponaxis=False,
@@ -169,7 +172,8 @@ def _name_places(
         taken += [(*place, 0, 0) for place in along]
     places: dict[str, str] = {}
     for point in sorted(points, key=lambda point: point.rate):
-        half = np.array([_LETTER * len(point.label), _LINE]) / 2
+        lines = wrap(point.label, _LETTERS)
+        half = np.array([_LETTER * max(map(len, lines)), _LINE * len(lines)]) / 2
         there, sizes = np.hsplit(np.array(taken), 2)
         met = {}
         for place, side in _PLACES.items():

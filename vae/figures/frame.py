@@ -122,12 +122,12 @@ def nats(value: float, digits: int = 1) -> str:
 
 
 def plus_minus(error: float | None, digits: int = 2) -> str:
-    """An error after its value, with a space before it; empty for none, 0 and NaN.
+    """An error after its value, which it stays with on a line; empty for none, 0 and NaN.
 
     A small one must not read like that of an exact value: it is "± < 0.01", never "± 0.00".
     """
     text = error_text(error, digits)
-    return text and f" ± {text}"
+    return text and f" ± {text}".replace(" ", "\u00a0")
 
 
 def error_text(error: float | None, digits: int = 2) -> str:

@@ -21,9 +21,10 @@ from vae.data.spec import ImageSpec
 from vae.elbo.evidence.quadrature import exact_evidence
 from vae.elbo.expectation import estimate_elbo
 from vae.elbo.seen import see
+from vae.scoring.calibration import typicality
 from vae.scoring.calibration_sets import calibration_of
 from vae.scoring.complexity import code_lengths, complexity_excess, excess_tie
-from vae.scoring.typicality import typicality
+from vae.scoring.evaluation import calibration_evidence
 from vae.store.checkpoint import Checkpoint
 from vae.store.originals import own_data
 
@@ -161,11 +162,8 @@ def _opinions(
         opinions = {"ELBO": places.low, "ELBO, two-sided": places.two_sided}
         if exact:
             found = exact_evidence(seen.model, seen.x, seen.mu).log_evidence.numpy()
-            # Out of the quadrature's reach means far below everything within it.
-            known, values = (
-                np.nan_to_num(one, nan=-np.inf) for one in (reference.log_evidence[rows], found)
-            )
-            opinions["log p(x)"] = typicality(known, values).low
+            values = np.nan_to_num(found, nan=-np.inf)
+            opinions["log p(x)"] = typicality(calibration_evidence(checkpoint), values).low
         opinions["KL, two-sided"] = typicality(kls, kl).two_sided
         excess = complexity_excess(elbo, code_lengths(seen.x.numpy()).bits)
         opinions["complexity"] = typicality(excesses, excess, excess_tie(elbo)).high

@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vae.data.images.encoding import encode_png
-from vae.scoring.typicality import tie
+from vae.scoring.calibration import tie
 
 __all__ = ["CodeLength", "code_lengths", "complexity_excess", "excess_tie"]
 

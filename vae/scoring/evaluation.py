@@ -30,6 +30,7 @@ from vae.store.originals import originals, own_data
 
 __all__ = [
     "aggregate_metrics",
+    "calibration_evidence",
     "evaluate",
     "means_of",
     "reference_kl_per_dim",
@@ -95,6 +96,18 @@ def reference_of(
     )
     levels = data.read(indices) if data.embeds else None
     return Reference(indices, split, data.labels_of(indices), *found, levels)
+
+
+def calibration_evidence(checkpoint: Checkpoint) -> np.ndarray:
+    r"""The exact :math:`\log p(x)` of the calibration images for which it was asked, (n,).
+
+    Out of the quadrature's reach is stranger than anything within it, and counts as minus
+    infinity; an image beyond ``evidence_images`` is unknown, and no image to compare with.
+    """
+    reference = checkpoint.reference
+    asked = _with_evidence(reference.size, checkpoint.card.run.get("evidence_images"))
+    rows = reference.of_split("calibration")
+    return np.nan_to_num(reference.log_evidence[rows[asked[rows]]], nan=-np.inf)
 
 
 def reference_kl_per_dim(reference: Reference | Statistics) -> np.ndarray:
@@ -200,7 +213,7 @@ def evaluate(
         DataMissing: If the images aren't in the checkpoint and their data set isn't there.
         ValueError: If a count is out of range, or the data set has no test images.
     """
-    check_counts(draws, importance_samples)
+    check_counts(draws, importance_samples, seed)
     read, count = _images_of(checkpoint, split, limit)
     statistics = statistics_of(
         checkpoint.model, read, count, draws, importance_samples, seed, progress, evidence_images
@@ -260,10 +273,7 @@ def statistics_of(
         evidence_images: The most images whose exact evidence is computed where :math:`D \le 2`,
             evenly spread over all; NaN for the others. All of them when not given.
     """
-    with_evidence = np.zeros(count, dtype=bool)
-    if model.latent_dim <= 2:
-        wanted = count if evidence_images is None else min(evidence_images, count)
-        with_evidence[np.linspace(0, count - 1, wanted).round().astype(int)] = True
+    with_evidence = _with_evidence(count, evidence_images if model.latent_dim <= 2 else 0)
 
     def work(rows: np.ndarray) -> Statistics:
         return _statistics(
@@ -293,6 +303,14 @@ def statistics_of(
             bar.set_postfix_str(_so_far(parts))
     order = np.argsort(np.concatenate(chunks))
     return Statistics(*(np.concatenate(column)[order] for column in zip(*parts, strict=True)))
+
+
+def _with_evidence(count: int, most: int | None) -> np.ndarray:
+    """Which of so many images have their exact evidence computed, at most so many, (N,)."""
+    chosen = np.zeros(count, dtype=bool)
+    wanted = count if most is None else min(most, count)
+    chosen[np.linspace(0, count - 1, wanted).round().astype(int)] = True
+    return chosen
 
 
 def _statistics(

@@ -94,7 +94,7 @@ class Scorer:
         **settings: Any,  # noqa: ANN401
     ) -> None:
         self.settings = ScoreSettings(**{"limits": FILE_LIMITS, **settings})
-        check_counts(self.settings.draws, self.settings.importance_samples)
+        check_counts(self.settings.draws, self.settings.importance_samples, self.settings.seed)
         self.root = root
         self._source = checkpoint
 

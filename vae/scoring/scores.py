@@ -113,14 +113,14 @@ def scores_of(
     Args:
         levels: The levels, ``uint8``, with shape :math:`(B, C, H, W)`.
     """
-    check_counts(draws, importance_samples)
+    check_counts(draws, importance_samples, seed)
     if not len(levels):
         return Scores([], [], None, None)
     names = [str(number) for number in range(len(levels))] if names is None else names
     if len(names) != len(levels):
         raise ValueError(f"names must hold {len(levels)} names, one an image, not {len(names)}.")
     compared = calibration_of(checkpoint, calibration)
-    seen = see(checkpoint.model, levels, seed)
+    seen = see(checkpoint, levels, seed)
     elbo = estimate_elbo(seen, draws)
     # Percentile and p-value keep the calibration set's own estimator.
     alike = elbo.draws == compared.draws
@@ -164,16 +164,19 @@ def bits_per_dim(model: LatentModel, elbo: np.ndarray) -> np.ndarray:
     return -elbo / (model.image.pixels * math.log(2))
 
 
-def check_counts(draws: int, importance_samples: int) -> None:
-    """Refuses counts of draws that are out of range.
+def check_counts(draws: int, importance_samples: int, seed: int = 0) -> None:
+    """Refuses counts of draws, and seeds, that are out of range.
 
     Raises:
-        ValueError: If a count is out of range; the message names it.
+        ValueError: If one is out of range; the message names it.
     """
     if not 1 <= draws <= 100_000:
         raise ValueError(f"draws must lie in 1..100000, not {draws}.")
     if not 0 <= importance_samples <= 1_000_000:
         raise ValueError(f"importance_samples must lie in 0..1000000, not {importance_samples}.")
+    # A row's seed is a column of 64 bits in Parquet.
+    if not -(2**63) <= seed < 2**63:
+        raise ValueError(f"seed must lie in -2^63..2^63-1, not {seed}.")
 
 
 def _numbers(column: Tensor | np.ndarray) -> list[float | None]:

@@ -51,7 +51,8 @@ class Opinions(NamedTuple):
         complexity: Of a cost beyond the lossless code as high or higher; none likewise.
         best_passes: Whether :math:`\mathrm{ELBO}(q^*)` lies above the threshold; none likewise.
         bound_draws: The k of :math:`L_k`; 0 where the evidence is exact.
-        images: The number of calibration images behind all but the regret.
+        images: The number of calibration images behind all but evidence and regret.
+        evidence_images: The number behind the evidence.
         regret_images: The number behind the regret.
     """
 
@@ -63,6 +64,7 @@ class Opinions(NamedTuple):
     best_passes: bool | None = None
     bound_draws: int = 0
     images: int = 999
+    evidence_images: int = 999
     regret_images: int = 999
 
 
@@ -158,7 +160,7 @@ def _heard(opinions: Opinions, flagged: bool, level: float) -> tuple[Opinions, l
     """The opinions without those whose p-value cannot be as low as the level, and who they are."""
     asked = {
         "a high ELBO": (None if flagged else opinions.elbo_high, opinions.images),
-        "evidence": (opinions.evidence, opinions.images),
+        "evidence": (opinions.evidence, opinions.evidence_images),
         "complexity": (opinions.complexity, opinions.images),
         "regret": (opinions.regret, opinions.regret_images),
     }

@@ -1,4 +1,4 @@
-"""How a training step is computed: float32 or bfloat16, and translated by torch.compile or not."""
+"""Where and how a training step is computed: the device, float32 or bfloat16, torch.compile."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vae.training.config import TrainConfig
 from vae.training.loss.training_loss import TrainingLoss
 from vae.training.state.run_state import RunState
 
-__all__ = ["Arithmetic", "arithmetic_of", "compiled"]
+__all__ = ["Arithmetic", "arithmetic_of", "choose_device", "compiled", "device_name"]
 
 
 class Arithmetic(NamedTuple):
@@ -75,3 +75,27 @@ def compiled(
         for weight in state.parameters:
             weight.grad = None
     return translated, arithmetic
+
+
+def choose_device(name: str) -> torch.device:
+    """Resolves ``auto`` to a GPU if there is one, else the CPU.
+
+    Raises:
+        ValueError: If the named device isn't there.
+    """
+    available = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if name == "auto":
+        name = next(choice for choice in ("cuda", "mps", "cpu") if available[choice])
+    if not available[name]:
+        usable = ", ".join(choice for choice, there in available.items() if there)
+        raise ValueError(f"device {name!r} is not available here; choose one of: {usable}.")
+    return torch.device(name)
+
+
+def device_name(device: torch.device) -> str:
+    """The device's name for people."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

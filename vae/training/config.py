@@ -272,6 +272,8 @@ def _check(config: TrainConfig) -> None:
             raise ValueError(
                 f"{name} must be at least 0 and finite, not {getattr(config, name)!r}."
             )
+    if not -(2**63) <= config.seed < 2**63:
+        raise ValueError(f"seed must lie in -2^63..2^63-1, not {config.seed!r}.")
     if not 0 <= config.ema < 1:
         raise ValueError(f"ema must lie in [0, 1), not {config.ema!r}.")
     for name, valid in _choices(config).items():

@@ -19,13 +19,11 @@ from torch.nn.parallel import DistributedDataParallel
 from vae.data.sets.image_data import ImageData
 from vae.model.vae import VAE
 from vae.processes import ALONE, Processes
-from vae.training.arithmetic import Arithmetic, arithmetic_of, compiled
+from vae.training.arithmetic import Arithmetic, arithmetic_of, choose_device, compiled, device_name
 from vae.training.config import TrainConfig
-from vae.training.devices import choose_device, device_name
 from vae.training.loss.schedules import kl_setting, learning_rate
 from vae.training.loss.training_loss import BatchLoss, TrainingLoss
-from vae.training.run.monitor import Watch
-from vae.training.run.stopping import GO_ON, Interrupted
+from vae.training.run.monitor import GO_ON, Interrupted, Watch
 from vae.training.state.run_state import RunState
 from vae.training.validation import validate
 

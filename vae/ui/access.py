@@ -13,8 +13,8 @@ import torch
 from vae.data.images.encoding import encode_png, to_image
 from vae.data.sets.image_data import DataMissing
 from vae.elbo.aggregate.density import active_units
-from vae.elbo.expectation import Receipt, estimate_elbo, take_apart
-from vae.elbo.seen import see
+from vae.elbo.expectation import Elbo, Receipt, estimate_elbo, take_apart
+from vae.elbo.seen import Seen, see
 from vae.elbo.tiles import decode_means
 from vae.explore import traversals
 from vae.scoring.calibration_sets import calibration_of
@@ -31,6 +31,7 @@ __all__ = [
     "current",
     "decode",
     "draws_of",
+    "elbo",
     "entries",
     "file_column",
     "files",
@@ -43,6 +44,8 @@ __all__ = [
     "receipt_of",
     "reconstructions",
     "sample_png",
+    "seen",
+    "seen_of",
     "table",
 ]
 
@@ -173,17 +176,35 @@ def file_column(model: Checkpoint, rows: np.ndarray) -> dict[str, list[str]]:
     return {} if names is None else {"file": [names[row] for row in rows]}
 
 
+def seen(model: Checkpoint, sample: int) -> Seen | None:
+    """A reference sample as the model sees it; none where its image isn't on this machine."""
+    levels = levels_of(model, sample)
+    return None if levels is None else seen_of(model, levels)
+
+
+# Shared, since it goes with the model itself.
+@shared(max_entries=512)
+def seen_of(model: Checkpoint, levels: np.ndarray) -> Seen:
+    """An image's levels (C, H, W) as the model sees them."""
+    return see(model, levels[None])
+
+
+@shared(max_entries=512)
+def elbo(seen: Seen) -> Elbo:
+    """The ELBO of an image that a checkpoint sees, by the draws behind its reference scores."""
+    return estimate_elbo(seen, draws_of(seen.model))
+
+
 def receipt(model: Checkpoint, sample: int) -> Receipt | None:
     """A reference sample's ELBO taken apart; none where its image isn't on this machine."""
-    levels = levels_of(model, sample)
-    return None if levels is None else receipt_of(model, levels, draws_of(model), 0)
+    found = seen(model, sample)
+    return None if found is None else receipt_of(found, elbo(found))
 
 
 @cached(max_entries=512)
-def receipt_of(model: Checkpoint, levels: np.ndarray, draws: int, seed: int) -> Receipt:
-    """An uploaded image's ELBO taken apart, from its levels (C, H, W)."""
-    seen = see(model.model, levels[None], seed)
-    return take_apart(seen, estimate_elbo(seen, draws))
+def receipt_of(seen: Seen, elbo: Elbo) -> Receipt:
+    """An image's ELBO taken apart."""
+    return take_apart(seen, elbo)
 
 
 def sample_png(model: Checkpoint, sample: int) -> bytes | None:

@@ -13,11 +13,11 @@ import torch
 from vae.elbo.aggregate import surgery as surgery_module
 from vae.elbo.aggregate.surgery import Surgery
 from vae.elbo.evidence.annealing import annealed_evidence
+from vae.elbo.evidence.bounds import Ladder, bound_ladder
 from vae.elbo.evidence.crosscheck import sampled_evidence
-from vae.elbo.evidence.ladder import Ladder, bound_ladder
 from vae.elbo.evidence.posterior import true_posterior
 from vae.elbo.evidence.quadrature import CoarseScan, Quadrature, coarse_scan, quadrature
-from vae.elbo.expectation import Elbo, Receipt, estimate_elbo
+from vae.elbo.expectation import Elbo, Receipt
 from vae.elbo.gap.gap_split import BestGaussian, best_full_gaussian, best_gaussian, gap_split
 from vae.elbo.lessons import batch_mates as batch_mates_module
 from vae.elbo.lessons import derivation as derivation_module
@@ -28,7 +28,7 @@ from vae.elbo.lessons.misconception import (
     expected_batch_penalty,
     misconception_means,
 )
-from vae.elbo.seen import Seen, see
+from vae.elbo.seen import Seen
 from vae.store.checkpoint import Checkpoint
 from vae.ui import access
 from vae.ui.caches import cached, shared
@@ -39,9 +39,11 @@ __all__ = [
     "annealed",
     "batch_mates",
     "blurred",
+    "closed_forms",
     "derivation",
     "finite_set",
     "gap",
+    "ladder",
     "posterior",
     "scan",
     "surgery",
@@ -60,21 +62,21 @@ def blurred(model: Checkpoint, sample: int) -> Receipt:
     image = spec.from_levels(access.levels_of(model, sample))
     padded = np.pad(image, ((0, 0), (1, 1), (1, 1)), mode="edge")
     windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))
-    return access.receipt_of(
-        model, spec.to_levels(windows.mean((-1, -2))), access.draws_of(model), 0
-    )
+    seen = access.seen_of(model, spec.to_levels(windows.mean((-1, -2))))
+    return access.receipt_of(seen, access.elbo(seen))
 
 
 @cached(max_entries=128, show_spinner="Computing every line")
-def derivation(model: Checkpoint, sample: int) -> list[Line]:
-    """The derivation evaluated for a sample; what needs its image only where that is here."""
-    levels = access.levels_at(model, [sample])
-    if levels is None:
-        table = access.table(model)
-        mu, sigma = (torch.from_numpy(one[sample]) for one in (table.mu, table.sigma))
-        return derivation_module.closed_forms(mu, sigma, float(table.kl[sample]))
-    seen = see(model.model, levels)
-    return derivation_module.derivation(seen, access.draws_of(model), scan(model))
+def derivation(seen: Seen) -> list[Line]:
+    """The derivation evaluated for an image."""
+    return derivation_module.derivation(seen, access.elbo(seen), ladder(seen), _quadrature(seen))
+
+
+def closed_forms(model: Checkpoint, sample: int) -> list[Line]:
+    """The lines of the derivation that need no image, evaluated for a sample."""
+    table = access.table(model)
+    mu, sigma = (torch.from_numpy(one[sample]) for one in (table.mu, table.sigma))
+    return derivation_module.closed_forms(mu, sigma, float(table.kl[sample]))
 
 
 @cached(max_entries=64, show_spinner="Scoring one image in four companies")
@@ -126,18 +128,22 @@ class Gap(NamedTuple):
     split: Line | None
 
 
+@cached(max_entries=128)
+def ladder(seen: Seen) -> Ladder:
+    """The nested bounds of one image."""
+    return bound_ladder(seen)
+
+
 @cached(max_entries=128, show_spinner="Finding the best q and 5,000 draws")
-def gap(model: Checkpoint, levels: np.ndarray) -> Gap:
-    """The bounds of one image, (C, H, W)."""
-    draws = access.draws_of(model)
+def gap(seen: Seen) -> Gap:
+    """The bounds of one image."""
+    elbo = access.elbo(seen)
     with ThreadPoolExecutor(1) as beside:
         # Two roads to one truth that don't meet: each may have a core.
-        seen = see(model.model, levels[None])
-        rungs = beside.submit(bound_ladder, seen)
-        elbo = estimate_elbo(seen, draws)
-        best = _best(model, levels)
+        rungs = beside.submit(ladder, seen)
+        best = _best(seen)
         split = gap_split(best)
-        to_posterior, line = _to_posterior(seen, elbo, _quadrature(model, levels))
+        to_posterior, line = _to_posterior(seen, elbo, _quadrature(seen))
     return Gap(
         terms=(float(elbo.terms.expected_log_likelihood[0]), float(elbo.terms.kl[0])),
         elbo=(float(elbo.value[0]), float(elbo.uncertainty[0])),
@@ -158,19 +164,20 @@ def gap(model: Checkpoint, levels: np.ndarray) -> Gap:
 
 
 @shared(max_entries=8)
-def _best(model: Checkpoint, levels: np.ndarray) -> BestGaussian:
-    found = _quadrature(model, levels)
+def _best(seen: Seen) -> BestGaussian:
+    found = _quadrature(seen)
     return best_gaussian(
-        see(model.model, levels[None]),
-        draws=access.draws_of(model),
+        seen,
+        access.elbo(seen),
+        draws=access.draws_of(seen.model),
         integrals=None if found is None else [found],
     )
 
 
 @cached(max_entries=128)
-def tilted_elbo(model: Checkpoint, levels: np.ndarray) -> tuple[float, float]:
+def tilted_elbo(seen: Seen) -> tuple[float, float]:
     """The ELBO of the best Gaussian of any covariance and its error, in nats; for D <= 2."""
-    found = best_full_gaussian(see(model.model, levels[None]), _best(model, levels))
+    found = best_full_gaussian(seen, _best(seen))
     return float(found.elbo[0]), float(found.error[0])
 
 
@@ -187,37 +194,30 @@ def _to_posterior(seen: Seen, elbo: Elbo, found: Quadrature | None) -> tuple[flo
 
 
 @shared(max_entries=8)
-def _quadrature(model: Checkpoint, levels: np.ndarray) -> Quadrature | None:
-    if model.latent_dim > 2:
+def _quadrature(seen: Seen) -> Quadrature | None:
+    if seen.dims > 2:
         return None
-    seen = see(model.model, levels[None])
-    return quadrature(seen.model, seen.x[0], seen.mu[0], scan=scan(model))
+    return quadrature(seen.model, seen.x[0], seen.mu[0], scan=scan(seen.model))
 
 
 @shared(max_entries=4)
 def scan(model: Checkpoint) -> CoarseScan | None:
     """The decoded coarse cells of a model with at most two latent dimensions."""
-    return coarse_scan(model.model) if model.latent_dim <= 2 else None
+    return coarse_scan(model) if model.latent_dim <= 2 else None
 
 
 @cached(max_entries=64)
-def posterior(
-    model: Checkpoint, levels: np.ndarray, window: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def posterior(seen: Seen, window: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Axes (D, G) and density (G) or (G, G) of one image's true posterior over a window (D, 2)."""
-    x = model.observe(levels[None])[0]
-    found = _quadrature(model, levels)
-    centre = torch.from_numpy(window.mean(1))
+    centre, window = torch.from_numpy(window.mean(1)), torch.from_numpy(window)
     side = _LINE_SIDE if len(window) == 1 else _PLANE_SIDE
-    grid = true_posterior(model.model, x, centre, torch.from_numpy(window), side, found)
+    grid = true_posterior(seen.model, seen.x[0], centre, window, side, _quadrature(seen))
     return grid.axes.numpy(), grid.density.numpy()
 
 
-def annealed(
-    model: Checkpoint, levels: np.ndarray, chains: int, progress: Callable[[float], object]
-) -> tuple[float, float]:
+def annealed(seen: Seen, chains: int, progress: Callable[[float], object]) -> tuple[float, float]:
     """The annealed estimate of log p(x) and its standard error, in nats; not cached."""
-    found = annealed_evidence(see(model.model, levels[None]), chains=chains, progress=progress)
+    found = annealed_evidence(seen, chains=chains, progress=progress)
     return float(found.log_evidence[0]), float(found.standard_error[0])
 
 

@@ -182,8 +182,8 @@ def _in_parts(
     }
     if held:
         print(
-            f"the sub-folders {', '.join(sorted(held))} are not kept apart: their images are "
-            "trained on like all others. Only where every sub-folder is one of "
+            f"{', '.join(sorted(held))}: not kept apart as parts of the set, but trained on like "
+            "all other images. Only where every sub-folder is one of "
             f"{', '.join(_PARTS)}, one of them is for training, and no image lies beside them, "
             "are they the parts of the set",
             file=sys.stderr,

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from vae.elbo.evidence.quadrature import Quadrature
-from vae.elbo.nodes import log_joint
 from vae.elbo.terms import standard_normal_log_density
+from vae.elbo.tiles import log_joint
 from vae.model.face import LatentModel
 
 __all__ = ["SampledEvidence", "sampled_evidence"]

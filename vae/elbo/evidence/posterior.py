@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from vae.elbo.evidence.quadrature import Quadrature, quadrature
-from vae.elbo.nodes import log_joint
+from vae.elbo.tiles import log_joint
 from vae.model.face import LatentModel
 
 __all__ = ["PosteriorGrid", "moments", "true_posterior"]

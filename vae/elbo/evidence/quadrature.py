@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from vae.elbo.nodes import log_joint, log_sum_exp
 from vae.elbo.terms import log_likelihood
-from vae.elbo.tiles import decoder_rows, map_tiles
+from vae.elbo.tiles import decoder_rows, log_joint, log_sum_exp, map_tiles
 from vae.model.face import LatentModel, greatest_log_likelihood
 
 __all__ = [

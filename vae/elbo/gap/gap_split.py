@@ -29,9 +29,8 @@ from vae.elbo.expectation import DRAWS, Elbo, estimate_elbo, uncertainty
 from vae.elbo.gap.gaussian_fit import Gaussians, fit_gaussians, gaussian_kl
 from vae.elbo.gap.starts import balanced_draws, posterior_starts, scouted_starts
 from vae.elbo.lattice import FIRST_LEVEL, Expectation, expect, lattice_nodes
-from vae.elbo.nodes import node_log_likelihoods
 from vae.elbo.seen import Seen
-from vae.elbo.tiles import row_sums
+from vae.elbo.tiles import node_log_likelihoods, row_sums
 from vae.model.noise import Purpose
 
 __all__ = [

@@ -15,16 +15,17 @@ from __future__ import annotations
 import math
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from vae.elbo.evidence.bounds import Ladder, bound_ladder
 from vae.elbo.evidence.crosscheck import SampledEvidence, sampled_evidence
-from vae.elbo.evidence.ladder import bound_ladder
-from vae.elbo.evidence.quadrature import CoarseScan, Quadrature, quadrature
-from vae.elbo.expectation import DRAWS, Elbo, estimate_elbo
-from vae.elbo.nodes import hermite_nodes, log_joint, node_log_likelihoods
+from vae.elbo.evidence.quadrature import Quadrature, quadrature
+from vae.elbo.expectation import Elbo, estimate_elbo
 from vae.elbo.seen import Seen
 from vae.elbo.terms import log_density, standard_normal_log_density
+from vae.elbo.tiles import log_joint, node_log_likelihoods
 
 __all__ = [
     "Estimate",
@@ -33,6 +34,7 @@ __all__ = [
     "derivation",
     "divergence_to_posterior",
     "grid_elbo",
+    "hermite_nodes",
     "split_line",
     "stated",
 ]
@@ -41,6 +43,9 @@ __all__ = [
 _ERRORS = 5
 # Networks compute in float32.
 _ROUNDING = 1e-4
+_GRID_TOLERANCE = 1e-3
+# Bounds the work of a grid, in pixel values decoded.
+_GRID_PIXELS = 2**27
 
 
 class Estimate(NamedTuple):
@@ -87,23 +92,27 @@ class Line(NamedTuple):
 @torch.inference_mode()
 def derivation(
     seen: Seen,
-    draws: int = DRAWS,
-    scan: CoarseScan | None = None,
+    elbo: Elbo | None = None,
+    ladder: Ladder | None = None,
+    found: Quadrature | None = None,
 ) -> list[Line]:
     r"""Evaluates the derivation for one image.
 
     Args:
         seen: The image.
-        draws: Draws from q where :math:`D > 2`, where it takes 2 to tell their error.
-        scan: The model's decoded coarse cells, for a caller that keeps them.
+        elbo: Its ELBO, for a caller that has it, as for the rest.
+        ladder: Its nested bounds.
+        found: Its quadrature where :math:`D \le 2`.
 
     Returns:
         The lines in order; those that need the exact evidence are there for :math:`D \le 2` only,
         and only for an image within reach of the quadrature.
     """
-    draws = max(2, draws)
-    estimated = estimate_elbo(seen, draws)
-    elbo, ladder = stated(estimated), bound_ladder(seen)
+    estimated = estimate_elbo(seen) if elbo is None else elbo
+    if estimated.draws == 1:  # it takes 2 to tell their error
+        estimated = estimate_elbo(seen, 2)
+    draws, elbo = estimated.draws, stated(estimated)
+    ladder = bound_ladder(seen) if ladder is None else ladder
     k = ladder.rungs[-1]
     bound = Estimate(float(ladder.values[-1]), _ERRORS * float(ladder.standard_errors[-1]))
     lines = []
@@ -111,7 +120,7 @@ def derivation(
         grid = grid_elbo(seen)
         ratio, ratio_error = grid.value, grid.error + elbo.error
         ratio_why = "Left: the log-ratio summed over a grid about q. Right: the score."
-        found = quadrature(seen.model, seen.x[0], seen.mu[0], scan=scan)
+        found = quadrature(seen.model, seen.x[0], seen.mu[0]) if found is None else found
         if not found.log_evidence.isnan():
             sampled = sampled_evidence(seen.model, seen.x[0], found, seen.seed)
             to_posterior = divergence_to_posterior(sampled, grid)
@@ -261,21 +270,48 @@ def grid_elbo(seen: Seen) -> Estimate:
         seen: One image, of a model with :math:`D \le 2`.
 
     Returns:
-        Nats, from a grid over :math:`\mu \pm 6 \sigma`; the error is the change from twice its
-        step.
+        Nats, from a grid over :math:`\mu \pm 6 \sigma` whose step is halved until the result
+        stays, as far as 2^27 decoded pixel values go; the error is the last change, and a
+        sixteenth of the one before, since a change can be small by chance.
     """
     dims, mu, sigma = seen.dims, seen.mu, seen.sigma
-    axis = torch.linspace(-6, 6, 41, dtype=torch.float64)
-    e = torch.cartesian_prod(*[axis] * dims).reshape(-1, dims)
-    z = mu + sigma * e
-    log_q = log_density(mu, sigma, z)
-    ratio = log_joint(seen.model, seen.x[0], z) - log_q
-    share = torch.exp(log_q) * sigma.prod() * float(axis[1] - axis[0]) ** dims * ratio
-    value = float(share.sum())
-    # Every second node of each axis is the same rule with twice the step.
-    coarse = share.reshape([len(axis)] * dims)[(slice(None, None, 2),) * dims]
-    error = abs(value - 2**dims * float(coarse.sum()))
-    return Estimate(value, error + max(_ROUNDING, 1e-6 * abs(value)))
+    values: list[float] = []
+    error, parts = math.inf, 20
+    while error > _GRID_TOLERANCE:
+        axis = torch.linspace(-6, 6, parts + 1, dtype=torch.float64)
+        e = torch.cartesian_prod(*[axis] * dims).reshape(-1, dims)
+        if len(values) > 2 and len(e) * seen.model.image.pixels > _GRID_PIXELS:
+            break
+        z = mu + sigma * e
+        log_q = log_density(mu, sigma, z)
+        ratio = log_joint(seen.model, seen.x[0], z) - log_q
+        share = torch.exp(log_q) * sigma.prod() * (12 / parts) ** dims * ratio
+        values.append(float(share.sum()))
+        if len(values) > 2:
+            first, second, third = values[-3:]
+            error = abs(third - second) + abs(second - first) / 16
+        parts *= 2
+    return Estimate(values[-1], error + max(_ROUNDING, 1e-6 * abs(values[-1])))
+
+
+def hermite_nodes(dims: int, nodes: int = 12) -> tuple[Tensor, Tensor]:
+    r"""Gauss-Hermite nodes for an expectation under a standard normal.
+
+    Args:
+        dims: The number :math:`D` of dimensions, 1 or 2.
+        nodes: The number of nodes a dimension.
+
+    Returns:
+        The nodes, with shape :math:`(S, D)`, and their weights, which sum to 1, :math:`(S,)`.
+    """
+    points, weights = np.polynomial.hermite_e.hermegauss(nodes)
+    weights = weights / weights.sum()
+    grid = [torch.from_numpy(points)] * dims
+    masses = [torch.from_numpy(weights)] * dims
+    return (
+        torch.cartesian_prod(*grid).reshape(-1, dims),
+        torch.cartesian_prod(*masses).reshape(-1, dims).prod(-1),
+    )
 
 
 def _integrals(mu: Tensor, sigma: Tensor) -> tuple[float, float]:

@@ -1,25 +1,89 @@
-"""What people and the disk see of a run: the bar, the status, the curves, the saved state."""
+"""What people and the disk see of a run, and how it is asked to end.
+
+The bar, the status, the curves, the saved state; a first signal saves, a second one ends at once.
+"""
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
 from vae.data.disk import machine_mark
 from vae.training.run.run_folder import RunFolder, now, process_mark
-from vae.training.run.stopping import GO_ON, Ending, StopSignals
 from vae.training.state.run_state import RunState
 
-__all__ = ["Watch"]
+__all__ = ["GO_ON", "Ending", "Interrupted", "StopSignals", "Watch"]
 
 # Status and bar are renewed this often, in seconds.
 _EVERY = 1.0
+
+
+class Ending(NamedTuple):
+    """Whether somebody has asked a run to end.
+
+    Attributes:
+        asked: Whether.
+        signal: The number of the signal that asked; 0 for a request by file.
+    """
+
+    asked: bool
+    signal: int = 0
+
+
+GO_ON = Ending(False)
+
+
+class Interrupted(Exception):
+    """Raised when a run ended in order before it was done.
+
+    Args:
+        step: The step at which its state was saved.
+        signal: The number of the signal that asked for it; 0 for a request by file.
+    """
+
+    def __init__(self, step: int, signal: int = 0) -> None:
+        super().__init__(f"stopped at step {step}")
+        self.step = step
+        self.signal = signal
+
+
+class StopSignals:
+    """Notes SIGTERM and SIGINT while it is entered; in the main thread only.
+
+    Attributes:
+        received: The number of the first signal, or 0.
+        at_once: Whether a first signal raises ``KeyboardInterrupt`` too: where all is saved.
+    """
+
+    def __init__(self) -> None:
+        self.received = 0
+        self.at_once = False
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        second = self.received != 0
+        self.received = self.received or number
+        if second or self.at_once:
+            raise KeyboardInterrupt
 
 
 class Watch:

@@ -6,7 +6,7 @@ for all screens. The latent map adds decoded places, fields and groups through :
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,7 @@ def plane(
     on_pick: Callable[[int], None] | None = None,
     on_view: Callable[[list[float]], None] | None = None,
     on_loop: Callable[[list], None] | None = None,
-) -> dict[str, Any]:
+) -> set[str]:
     """Draws a plane.
 
     Args:
@@ -93,24 +93,28 @@ def plane(
         on_loop: Called with the corners of a drawn loop; with none to forget the group.
 
     Returns:
-        What happened in this run: ``pick``, ``view`` and ``loop``, each none if nothing did.
+        What was done to it before this run: some of ``pick``, ``view`` and ``loop``.
     """
     store, canvas = _components()
     versions = {slot.name: slot.version for slot in slots}
     handlers = {"pick": on_pick, "view": on_view, "loop": on_loop}
 
-    def handle(name: str) -> Callable[[], None]:
-        def act() -> None:
-            value = (st.session_state.get(key) or {}).get(name)
-            if value is not None and handlers[name] is not None:
-                handlers[name](value)
+    answered, done = f"{key}-answered", f"{key}-done"
 
-        return act
+    def handle() -> None:
+        for number, name, value in _acts((st.session_state.get(key) or {}).get("acts")):
+            # Told again with what came after it.
+            if number <= st.session_state.get(answered, 0) or name not in handlers:
+                continue
+            st.session_state[answered] = number
+            st.session_state[done] = {name, *st.session_state.get(done, ())}
+            if handlers[name] is not None:
+                handlers[name](value)
 
     with st.container(gap=None):
         for slot in slots:
             store(key=f"{key}-{slot.name}", data=slot.data)
-        return canvas(
+        canvas(
             key=key,
             data={
                 "plane": key,
@@ -132,9 +136,19 @@ def plane(
                 "labels": list(labels),
                 "noun": noun,
                 "colours": _COLOURS,
+                "answered": st.session_state.get(answered, 0),
             },
-            **{f"on_{name}_change": handle(name) for name in handlers},
+            on_acts_change=handle,
         )
+    return st.session_state.pop(done, set())
+
+
+def _acts(sent: object) -> Iterator[tuple[int, str, Any]]:
+    """The number, name and value of each event that a browser tells, as far as they are such."""
+    for one in sent if isinstance(sent, list) else ():
+        match one:
+            case {"number": int(number), "name": str(name), "value": value}:
+                yield number, name, value
 
 
 def choose(samples: int) -> Callable[[object], None]:

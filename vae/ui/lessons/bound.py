@@ -8,14 +8,15 @@ from html import escape
 import numpy as np
 import streamlit as st
 
+from vae.elbo.seen import Seen
 from vae.figures import palette
 from vae.figures.bound import densities_on_a_line, three_densities, two_clouds
 from vae.figures.frame import adding_up, nats, plus_minus
 from vae.figures.ladder import Rung, ladder_html
-from vae.scoring.files import score_bytes
 from vae.scoring.scorer import ScoreSettings
 from vae.store.checkpoint import Checkpoint
 from vae.ui import access, estimates, widgets
+from vae.ui.scoring.batches import score_in_parts
 from vae.ui.uploads import admitted
 
 __all__ = [
@@ -32,25 +33,25 @@ __all__ = [
 _CHAINS = 64
 
 
-def pick_image(model: Checkpoint, sample: int) -> tuple[np.ndarray | None, str]:
-    """The chosen sample's levels, or an upload's, and what to call it."""
+def pick_image(model: Checkpoint, sample: int) -> tuple[Seen | None, str]:
+    """The chosen sample as the model sees it, or an upload, and what to call it."""
     with st.expander("Use an image of your own"):
         sent = st.file_uploader("One image, up to 5 MB", key="bound_upload")
     if sent is not None:
         files, _ = admitted([sent])
-        scored = score_bytes(model, files, ScoreSettings(evidence=False))[0]
-        if scored.prepared is not None:
-            return scored.prepared.levels, scored.row.name
+        (found,) = score_in_parts(model, files, ScoreSettings(evidence=False))
+        scored = found[0]
+        if scored.seen is not None:
+            return scored.seen, scored.row.name
         st.error(f"{scored.row.error} ({scored.row.error_code})")
-    return access.levels_of(model, sample), f"sample {sample}"
+    return access.seen(model, sample), f"sample {sample}"
 
 
 def opening(name: str, found: estimates.Gap, exact: bool) -> None:
     """What one image costs by its ELBO and in truth."""
     if exact:
-        # The difference of the two numbers as they stand there, and parts that add up to it.
         cost, truth = round(-found.elbo[0], 2), round(-found.log_evidence, 2)
-        encoder, shape = adding_up((found.amortization, found.approximation), 2, cost - truth)
+        encoder, shape = _parts(found)
         widgets.opening(
             "The bound",
             f"By its ELBO {escape(name)} costs <b>{nats(cost, 2)}</b> nats, and exactly, by "
@@ -66,6 +67,13 @@ def opening(name: str, found: estimates.Gap, exact: bool) -> None:
             f"same kind would bring it down to <b>{nats(-found.best_elbo[0], 2)}</b>, and 5,000 "
             f"draws of the encoder's own to <b>{nats(-float(found.ladder.values[-1]), 2)}</b>.",
         )
+
+
+def _parts(found: estimates.Gap) -> tuple[float, float]:
+    """Both parts of the gap, which add up to the difference of its ends as they stand there."""
+    best, ends = round(found.best_elbo[0], 2), (found.elbo[0], found.log_evidence)
+    low, high = (round(end, 2) for end in ends)
+    return round(best - low, 2), round(high - best, 2)
 
 
 def rungs(found: estimates.Gap) -> None:
@@ -113,11 +121,11 @@ def rungs(found: estimates.Gap) -> None:
         )
 
 
-def tilted(model: Checkpoint, levels: np.ndarray, found: estimates.Gap) -> None:
+def tilted(seen: Seen, found: estimates.Gap) -> None:
     """What a Gaussian of any covariance would win back, on request."""
     if not st.toggle("How much closer would a tilted Gaussian come?", key="tilted"):
         return
-    elbo, error = estimates.tilted_elbo(model, levels)
+    elbo, error = estimates.tilted_elbo(seen)
     st.markdown(
         f"The best Gaussian that may lie at any angle reaches **{nats(elbo, 3)}"
         f"{plus_minus(error, 3)} nats**: it wins back **{nats(elbo - found.best_elbo[0], 3)}** "
@@ -163,13 +171,14 @@ def two_forms(found: estimates.Gap) -> None:
 
 def gap_in_two_parts(found: estimates.Gap, exact: bool) -> None:
     """What a better encoder and what a better family of q would win back."""
+    encoder, shape = _parts(found)
     st.markdown(
         "**The gap in two parts** (Cremer et al. 2018). Amortisation, ELBO(q*) − ELBO(q): "
-        f"**{nats(found.amortization, 3)}{plus_minus(found.amortization_error, 3)} nats**, what "
+        f"**{nats(encoder, 2)}{plus_minus(found.amortization_error)} nats**, what "
         "this encoder loses on this image. "
         + (
-            f"Approximation, log p(x) − ELBO(q*): **{nats(found.approximation, 3)}"
-            f"{plus_minus(found.approximation_error, 3)} nats**, what no diagonal Gaussian can "
+            f"Approximation, log p(x) − ELBO(q*): **{nats(shape, 2)}"
+            f"{plus_minus(found.approximation_error)} nats**, what no diagonal Gaussian can "
             "reach. Together they are KL(q ‖ p(z|x))."
             if exact
             else "With more than two latent dimensions the rest of the gap has no exact value."
@@ -177,10 +186,10 @@ def gap_in_two_parts(found: estimates.Gap, exact: bool) -> None:
     )
 
 
-def densities(model: Checkpoint, levels: np.ndarray, found: estimates.Gap) -> None:
+def densities(model: Checkpoint, seen: Seen, found: estimates.Gap) -> None:
     """Prior, true posterior, q and q* on one line or plane; clouds of draws where D > 2."""
     if model.latent_dim <= 2:
-        _exact(model, levels, found)
+        _exact(seen, found)
         return
     keep = np.random.default_rng(0).choice(len(found.ladder.z), 400, p=found.ladder.weights)
     by_kl = access.table(model).by_kl
@@ -196,12 +205,12 @@ def densities(model: Checkpoint, levels: np.ndarray, found: estimates.Gap) -> No
     )
 
 
-def _exact(model: Checkpoint, levels: np.ndarray, found: estimates.Gap) -> None:
+def _exact(seen: Seen, found: estimates.Gap) -> None:
     lows = np.minimum(found.mu - 3.5 * found.sigma, found.best[0] - 3.5 * found.best[1])
     highs = np.maximum(found.mu + 3.5 * found.sigma, found.best[0] + 3.5 * found.best[1])
     middle, half = (lows + highs) / 2, max(float((highs - lows).max()) / 2, 0.4)
     window = np.stack((middle - half, middle + half), 1)
-    axes, density = estimates.posterior(model, levels, window)
+    axes, density = estimates.posterior(seen, window)
     q = (found.mu, found.sigma)
     if len(middle) == 1:
         widgets.chart(
@@ -225,7 +234,7 @@ def _exact(model: Checkpoint, levels: np.ndarray, found: estimates.Gap) -> None:
     )
 
 
-def second_opinion(model: Checkpoint, levels: np.ndarray) -> None:
+def second_opinion(model: Checkpoint, seen: Seen) -> None:
     """Annealed importance sampling on request: another road to log p(x)."""
     st.markdown(
         "**A second opinion** where nothing is exact: annealed importance sampling walks to the "
@@ -234,7 +243,7 @@ def second_opinion(model: Checkpoint, levels: np.ndarray) -> None:
     )
     # Not in the common cache: its functions cannot draw progress, nor be left halfway.
     known = st.session_state.setdefault("annealed", {})
-    image = (model.identity, levels.tobytes())
+    image = (model.identity, seen.levels.tobytes())
     if image not in known:
         if not st.button("Run annealed importance sampling", key="anneal"):
             return
@@ -243,8 +252,7 @@ def second_opinion(model: Checkpoint, levels: np.ndarray) -> None:
         # Any click reruns the page, which ends this run at its next word to the bar.
         right.button("Cancel", key="cancel_annealing", width="stretch")
         known[image] = estimates.annealed(
-            model,
-            levels,
+            seen,
             _CHAINS,
             lambda share: bar.progress(share, f"Annealing {_CHAINS} chains: {share:.0%} done"),
         )

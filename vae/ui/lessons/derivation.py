@@ -123,7 +123,8 @@ def _pixel_losses(x: np.ndarray, mean: np.ndarray) -> None:
 
 def beta_dial(pixels: int) -> None:
     """Weight of the KL beside a squared error, read as the variance of a Gaussian."""
-    beta = st.slider("Weight β of the KL beside a squared error", 0.01, 4.0, 1.0, key="beta_dial")
+    label = "Weight β of the KL beside a squared error"
+    beta = st.slider(label, 0.01, 4.0, 1.0, key="beta_dial", format="%.3g")
     kinds = {
         "sum": r"\|x - \hat x\|^2 + \beta\,KL",
         "half": r"\tfrac12 \|x - \hat x\|^2 + \beta\,KL",

@@ -109,9 +109,13 @@ def maths(parts: Receipt) -> None:
         st.dataframe(
             {
                 "dimension": [f"z{d + 1}" for d in range(len(parts.mu))],
-                "μ": parts.mu.round(4),
-                "σ": parts.sigma.round(4),
-                "KL, nats": parts.kl_per_dim.round(4),
+                "μ": parts.mu,
+                "σ": parts.sigma,
+                "KL, nats": parts.kl_per_dim,
+            },
+            column_config={
+                name: st.column_config.NumberColumn(format="%.4f")
+                for name in ("μ", "σ", "KL, nats")
             },
             hide_index=True,
             width="content",
@@ -203,6 +207,7 @@ def plane(model: Checkpoint, table: access.Table, sample: int) -> None:
         10.0,
         1.0,
         0.1,
+        format="%.3g",  # as the sentences about it write it
         key="beta",
         bind="query-params",
         help="At 1 the lines join images of equal ELBO. Any other weight is another objective, "

@@ -371,7 +371,7 @@ def draw(model: Checkpoint, sample: int, found: Scene, chosen: Settings) -> None
         on_view=lambda view: _keep(found, view),
         on_loop=lambda corners: _circle(model, found, corners),
     )
-    if done.get("pick") is not None or done.get("loop") is not None:
+    if done & {"pick", "loop"}:
         st.rerun()
 
 

@@ -204,8 +204,8 @@ def two_models(model: Checkpoint, sample: int, names: Sequence[str]) -> None:
         st.info(f"This part needs the images. {where_images_are(model)}")
         return
     other = access.checkpoint(st.selectbox("Set beside", others, key="beside", width=320))
-    here = access.receipt(model, sample)
-    there = access.receipt_of(other, levels, access.draws_of(other), 0)
+    here, seen = access.receipt(model, sample), access.seen_of(other, levels)
+    there = access.receipt_of(seen, access.elbo(seen))
     gap = here.elbo - there.elbo
     likelihood = here.expected_log_likelihood - there.expected_log_likelihood
     st.markdown(

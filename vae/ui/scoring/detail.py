@@ -9,7 +9,7 @@ import streamlit as st
 
 from vae.elbo.evidence.refined import MOST_DRAWS, TOLERANCE, RefinedBound, refined_bound
 from vae.elbo.expectation import Receipt
-from vae.elbo.seen import see
+from vae.elbo.seen import Seen
 from vae.explore.selection import nearest_to
 from vae.figures.frame import nats, plus_minus
 from vae.figures.sample_elbo import pixel_map, receipt
@@ -68,12 +68,10 @@ def show_place(model: Checkpoint, parts: Receipt, moved: np.ndarray | None) -> N
         thumbnails(model, near, captions, 3, key=f"near-score-{model.name}")
 
 
-def show_refined(model: Checkpoint, levels: np.ndarray, settings: ScoreSettings) -> None:
+def show_refined(model: Checkpoint, seen: Seen) -> None:
     """The importance-weighted bound, refined on request until it is certain to 0.1 nat."""
-    seed = settings.seed
-    identity = hashlib.sha256(
-        f"{model.identity}:{seed}:{levels.shape}".encode() + levels.tobytes()
-    ).hexdigest()
+    what = f"{model.identity}:{seen.seed}:{seen.levels.shape}".encode()
+    identity = hashlib.sha256(what + seen.levels.tobytes()).hexdigest()
     kept: dict[str, RefinedBound] = st.session_state.setdefault("refined", {})
     running = st.session_state.get("refining") == identity
 
@@ -89,7 +87,7 @@ def show_refined(model: Checkpoint, levels: np.ndarray, settings: ScoreSettings)
             bar = st.progress(0.0, "Drawing")
             st.button("Stop", on_click=stop, key="refine-stop")
         # A press of the button ends this run at its next progress; what is kept stays.
-        for state in refined_bound(see(model.model, levels[None], seed)):
+        for state in refined_bound(seen):
             while len(kept) >= _KEPT:
                 kept.pop(next(iter(kept)))
             kept[identity] = state

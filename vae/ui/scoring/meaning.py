@@ -101,18 +101,18 @@ def choose_rate(calibration: Calibration) -> FalseAlarms:
     return alarms
 
 
-def hear(model: Checkpoint, prepared: Prepared, settings: ScoreSettings) -> Heard:
+def hear(model: Checkpoint, scored: ScoredImage, settings: ScoreSettings) -> Heard:
     """Asks the second opinions on one image; the one that takes long, only on request."""
     if settings.calibration is not None:
         return Heard(
             absent="Second opinions are placed among the model's own calibration images; the "
             "chosen set holds scores only, so there are none."
         )
-    levels, seed = prepared.levels, settings.seed
-    evidence = second_opinions.evidence(model, levels, seed)
+    seen, elbo = scored.seen, scored.elbo
+    evidence = second_opinions.evidence(model, scored, settings)
     heard = Heard(
         evidence=evidence if evidence.images else None,
-        complexity=second_opinions.complexity(model, levels, seed),
+        complexity=second_opinions.complexity(model, seen, elbo),
     )
     if heard.complexity.excess is None:
         heard = heard._replace(
@@ -124,7 +124,7 @@ def hear(model: Checkpoint, prepared: Prepared, settings: ScoreSettings) -> Hear
         help="How much a q found for this very image would gain on the encoder's. The first time, "
         "it is computed for some calibration images as well: seconds, or minutes for large ones.",
     ):
-        regret = second_opinions.regret(model, levels, seed)
+        regret = second_opinions.regret(model, seen, elbo)
         heard = heard._replace(regret=regret, regret_place=_place(model, regret))
     return heard
 
@@ -167,6 +167,7 @@ def opinions_of(
         best_passes=heard.regret.best_elbo > alarms.threshold if heard.regret else None,
         bound_draws=0 if exact else model.card.metrics.importance_samples,
         images=n,
+        evidence_images=heard.evidence.images if heard.evidence else n,
         regret_images=heard.regret_place.images if heard.regret_place else n,
     )
 
@@ -224,7 +225,9 @@ def show_histogram(
 def _how_sure(scored: ScoredImage, n: int, name: str | None) -> str:
     """The score with its error, and its place among n images, as a sentence of HTML."""
     row = scored.row
-    images = "calibration images" if name is None else f"images of the set “{escape(name)}”"
+    images = f"images of the set “{escape(name or '')}”"
+    if name is None:
+        images = "calibration images, on which the model was neither trained nor tuned"
     share, of = {0: ("none", " of the"), 100: ("all", "")}.get(
         row.percentile, (percent(row.percentile), " of the")
     )
@@ -257,11 +260,11 @@ def show_opinions(
     if heard.complexity:
         found = heard.complexity
         if found.excess:
-            value = f"{nats(found.excess.value, 0)}{plus_minus(found.noise, 0)} bits"
+            value = f"{nats(found.excess.value, 0)}{plus_minus(found.noise, 0)} bits per image"
             place = (found.excess.p_value, found.excess.images)
             table.append(("cost beyond its PNG code", value, *place, level))
         else:
-            value = f"{nats(found.bits, 0)}{plus_minus(found.noise, 0)} bits long"
+            value = f"{nats(found.bits, 0)}{plus_minus(found.noise, 0)} bits per image"
             table.append(("PNG code", value, None, None, level))
     if heard.regret:
         gain = f"{nats(heard.regret.gain, 2)}{plus_minus(heard.regret.error)} nats"

@@ -160,14 +160,13 @@ def closer_look(
     pictures: DeltaGenerator,
 ) -> None:
     """What the model makes of one image, in ``pictures``, and below it the parts of its score."""
-    levels = scored.prepared.levels
-    parts = access.receipt_of(model, levels, settings.draws, settings.seed)
+    parts = access.receipt_of(scored.seen, scored.elbo)
     with pictures:
         st.subheader("What the model makes of it", anchor=False)
         _show_score(model, scored, parts, settings)
         _show_steps(model, scored, settings.adaptation)
     if parts.mu.size > 2:
-        score_detail.show_refined(model, levels, settings)
+        score_detail.show_refined(model, scored.seen)
     move = score_detail.show_move(model, parts, alarms, settings) if flagged else None
     score_detail.show_receipt(parts)
     st.subheader("Where its code lies", anchor=False)
@@ -179,11 +178,8 @@ def _show_score(
 ) -> None:
     """One image for and after the model, and the sums of its score."""
     row = scored.row
-    evidence, evidence_error = row.log_evidence, row.log_evidence_error
-    if not settings.evidence and model.latent_dim <= 2:
-        found = second_opinions.evidence(model, scored.prepared.levels, settings.seed)
-        known = math.isfinite(found.value)
-        evidence, evidence_error = (found.value, found.error) if known else (None, None)
+    exact = model.latent_dim <= 2
+    evidence, error = second_opinions.log_evidence(scored, settings) if exact else (None, None)
     first, second, third, fourth = st.columns([1, 1, 1, 1.6], gap="medium")
     with first:
         widgets.picture(parts.x, "What the model sees", "The image as the model sees it", 260)
@@ -195,9 +191,9 @@ def _show_score(
         bound = f"log p(x) ≥ L, k = {row.importance_samples:,}"
         further = [
             (bound, row.iwae_bound, row.iwae_bound_se),
-            ("log p(x), exact", evidence, evidence_error),
+            ("log p(x), exact", evidence, error),
         ]
-        known = [one for one in further if one[1] is not None]
+        known = [one for one in further if one[1] is not None and math.isfinite(one[1])]
         widgets.sums(row.expected_log_likelihood, row.kl, row.elbo_uncertainty, known)
         st.caption(
             f"Percentile {row.percentile:.1f} · p = {row.p_value:.3f}, one-sided"
@@ -233,7 +229,7 @@ def downloads(rows: Sequence[ScoreRow], samples: Sequence[tuple[str, bytes]]) ->
             st.download_button("Download this sample as PNG", png, name, on_click="ignore")
 
 
-def choose_one(scored: Sequence[ScoredImage], model: Checkpoint, rate: float) -> int:
+def choose_one(scored: Sequence[ScoredImage], rate: float) -> int:
     """Shows the scores in a table, unless there is but one, and returns which is chosen."""
     accepted = [i for i, one in enumerate(scored) if one.row.error is None]
     # Most surprising first; refused files last, each with its reason.
@@ -241,22 +237,19 @@ def choose_one(scored: Sequence[ScoredImage], model: Checkpoint, rate: float) ->
     order += [i for i in range(len(scored)) if i not in accepted]
     if len(scored) == 1 and accepted:
         return 0
-    return order[_score_table([scored[i] for i in order], model, rate)]
+    return order[_score_table([scored[i] for i in order], rate)]
 
 
-def _score_table(scored: Sequence[ScoredImage], model: Checkpoint, rate: float) -> int:
+def _score_table(scored: Sequence[ScoredImage], rate: float) -> int:
     """Draws one line a file, with a thumbnail, and returns the position of the chosen one.
 
     Args:
         scored: The results, in the order of the lines.
-        model: The model.
         rate: The share of normal images that may be flagged.
     """
     columns: dict[str, list] = {
         "image": [
-            thumbnail_url(model.observe(one.prepared.levels[None])[0].numpy(), _THUMBNAIL)
-            if one.prepared
-            else None
+            thumbnail_url(one.seen.x[0].numpy(), _THUMBNAIL) if one.seen is not None else None
             for one in scored
         ],
         "name": [one.row.name for one in scored],

@@ -14,13 +14,16 @@ import numpy as np
 
 from vae.elbo.evidence.bounds import estimate_bound
 from vae.elbo.evidence.quadrature import exact_evidence
-from vae.elbo.expectation import estimate_elbo
-from vae.elbo.gap.gap_split import best_gaussian
-from vae.elbo.seen import see
+from vae.elbo.expectation import Elbo, draws_used
+from vae.elbo.gap.gap_split import BestGaussian, best_gaussian
+from vae.elbo.seen import Seen, see
 from vae.explore.selection import nearest_to
+from vae.scoring.calibration import tie, typicality
 from vae.scoring.complexity import code_lengths, complexity_excess, excess_tie
 from vae.scoring.counterfactual import AcceptedMove, nearest_accepted
-from vae.scoring.typicality import tie, typicality
+from vae.scoring.evaluation import calibration_evidence
+from vae.scoring.files import ScoredImage
+from vae.scoring.scorer import ScoreSettings
 from vae.store.checkpoint import Checkpoint
 from vae.ui import access
 from vae.ui.caches import cached
@@ -34,6 +37,7 @@ __all__ = [
     "accepted_move",
     "complexity",
     "evidence",
+    "log_evidence",
     "place_regret",
     "regret",
     "regret_reference",
@@ -92,40 +96,57 @@ class Regret(NamedTuple):
     best_elbo: float
 
 
-@cached(max_entries=256)
-def evidence(model: Checkpoint, levels: np.ndarray, seed: int) -> Opinion:
+def evidence(model: Checkpoint, scored: ScoredImage, settings: ScoreSettings) -> Opinion:
     """log p(x) where it is exact, else L_k by the estimator of the calibration images."""
-    exact = model.latent_dim <= 2
     k = model.card.metrics.importance_samples
-    if not exact and not k:  # a run may leave out the bound
+    reference = model.reference
+    if model.latent_dim <= 2:
+        known, (value, error) = calibration_evidence(model), log_evidence(scored, settings)
+    elif k:
+        known = reference.iwae_bound[reference.of_split("calibration")]
+        value, error = _bound(scored.seen, k)
+    else:  # a run may leave out the bound
         return Opinion(math.nan, math.nan, math.nan, 0)
-    seen = see(model.model, levels[None], seed)
-    reference, rows = model.reference, model.reference.of_split("calibration")
-    if exact:
-        known, found = reference.log_evidence[rows], exact_evidence(seen.model, seen.x, seen.mu)
-    else:
-        # A model may have been evaluated without bounds.
-        found = estimate_bound(seen, k) if k else (math.nan, math.nan)
-        known = reference.iwae_bound[rows]
-    value, error = float(found[0]), float(found[1])
-    # Out of the quadrature's reach, on either side, is stranger than anything within it.
-    known, place = (np.nan_to_num(one, nan=-np.inf) for one in (known, np.array(value)))
+    # Out of the quadrature's reach is stranger than anything within it.
+    place = np.nan_to_num(np.array(value), nan=-np.inf)
     images = len(known) if np.isfinite(known).any() else 0
     return Opinion(value, error, float(typicality(known, place).low), images)
 
 
+def log_evidence(scored: ScoredImage, settings: ScoreSettings) -> tuple[float, float]:
+    """The exact log p(x), NaN out of reach, and its error, in nats: the row's where it has it."""
+    if not settings.evidence:
+        return _evidence(scored.seen)
+    row = scored.row
+    known = row.log_evidence is not None
+    return (row.log_evidence, row.log_evidence_error) if known else (math.nan, math.nan)
+
+
 @cached(max_entries=256)
-def complexity(model: Checkpoint, levels: np.ndarray, seed: int) -> Complexity:
+def _evidence(seen: Seen) -> tuple[float, float]:
+    found = exact_evidence(seen.model, seen.x, seen.mu)
+    return float(found.log_evidence), float(found.error)
+
+
+@cached(max_entries=256)
+def _bound(seen: Seen, k: int) -> tuple[float, float]:
+    found = estimate_bound(seen, k)
+    return float(found.value), float(found.standard_error)
+
+
+@cached(max_entries=256)
+def complexity(model: Checkpoint, seen: Seen, elbo: Elbo) -> Complexity:
     """The input-complexity correction of an image, from its ELBO by the calibration's draws."""
-    seen = see(model.model, levels[None], seed)
     code = code_lengths(seen.x.numpy())
     bits, noise = float(code.bits[0]), float(code.noise[0])
     reference = _complexity_reference(model)
     if reference is None:
         return Complexity(None, bits, noise)
-    elbo = estimate_elbo(seen, access.draws_of(model)).value.numpy()
-    value = complexity_excess(elbo, np.array([bits]))
-    p = typicality(reference, value, excess_tie(elbo)).high
+    if elbo.draws != draws_used(model, access.draws_of(model)):
+        elbo = access.elbo(seen)
+    nats = elbo.value.numpy()
+    value = complexity_excess(nats, np.array([bits]))
+    p = typicality(reference, value, excess_tie(nats)).high
     return Complexity(Opinion(float(value[0]), noise, float(p[0]), len(reference)), bits, noise)
 
 
@@ -140,22 +161,27 @@ def _complexity_reference(model: Checkpoint) -> np.ndarray | None:
 
 
 @cached(max_entries=256, show_spinner="Looking for the best q of this image")
-def regret(model: Checkpoint, levels: np.ndarray, seed: int = 0) -> Regret:
+def regret(model: Checkpoint, seen: Seen, elbo: Elbo) -> Regret:
     """The likelihood regret of one image."""
-    return Regret(*(float(one) for one in _regrets(model, levels[None], seed)[:, 0]))
+    best = _best(model, seen, elbo)
+    return Regret(float(best.gain), float(best.gain_uncertainty), float(best.elbo))
 
 
 @cached(max_entries=64)
-def _regrets(model: Checkpoint, levels: np.ndarray, seed: int) -> np.ndarray:
-    """Regrets, their errors and ELBO(q*), with shape (3, B)."""
+def _gains(model: Checkpoint, levels: np.ndarray) -> np.ndarray:
+    """The likelihood regrets of some images, (B,)."""
+    return _best(model, see(model, levels)).gain.numpy()
+
+
+def _best(model: Checkpoint, seen: Seen, elbo: Elbo | None = None) -> BestGaussian:
     large = model.image.pixels > _LARGE
-    best = best_gaussian(
-        see(model.model, levels, seed),
+    return best_gaussian(
+        seen,
+        elbo,
         draws=access.draws_of(model),
         fit_draws=_FEW_FIT_DRAWS if large else _FIT_DRAWS,
         scan=scan(model),
     )
-    return np.stack((best.gain, best.gain_uncertainty, best.elbo))
 
 
 def regret_reference(model: Checkpoint) -> Iterator[np.ndarray]:
@@ -172,8 +198,7 @@ def regret_reference(model: Checkpoint) -> Iterator[np.ndarray]:
         levels = access.levels_at(model, rows[start : start + _FITS_AT_ONCE])
         if levels is None:
             return
-        found = _regrets(model, levels, 0)
-        gains = np.concatenate((gains, found[0]))
+        gains = np.concatenate((gains, _gains(model, levels)))
         yield gains
 
 

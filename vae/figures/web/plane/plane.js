@@ -23,6 +23,7 @@ class Plane {
     this.picture = this.find("picture").getContext("2d");
     this.marks = new Sheet();
     this.loop = [];
+    this.acts = [];
     this.pointed = -1;
     this.versions = {};
     this.hands = new Hands(this, this.find("above"));
@@ -63,6 +64,7 @@ class Plane {
     this.send = send;
     const moved = !this.data || this.data.geometry !== data.geometry;
     this.data = data;
+    this.acts = this.acts.filter(({ number }) => number > data.answered);
     if (this.room !== roomOf(data.plane)) {
       this.room?.listeners.delete(this.listen);
       this.room = roomOf(data.plane);
@@ -91,6 +93,14 @@ class Plane {
     if (!data.versions.group) this.loop = [];
     this.resize();
     this.receive();
+  }
+
+  // Tells Python what was done. Of two events that wait for one run Streamlit keeps the later alone:
+  // so each is told again with the next, until Python has answered it.
+  tell(name, value) {
+    this.told = Math.max(Date.now(), this.told ?? 0, this.data.answered) + 1;
+    this.acts.push({ number: this.told, name, value });
+    this.send("acts", [...this.acts]);
   }
 
   // Takes what the stores hold, of the versions that belong to this view.
@@ -253,7 +263,7 @@ class Plane {
       const { view, data } = this;
       if (this.asked && view.isHome) {
         this.asked = undefined;
-        this.send("view", []);
+        this.tell("view", []);
       }
       if (!data.refines || view.isHome || (view.zoom < 1.3 && view.zoom > 0.77)) return;
       const window = [view.left, view.bottom, view.right, view.top];
@@ -262,7 +272,7 @@ class Plane {
       const asked = window.join();
       if (asked === this.asked) return;
       this.asked = asked;
-      this.send("view", window);
+      this.tell("view", window);
     }, ASKS);
   }
 
@@ -288,7 +298,7 @@ class Plane {
     this.data.selected = row; // Shown at once; Python follows.
     this.say(`Chosen: ${describeSample(this, row)}`);
     this.request();
-    this.send("pick", row);
+    this.tell("pick", row);
   }
 
   setLasso(on) {
@@ -322,12 +332,12 @@ class Plane {
     if (corners.length < 3) return this.request();
     this.loop = corners; // Stays until Python has answered with the group.
     this.request();
-    return this.send("loop", corners);
+    return this.tell("loop", corners);
   }
 
   clear() {
     this.setLasso(false);
-    if (this.data.versions.group) this.send("loop", []);
+    if (this.data.versions.group) this.tell("loop", []);
   }
 
   zoomBy(factor) {
