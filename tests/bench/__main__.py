@@ -9,8 +9,8 @@ from bench import bound, film, many_machines, plane, score, screens, train, walk
 BENCHMARKS = {
     "train": train,
     "score": score,
-    "many_machines": many_machines,
     "bound": bound,
+    "many_machines": many_machines,
     "plane": plane,
     "film": film,
     "screens": screens,

@@ -43,7 +43,7 @@ class _Arguments:
     """
 
     files: int = 20_000
-    photographs: int = 4_000
+    photographs: int = 8_000
     draws: int = 64
 
 

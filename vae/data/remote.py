@@ -7,17 +7,16 @@ as gcsfs, are used where they are installed.
 from __future__ import annotations
 
 import errno
-import os
 import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
-from vae.data.disk import own_mark
+from vae.data.disk import replacing
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -204,12 +203,12 @@ def _missing(fs: AbstractFileSystem, url: str, path: str, error: Exception) -> b
 
 
 @contextmanager
-def replaced(out: Path, flushed: bool = True) -> Iterator[BinaryIO]:
+def replaced(out: Path, lasting: bool = True) -> Iterator[BinaryIO]:
     """A file to write that replaces what stands at a place when it is whole, and not before.
 
     Args:
         out: The place; see :func:`place`.
-        flushed: Whether it outlives a power cut too.
+        lasting: Whether it outlives a power cut too.
 
     Raises:
         OSError: If it cannot; what stood there before stands there still.
@@ -220,17 +219,8 @@ def replaced(out: Path, flushed: bool = True) -> Iterator[BinaryIO]:
             file.flush()
             out.fs.put_file(file.name, out.path)
         return
-    temporary = out.with_name(f".{out.name}.tmp-{own_mark()}")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            if flushed:
-                os.fsync(file.fileno())
-        temporary.replace(out)
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    with replacing(out, lasting) as file:
+        yield file
 
 
 def remove(folder: Path) -> None:

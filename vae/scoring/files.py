@@ -15,7 +15,7 @@ import torch
 from vae.data.images.adaptation import Adaptation, Prepared, preprocess
 from vae.data.images.decoding import ImageRefused, Limits, read_image
 from vae.data.images.listing import ImageFile, chunks_of
-from vae.data.images.many import Decoded, cores, decoded, usual_workers
+from vae.data.images.many import cores, decoded, joined, usual_workers
 from vae.elbo.expectation import Elbo
 from vae.elbo.seen import Seen
 from vae.scoring.rows import ScoreRow, refused_row
@@ -208,7 +208,7 @@ def score_parts(
     ):
         for first in results:
             number, files, count = ahead.pop(0)
-            whole = _joined([first, *islice(results, count - 1)])
+            whole = joined([first, *islice(results, count - 1)])
             rows = scorer.rows([file.name for file in files], whole)
             stamps = [file.stamp or seen for file, seen in zip(files, whole.stamps, strict=True)]
             yield ScoredPart(number, files, rows, stamps, whole.steps)
@@ -237,13 +237,3 @@ def _old_objects_at_rest() -> Iterator[None]:
         yield
     finally:
         gc.unfreeze()
-
-
-def _joined(pieces: list[Decoded]) -> Decoded:
-    """What became of the files of several pieces."""
-    refused, stamps, steps = {}, [], Counter()
-    for piece in pieces:
-        refused |= {len(stamps) + i: why for i, why in piece.refused.items()}
-        stamps += piece.stamps
-        steps.update(piece.steps)
-    return Decoded(np.concatenate([piece.levels for piece in pieces]), refused, stamps, steps)

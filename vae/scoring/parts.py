@@ -255,5 +255,5 @@ def _read(path: Path) -> tuple[dict[str, Any], pyarrow.Table] | None:
 
 
 def _write(path: Path, content: bytes) -> None:
-    with replaced(path, flushed=False) as file:
+    with replaced(path, lasting=False) as file:
         file.write(content)
