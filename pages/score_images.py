@@ -6,10 +6,8 @@ import streamlit as st
 
 from vae.scoring.calibration_sets import calibration_of
 from vae.scoring.verdict import give_verdict
-from vae.ui import access, widgets
-from vae.ui.badges import badges
-from vae.ui.scoring import meaning as score_meaning
-from vae.ui.scoring import scores
+from vae.ui import access, badges, widgets
+from vae.ui.scoring import meaning, scores
 from vae.ui.scoring.batches import scored_with_progress
 from vae.ui.scoring.sources import choose_images
 
@@ -17,14 +15,14 @@ model, sample = access.current()
 st.title("Score images", anchor=False)
 # A container, not an empty place: while a rerun computes, the old words stay and nothing jumps.
 heading = st.container()
-badges(model)
+badges.badges(model)
 files, example, empty = choose_images(model, sample)
 if not files:
     with heading:
         widgets.lead(empty)
     st.stop()
 
-# In the order of the screen; what is below decides about what is above.
+# In the order of the screen; what is below decides what is above.
 settings_place, table_place, meaning_place, pictures = (st.container() for _ in range(4))
 adaptation = scores.choose_adaptation()
 with settings_place:
@@ -34,7 +32,7 @@ with meaning_place:
     st.subheader("How sure that is", anchor=False)
     left, right = st.columns([1.4, 1], gap="large")
 with left:
-    alarms = score_meaning.choose_rate(calibration)
+    alarms = meaning.choose_rate(calibration)
     chart = st.container()
 with table_place:
     scored = scored_with_progress(model, files, settings)
@@ -47,15 +45,15 @@ if row.error is not None:
     st.stop()
 
 with right:
-    heard = score_meaning.hear(model, scored[chosen], settings)
-opinions = score_meaning.opinions_of(model, scored[chosen], len(calibration.elbo), heard, alarms)
+    heard = meaning.hear(model, scored[chosen], settings)
+opinions = meaning.opinions_of(model, scored[chosen], len(calibration.elbo), heard, alarms)
 verdict = give_verdict(opinions, alarms.rate)
 with heading:
-    score_meaning.show_verdict(verdict, scored[chosen], calibration, settings, example)
+    meaning.show_verdict(verdict, scored[chosen], calibration, settings, example)
 with right:
-    score_meaning.show_opinions(scored[chosen], opinions, verdict, heard, alarms)
+    meaning.show_opinions(scored[chosen], opinions, verdict, heard, alarms)
 with chart:
-    score_meaning.show_histogram(calibration, scored, chosen, alarms)
+    meaning.show_histogram(calibration, scored, chosen, alarms)
 
 scores.closer_look(model, scored[chosen], settings, alarms, verdict.flagged, pictures)
 scores.downloads([one.row for one in scored], files if example else ())

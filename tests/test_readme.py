@@ -24,7 +24,8 @@ from vae.training.presets import PRESETS
 from vae.ui.screens import SCREENS
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "SECURITY.md", CHECKPOINTS_README]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "SECURITY.md", CHECKPOINTS_README,
+         ROOT / "CONTRIBUTING.md"]  # fmt: skip
 PAGES_IDS = [str(page.relative_to(ROOT)) for page in PAGES]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 CODE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -123,7 +124,17 @@ def test_every_flag_named_is_one_of_its_command(page):
 
 
 def test_flags_in_the_text_belong_to_some_command():
-    commands = ("train", "evaluate", "score", "calibrate", "data", "app")
+    commands = (
+        "train",
+        "evaluate",
+        "score",
+        "calibrate",
+        "data",
+        "app",
+        "import",
+        "check",
+        "alarms",
+    )
     known = set().union(*map(flags_of, commands))
     # Flags of pip, which install what the commands need.
     known |= {

@@ -52,6 +52,10 @@ class FalseAlarms(NamedTuple):
     smallest: float
     threshold: float
 
+    def passes(self, elbo: np.ndarray) -> np.ndarray:
+        """Whether images are not flagged: those at the threshold pass, and equal ones too."""
+        return elbo + tie(elbo) >= self.threshold
+
 
 @dataclass(frozen=True)
 class Calibration:

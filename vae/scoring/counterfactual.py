@@ -3,7 +3,7 @@ r"""What would make an image pass: the smallest latent move into the accepted re
 The move starts at the encoder's mean :math:`\mu` and is measured in prior units, the distance
 :math:`\|z - \mu\|` where the prior has standard deviation 1 in every direction. A code z lies in
 the accepted region if the image that it decodes to (the mean of :math:`p(x \mid z)`, rounded to
-the data's levels and scored like any upload) has an ELBO above the threshold. The search walks
+the data's levels and scored like any upload) has an ELBO that reaches the threshold. It walks
 outward from :math:`\mu` along straight lines, a shell at a time, and halves the last step: the
 result is the nearest accepted *decoded* image on these lines, not a repair of the image sent.
 Decoded images are smoother than real ones and pass easily; often :math:`\mu` itself passes.
@@ -71,7 +71,7 @@ def nearest_accepted(
     Args:
         model: The model.
         mu: The encoder's mean of the image in question, with shape :math:`(D,)`.
-        threshold: The ELBO in nats above which an image passes.
+        threshold: The ELBO in nats from which on an image passes.
         targets: Codes to walk towards, such as those of accepted images, with shape
             :math:`(T, D)`. The prior's mean is always one more; in two dimensions 24 even
             directions are as well.
@@ -85,14 +85,14 @@ def nearest_accepted(
     image, elbo = _score(model, start[None], draws, seed)
     lines, reach = _directions(start, torch.as_tensor(targets, dtype=torch.float64))
     here = AcceptedMove(
-        bool(elbo[0] > threshold), 0.0, start.numpy(), image[0], float(elbo[0]), len(lines)
+        bool(elbo[0] >= threshold), 0.0, start.numpy(), image[0], float(elbo[0]), len(lines)
     )
     if here.passes:
         return here
     inner = 0.0
     for outer in _shells(len(start), reach):
         _, elbos = _score(model, start + outer * lines, draws, seed)
-        passing = elbos > threshold
+        passing = elbos >= threshold
         if passing.any():
             break
         inner = outer
@@ -104,8 +104,8 @@ def nearest_accepted(
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
         _, elbos = _score(model, start + middle[:, None] * lines, draws, seed)
-        high = torch.where(elbos > threshold, middle, high)
-        low = torch.where(elbos > threshold, low, middle)
+        high = torch.where(elbos >= threshold, middle, high)
+        low = torch.where(elbos >= threshold, low, middle)
     nearest = int(high.argmin())
     z = start + high[nearest] * lines[nearest]
     image, elbo = _score(model, z[None], draws, seed)

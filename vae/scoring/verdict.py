@@ -49,7 +49,7 @@ class Opinions(NamedTuple):
             low or lower; none where it wasn't computed.
         regret: Of a likelihood regret as high or higher; none where it wasn't computed.
         complexity: Of a cost beyond the lossless code as high or higher; none likewise.
-        best_passes: Whether :math:`\mathrm{ELBO}(q^*)` lies above the threshold; none likewise.
+        best_passes: Whether :math:`\mathrm{ELBO}(q^*)` passes the threshold; none likewise.
         bound_draws: The k of :math:`L_k`; 0 where the evidence is exact.
         images: The number of calibration images behind all but evidence and regret.
         evidence_images: The number behind the evidence.
@@ -94,7 +94,7 @@ class Verdict(NamedTuple):
     """A judgement in plain words.
 
     Attributes:
-        flagged: Whether the ELBO lies at or below the threshold.
+        flagged: Whether the ELBO lies below the threshold.
         doubtful: Whether it passes, but a second opinion finds it strange.
         level: The p-value at or below which a second opinion counts as strange.
         headline: A few words.

@@ -135,12 +135,12 @@ def show_move(
     ):
         return None
     move = second_opinions.accepted_move(
-        model, parts.mu, alarms.threshold, access.draws_of(model), settings.seed
+        model, parts.mu, alarms, access.draws_of(model), settings.seed
     )
     if not move.passes:
         st.markdown(
             f"**Nothing found.** No decoded image on {move.directions} lines from this code "
-            f"scores above {nats(alarms.threshold, 2)} nats."
+            f"reaches {nats(alarms.threshold, 2)} nats."
         )
         return None
     first, second, third = st.columns([1, 1, 1.2], gap="medium")

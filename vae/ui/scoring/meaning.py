@@ -164,7 +164,9 @@ def opinions_of(
         evidence=heard.evidence.p_value if heard.evidence else None,
         regret=heard.regret_place.p_value if heard.regret_place else None,
         complexity=complexity.p_value if complexity else None,
-        best_passes=heard.regret.best_elbo > alarms.threshold if heard.regret else None,
+        best_passes=bool(alarms.passes(np.array(heard.regret.best_elbo)))
+        if heard.regret
+        else None,
         bound_draws=0 if exact else model.card.metrics.importance_samples,
         images=n,
         evidence_images=heard.evidence.images if heard.evidence else n,

@@ -18,7 +18,7 @@ from vae.elbo.expectation import Elbo, draws_used
 from vae.elbo.gap.gap_split import BestGaussian, best_gaussian
 from vae.elbo.seen import Seen, see
 from vae.explore.selection import nearest_to
-from vae.scoring.calibration import tie, typicality
+from vae.scoring.calibration import FalseAlarms, tie, typicality
 from vae.scoring.complexity import code_lengths, complexity_excess, excess_tie
 from vae.scoring.counterfactual import AcceptedMove, nearest_accepted
 from vae.scoring.evaluation import calibration_evidence
@@ -211,10 +211,12 @@ def place_regret(found: Regret, gains: np.ndarray) -> Opinion:
 
 @cached(max_entries=128, show_spinner="Walking to the nearest image that passes")
 def accepted_move(
-    model: Checkpoint, mu: np.ndarray, threshold: float, draws: int, seed: int
+    model: Checkpoint, mu: np.ndarray, alarms: FalseAlarms, draws: int, seed: int
 ) -> AcceptedMove:
     """The smallest latent move into the accepted region."""
     table = access.table(model)
-    accepted = table.mu[table.elbo > threshold]
+    accepted = table.mu[alarms.passes(table.elbo)]
     near, _ = nearest_to(accepted, mu, _TARGETS[model.image.pixels > _LARGE])
-    return nearest_accepted(model.model, mu, threshold, accepted[near], draws=draws, seed=seed)
+    return nearest_accepted(
+        model.model, mu, alarms.threshold, accepted[near], draws=draws, seed=seed
+    )
