@@ -136,7 +136,7 @@ def test_newcomers_find_their_answers_where_they_look():
         for name in ("overview", "train", "score_images")
     )
     for text in (overview, train):
-        assert "trained elsewhere cannot be opened yet" in text
+        assert "by `python -m vae import`" in text
     assert "--data folder:PATH" in overview
     for text in (overview, score):
         assert "means nothing by itself" in text

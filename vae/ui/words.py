@@ -35,8 +35,8 @@ ACTIVE = (
 )
 # What newcomers ask, and the answers as they are today.
 ELSEWHERE = (
-    "A VAE that was trained elsewhere cannot be opened yet: only checkpoints that Elboscope "
-    "itself trained."
+    "A VAE that was trained elsewhere (plain PyTorch, pythae, diffusers) is opened on the command "
+    "line too, by `python -m vae import`, which asks for what the model itself does not say."
 )
 OWN_FOLDER = (
     "A folder of at least 50 images becomes a model on the command line, by `python -m vae train "

@@ -136,10 +136,6 @@ def form() -> None:
             words = launch.command_of(preset, config, _shown_path(root, name))
             st.caption("The same on the command line")
             st.code(launch.shown(words), language="bash", wrap_lines=True)
-        st.caption(
-            "A model that was trained elsewhere (PyTorch, pythae, diffusers) is opened on the "
-            "command line: `python -m vae import --help`."
-        )
         busy = next((run.name for run in launch.runs(root) if run.running), "")
         if busy:
             wait = f"{literal(busy)} is training; one run at a time keeps the screens quick."
