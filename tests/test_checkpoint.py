@@ -14,9 +14,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import numpy as np
@@ -766,12 +768,17 @@ def test_a_flipped_bit_in_the_manifest_never_changes_the_model(path: Path) -> No
 def test_a_bit_that_flips_on_the_way_to_disk_is_noticed(
     path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before, honest, stem = contents(path), disk.create_file, name.partition(".")[0]
+    before, honest, stem = contents(path), disk.replacing, name.partition(".")[0]
 
-    def faulty(target: Path, data: bytes) -> None:
-        honest(target, flip(data, 1_003) if target.name.startswith(f".{stem}") else data)
+    @contextmanager
+    def faulty(target: Path, lasting: bool = True) -> Iterator[Any]:
+        with honest(target, lasting) as file:
+            disturbed = SimpleNamespace(
+                write=lambda data: file.write(flip(data, 1_003)), flush=file.flush, name=file.name
+            )
+            yield disturbed if target.name.startswith(stem) else file
 
-    monkeypatch.setattr(disk, "create_file", faulty)
+    monkeypatch.setattr(disk, "replacing", faulty)
     with pytest.raises(OSError, match=rf"{stem}\S+ reads back otherwise"):
         write(path, **small(1), overwrite=True)
     assert contents(path) == before and not remains(path)
