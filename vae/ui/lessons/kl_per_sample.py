@@ -41,7 +41,7 @@ def company(model: Checkpoint, sample: int) -> None:
     kls, elbos = ([getattr(one, name) for one in results] for name in ("kl", "elbo"))
     widest = max(max(kls) - min(kls), max(elbos) - min(elbos))
     st.markdown(
-        f"Largest difference in this image's own numbers: **{widest:.1e} nats**. The last two "
+        f"Largest difference in this image's own numbers: **{f"{widest:.1e}" if widest else 0} nats**. The last two "
         "columns depend on the company, so no image can be charged by them."
     )
     if model.latent_dim > 2:

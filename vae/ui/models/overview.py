@@ -111,7 +111,7 @@ def _means(metrics: Metrics) -> dict[str, tuple[str, float | None, int, str, str
 
 def terms(model: Checkpoint) -> None:
     """What the terms mean, folded away."""
-    with st.expander("What nat, variational, ELBO and held-out mean"):
+    with st.expander("The words nat, variational, ELBO and held-out"):
         columns = st.columns(2, gap="large")
         for place, (term, meaning) in enumerate(words.terms(model).items()):
             columns[place // 2].markdown(f"**{term}**: {meaning}")
