@@ -40,8 +40,9 @@ def company(model: Checkpoint, sample: int) -> None:
     )
     kls, elbos = ([getattr(one, name) for one in results] for name in ("kl", "elbo"))
     widest = max(max(kls) - min(kls), max(elbos) - min(elbos))
+    shown = f"{widest:.1e}" if widest else "0"
     st.markdown(
-        f"Largest difference in this image's own numbers: **{f"{widest:.1e}" if widest else 0} nats**. The last two "
+        f"Largest difference in this image's own numbers: **{shown} nats**. The last two "
         "columns depend on the company, so no image can be charged by them."
     )
     if model.latent_dim > 2:
