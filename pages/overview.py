@@ -19,5 +19,6 @@ st.caption(
 )
 
 sections.pictures(model)
+sections.what_holds(model)
 sections.where_next()
 sections.about(model)

@@ -1123,3 +1123,12 @@ def test_no_table_of_a_screen_holds_a_formula(wicked, monkeypatch):
         cells = [cell for row in csv.reader(io.StringIO(table.decode())) for cell in row]
         texts = [cell for cell in cells if not re.fullmatch(r"-?[\d.e-]+", cell)]
         assert texts and not [text for text in texts if text.startswith(("=", "+", "-", "@"))]
+
+
+def test_what_holds_of_a_model_is_said_on_request():
+    app = screen(page_named("overview"), model="digits-2d-beta-0.1")
+    assert not any("checks do not hold" in one.value for one in app.markdown)
+    app.toggle(key="check").set_value(True).run()
+    assert any("2 of 9 checks do not hold" in one.value for one in app.markdown)
+    text = text_of(app)
+    assert "as if the KL had the weight 0.1" in text and "✗ does not hold" in text

@@ -12,6 +12,7 @@ import torch
 
 from vae.elbo.aggregate import surgery as surgery_module
 from vae.elbo.aggregate.surgery import Surgery
+from vae.elbo.conformance import Check, check_model
 from vae.elbo.evidence.annealing import annealed_evidence
 from vae.elbo.evidence.bounds import Ladder, bound_ladder
 from vae.elbo.evidence.crosscheck import sampled_evidence
@@ -28,7 +29,7 @@ from vae.elbo.lessons.misconception import (
     expected_batch_penalty,
     misconception_means,
 )
-from vae.elbo.seen import Seen
+from vae.elbo.seen import Seen, see
 from vae.store.checkpoint import Checkpoint
 from vae.ui import access
 from vae.ui.caches import cached, shared
@@ -40,6 +41,7 @@ __all__ = [
     "batch_mates",
     "blurred",
     "closed_forms",
+    "conformance",
     "derivation",
     "finite_set",
     "gap",
@@ -52,6 +54,7 @@ __all__ = [
 
 _MOST_FOR_SURGERY = 2_000
 _COMPANY = 256
+_CHECKED = 500
 # Cells of the posterior along a side, each of which may be decoded for each sample.
 _PLANE_SIDE, _LINE_SIDE = 61, 401
 
@@ -272,3 +275,10 @@ def _surgery(model: Checkpoint, rows: np.ndarray) -> Surgery:
     return surgery_module.surgery(
         torch.from_numpy(found.mu[rows]), torch.from_numpy(found.sigma[rows])
     )
+
+
+@cached(max_entries=16, show_spinner="Checking the model")
+def conformance(model: Checkpoint) -> tuple[Check, ...] | None:
+    """What holds of a model, on its validation images; none where they aren't on this machine."""
+    levels = access.levels_at(model, model.reference.of_split("validation")[:_CHECKED])
+    return None if levels is None else check_model(see(model.model, levels))

@@ -12,12 +12,15 @@ from vae.figures.pictures import gallery_html
 from vae.store.card import Card, Metrics
 from vae.store.checkpoint import Checkpoint
 from vae.training.run.launch import without_paths
-from vae.ui import access, widgets, words
+from vae.ui import access, estimates, widgets, words
 from vae.ui.literal import literal
+from vae.ui.missing_images import where_images_are
 from vae.ui.screens import link
 from vae.ui.train_gate import training_allowed
 
-__all__ = ["about", "numbers", "opening", "pictures", "terms", "where_next"]
+__all__ = ["about", "numbers", "opening", "pictures", "terms", "what_holds", "where_next"]
+
+_MARKS = {"holds": "✓ holds", "does not hold": "✗ does not hold", "undetermined": "? undetermined"}
 
 
 def opening(model: Checkpoint) -> None:
@@ -150,6 +153,39 @@ def where_next() -> None:
     st.markdown(
         f"**A model of your own images.** {own_folder}. {words.ELSEWHERE}"
         f"\n\n**A score of your own image.** {words.RELATIVE}"
+    )
+
+
+def what_holds(model: Checkpoint) -> None:
+    """The checks of the model, run when asked for."""
+    st.subheader("What holds", anchor=False)
+    if not st.toggle(
+        "Check this model",
+        key="check",
+        help="Seconds: on held-out images, whether each image's code is its own, which weight of "
+        "the KL the encoder behaves by, whether codes follow the prior, and more.",
+    ):
+        st.caption("The same on the command line: `python -m vae check MODEL`.")
+        return
+    checks = estimates.conformance(model)
+    if checks is None:
+        st.info(f"The checks need the images. {where_images_are(model)}")
+        return
+    failed = [check for check in checks if check.outcome == "does not hold"]
+    if failed:
+        st.markdown(
+            f"**{len(failed)} of {len(checks)} checks do not hold.** "
+            + " ".join(f"{check.sentence} {check.consequence}" for check in failed)
+        )
+    else:
+        st.markdown(f"**None of {len(checks)} checks finds a fault.**")
+    widgets.table(
+        ("question", "answer", "what was found", "held against"),
+        [
+            (escape(one.question), _MARKS[one.outcome], escape(one.sentence), one.threshold)
+            for one in checks
+        ],
+        "What was asked of the model, and the answers",
     )
 
 
