@@ -1131,4 +1131,4 @@ def test_what_holds_of_a_model_is_said_on_request():
     app.toggle(key="check").set_value(True).run()
     assert any("2 of 9 checks do not hold" in one.value for one in app.markdown)
     text = text_of(app)
-    assert "as if the KL had the weight 0.1" in text and "✗ does not hold" in text
+    assert "as if the KL had the weight 0.1" in text and "✗\u00a0does not\u00a0hold" in text

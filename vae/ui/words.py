@@ -103,6 +103,9 @@ def objective_note(objective: str, beta: float) -> str:
         return ""
     if objective == "batch_moment_kl":
         return "Trained with the mistaken KL on purpose; the ELBO shown is the true one."
+    if objective == "unknown":
+        weight = "a loss that nobody stated" if beta == 1 else f"β = {beta:g}"
+        return f"Trained elsewhere, with {weight}; the ELBO shown is the true one, at β = 1."
     if objective == "beta":
         return f"Trained with β = {beta:g}; the ELBO shown is the true one, at β = 1."
     name = choice_name(objective)

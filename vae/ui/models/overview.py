@@ -20,7 +20,12 @@ from vae.ui.train_gate import training_allowed
 
 __all__ = ["about", "numbers", "opening", "pictures", "terms", "what_holds", "where_next"]
 
-_MARKS = {"holds": "✓ holds", "does not hold": "✗ does not hold", "undetermined": "? undetermined"}
+_MARKS = {
+    "holds": "✓\u00a0holds",
+    "does not hold": "✗\u00a0does not\u00a0hold",
+    "undetermined": "?\u00a0undetermined",
+    "not applicable": "–\u00a0not applicable",
+}
 
 
 def opening(model: Checkpoint) -> None:
@@ -180,9 +185,13 @@ def what_holds(model: Checkpoint) -> None:
     else:
         st.markdown(f"**None of {len(checks)} checks finds a fault.**")
     widgets.table(
-        ("question", "answer", "what was found", "held against"),
+        ("question", "answer", "what was found"),
         [
-            (escape(one.question), _MARKS[one.outcome], escape(one.sentence), one.threshold)
+            (
+                escape(one.question),
+                _MARKS[one.outcome],
+                f"{escape(one.sentence)}<br><small>It holds: {escape(one.threshold)}.</small>",
+            )
             for one in checks
         ],
         "What was asked of the model, and the answers",
