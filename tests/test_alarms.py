@@ -15,7 +15,7 @@ from vae.scoring.alarms import KINDS, alarm_rates, letters, strange_images
 run = run_in_here  # a fixture
 
 
-@pytest.mark.parametrize("name", ["digits-2d", "digits-10d"])
+@pytest.mark.parametrize("name", [pytest.param("digits-2d", marks=pytest.mark.slow), "digits-10d"])
 def test_what_is_no_image_is_flagged(name: str, checkpoint) -> None:
     found = alarm_rates(checkpoint(name), evidence=False)
     assert found.rate == 0.01 and (found.low, found.high) == pytest.approx(

@@ -35,6 +35,10 @@ QUICK = (
     "--importance-samples", "2", "--batch-size", "32", "--device", "cpu",
 )  # fmt: skip
 
+COMMANDS = (
+    "train", "evaluate", "score", "calibrate", "alarms", "check", "import", "app", "data",
+)  # fmt: skip
+
 
 class Outcome(NamedTuple):
     code: int
@@ -87,7 +91,7 @@ def images(tmp_path_factory: pytest.TempPathFactory, checkpoint) -> Path:
 def test_help_lists_the_commands(run, flag: str) -> None:
     outcome = run(flag)
     assert outcome.code == 0 and outcome.err == ""
-    for command in ("train", "evaluate", "score", "calibrate", "alarms", "app", "data"):
+    for command in COMMANDS:
         assert f"\n  {command} " in outcome.out
 
 
@@ -95,9 +99,7 @@ def test_no_command_is_a_wrong_command(run) -> None:
     assert run().code == 2
 
 
-@pytest.mark.parametrize(
-    "command", ["train", "evaluate", "score", "calibrate", "alarms", "app", "data"]
-)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_each_command_explains_itself(run, command: str) -> None:
     outcome = run(command, "--help")
     assert outcome.code == 0 and outcome.err == ""
@@ -108,10 +110,7 @@ def test_each_command_explains_itself(run, command: str) -> None:
 def test_an_unknown_command_names_the_valid(run) -> None:
     outcome = run("trian")
     assert outcome.code == 2
-    assert (
-        "'trian'" in outcome.sentence()
-        and "train, evaluate, score, calibrate, alarms, app, data" in outcome.sentence()
-    )
+    assert "'trian'" in outcome.sentence() and ", ".join(COMMANDS) in outcome.sentence()
 
 
 @pytest.mark.parametrize(

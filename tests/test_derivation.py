@@ -19,7 +19,11 @@ from vae.elbo.lessons.losses import (
 from vae.elbo.seen import see
 
 
-@pytest.mark.parametrize("name", ["digits-2d", "digits-2d-beta-0.1", "digits-binary-2d"])
+@pytest.mark.parametrize(
+    "name",
+    ["digits-2d-beta-0.1", *(pytest.param(name, marks=pytest.mark.slow)
+                             for name in ("digits-2d", "digits-binary-2d"))],
+)  # fmt: skip
 def test_every_line_holds_of_foreign_images_too(checkpoint, name):
     """A wide q needs a finer grid: with one step for all, a right line was said not to hold."""
     model = checkpoint(name)

@@ -120,7 +120,9 @@ def log_evidence(model: Checkpoint, x: Tensor) -> Account:
         near = torch.cat((spread(chosen[: len(inner)]), spread(wide)[around]))
         sums, parts = [held[near, n].logsumexp(0)], 1
         rounding = 4e-7 * float(sums[0].abs())
-        while len(sums) < 3 or (abs(sums[-1] - sums[-2]) > 2e-5 + rounding and parts < 16):
+        # Two lattices may agree by chance on a narrow peak, not on one of many cells.
+        fewest = 2 if near.sum() > 2_000 else 3
+        while len(sums) < fewest or (abs(sums[-1] - sums[-2]) > 2e-5 + rounding and parts < 16):
             parts *= 2
             offsets = lattice(parts // 2, 1 / parts)
             offsets = offsets[(offsets < 0.5).all(-1)]
@@ -209,7 +211,9 @@ def check_exact_numbers(model: Checkpoint, count: int) -> None:
         assert error.median() < 2e-3 and (error < 0.1).double().mean() > 0.9, whose
 
 
-@pytest.mark.parametrize("name", ["digits-2d", "digits-binary-2d"])
+@pytest.mark.parametrize(
+    "name", ["digits-2d", pytest.param("digits-binary-2d", marks=pytest.mark.slow)]
+)
 def test_exact_numbers_lie_within_their_errors(checkpoint, name: str) -> None:
     check_exact_numbers(checkpoint(name), 2)
 
@@ -258,7 +262,9 @@ def test_the_best_gaussian_has_the_elbo_that_it_states(checkpoint) -> None:
     assert (split.amortization >= -best.gain_error).all()
 
 
-@pytest.mark.parametrize("name", ["digits-2d", "digits-binary-2d"])
+@pytest.mark.parametrize(
+    "name", ["digits-2d", pytest.param("digits-binary-2d", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_receipt_of_a_foreign_image_leaves_nothing_over(
     checkpoint, name: str, kind: str

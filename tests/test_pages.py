@@ -263,13 +263,21 @@ def test_a_number_on_every_page(page, model):
     CHECKS[page.stem](model)
 
 
+# Those whose numbers are compared above open there; these differ from another by their weights.
+ALIKE = {"digits-2d-beta-0.3", "digits-2d-beta-3"}
+SHIPPED = {manifest.parent.name for manifest in (ROOT / "checkpoints").glob("*/manifest.json")}
+
+
+@pytest.mark.parametrize(
+    "models", [SHIPPED - {*MODELS} - ALIKE, pytest.param(ALIKE, marks=pytest.mark.slow)],
+    ids=["shipped", "alike"],
+)  # fmt: skip
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_every_shipped_model_opens_on_every_page(page):
-    for folder in sorted((ROOT / "checkpoints").iterdir()):
-        if (folder / "manifest.json").exists():
-            app = screen(page, model=folder.name)
-            assert len(app.title) == 1
-            assert "elb-lead" in text_of(app)
+def test_every_shipped_model_opens_on_every_page(page, models):
+    for name in sorted(models):
+        app = screen(page, model=name)
+        assert len(app.title) == 1
+        assert "elb-lead" in text_of(app)
 
 
 @pytest.mark.parametrize("model", ["one", "colour", "equal", "classes"])
