@@ -21,7 +21,7 @@ app: $(VENV)/.app-installed ## Open the app on http://localhost:8501 (another po
 	$(RUN) -m vae app $(if $(PORT),--port $(PORT))
 
 test: $(VENV)/.dev-installed ## Run the tests on two cores (some of them: ARGS="-k sprites")
-	$(RUN) -m pytest -ra -n 2 --dist loadfile $(ARGS)
+	$(RUN) -m pytest -ra -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-slow: $(VENV)/.dev-installed ## Run the long tests: fuzzing, kills, soak
 	$(RUN) -m pytest -ra -m slow -n 2 $(ARGS)
