@@ -38,7 +38,7 @@ def test_the_schedule_rises_from_0_to_1() -> None:
     assert torch.allclose(betas + betas.flip(0), torch.ones(51).double())
 
 
-@pytest.mark.parametrize("orthogonal", [True, False])
+@pytest.mark.parametrize("orthogonal", [pytest.param(True, marks=pytest.mark.slow), False])
 @pytest.mark.parametrize(
     "settings",
     [

@@ -334,6 +334,7 @@ def test_a_file_that_ends_its_process_costs_one_row(tmp_path: Path) -> None:
     assert len(second.levels) == 3 and len(third.levels) == 2
 
 
+@pytest.mark.slow
 def test_processes_killed_from_outside_are_replaced(corpus: list[str]) -> None:
     decoder = Decoder(SPECS[0], Adaptation(), Limits(), "mnist")
     with decoded(decoder, [corpus[:4]] * 6, workers=1, ahead=1) as results:
