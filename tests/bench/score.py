@@ -122,7 +122,7 @@ def _bench_folder(home: Path, flags: _Arguments) -> None:
     )
     print(_WHAT_EACH_DOES)
     _print_rates(rates)
-    _print_ratio(rates, "ours", "DataLoader, 0 workers", "aim 2.5")
+    _print_ratio(rates, "ours", "DataLoader, 0 workers", "aim 1.4")
     _print_ratio(rates, "ours", "DataLoader, 2 workers", "no aim")
     _print_ratio(rates, "ours", "decode, then forward", "aim 0.85")
 
