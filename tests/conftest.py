@@ -22,8 +22,7 @@ from vae.data.sets.datasets import open_data
 from vae.data.sets.image_data import ImageData, Splits
 from vae.data.spec import ImageSpec
 from vae.model.config import ModelConfig
-from vae.model.likelihoods import LikelihoodFacts, facts_of
-from vae.model.vae import observe
+from vae.model.vae import Described
 from vae.store.checkpoint import Checkpoint
 from vae.training.commit import commit
 from vae.training.config import TrainConfig
@@ -107,29 +106,8 @@ def odd_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-class WrittenOut:
+class WrittenOut(Described):
     """The face of a model (vae/model/face.py) but for encode and decode, which a test writes."""
-
-    config: ModelConfig
-
-    @property
-    def image(self) -> ImageSpec:
-        return self.config.image
-
-    @property
-    def latent_dim(self) -> int:
-        return self.config.latent_dim
-
-    @property
-    def likelihood(self) -> LikelihoodFacts:
-        return facts_of(self.config.likelihood)
-
-    @property
-    def prior(self) -> Distribution:
-        return Independent(Normal(torch.zeros(self.config.latent_dim), 1.0), 1)
-
-    def observe(self, levels: np.ndarray, seed: int = 0) -> Tensor:
-        return observe(self.config, levels, seed)
 
 
 class LinearGaussian(WrittenOut):

@@ -20,7 +20,8 @@ import vae
 from vae.cli.main import main
 from vae.importing import child, importer
 from vae.importing.weights import tensors_of
-from vae.store.contents import CheckpointError
+from vae.model.program import relative_difference
+from vae.store.contents import CheckpointError, model_from, weights_of
 
 ROOT = Path(__file__).parents[1]
 
@@ -55,6 +56,13 @@ class Blind(Net):
     def encode(self, x):
         mu, log_var = super().encode(x)
         return mu / (x.view(-1, 64).sum(1, keepdim=True) - 300.0).clamp_min(0), log_var
+
+class Gated(Net):
+    # Sigmoids inside, and a mean at the end.
+
+    def decode(self, z):
+        h = self.up(z)
+        return (h * torch.sigmoid(h)).view(-1, 1, 8, 8)
 
 class Odd(Net):
     def decode(self, z):
@@ -157,6 +165,7 @@ def test_an_own_model_gives_its_own_rows_when_imported(checkpoint, name, tmp_pat
         (":build", [*FLAGS[:4], "--likelihood", "gaussian", "--data", "digits"], "how wide"),
         (":Blind", FLAGS, "no finite ELBO for image"),
         (":Odd", FLAGS, "decode cannot be traced"),
+        (":Gated", FLAGS, "say by --output"),
         (".pt2", FLAGS, "names no model"),
         (":pt2", FLAGS, "has no 'pt2'"),
         ("", FLAGS, "FILE.py:build"),
@@ -219,10 +228,25 @@ def test_a_damaged_network_is_refused(source: Path, tmp_path: Path, run) -> None
     model.tensors["encode.module.mu.bias"] += 1
     # As if this torch computed something else: the probe no longer agrees.
     assert model.strays() > 0.1
-    from vae.store.contents import model_from, weights_of
-
-    with pytest.raises(CheckpointError, match="E-CKPT-11"):
+    with pytest.raises(CheckpointError, match="E-CKPT-13"):
         model_from(model.config, weights_of(model), "mine")
+
+
+@pytest.mark.parametrize("rows", [0, 2, 10_000])
+def test_a_probe_of_other_rows_than_one_is_refused_unrun(source, tmp_path, run, rows) -> None:
+    """The cost of a network is computed for few rows, so no file says how many it is run on."""
+    assert run(f"{source}:build", *FLAGS, "--out", tmp_path / "mine")[0] == 0
+    model = vae.load(tmp_path / "mine").model
+    model.tensors["probe.decode"] = torch.zeros(rows, 3)
+    with pytest.raises(CheckpointError, match="E-CKPT-12"):
+        model_from(model.config, weights_of(model), "mine")
+
+
+def test_no_number_is_no_agreement() -> None:
+    one = torch.tensor([1.0, 3.0, float("nan")])
+    assert relative_difference(one, one.clone()) == 0
+    assert relative_difference(one, torch.tensor([1.0, 1.0, float("nan")])) == 0.5
+    assert relative_difference(one, torch.tensor([1.0, float("nan"), 0.0])) == float("inf")
 
 
 def test_the_server_knows_nothing_of_imports(source: Path, tmp_path: Path, run, apart) -> None:
@@ -286,7 +310,7 @@ def test_a_pythae_model_scores_as_pythae_says(tmp_path: Path, run) -> None:
     assert float(reported.reg_loss) == pytest.approx(float(kl.mean()), rel=1e-4)
 
 
-def test_a_pythae_network_of_one_s_own_runs_nothing_unasked(tmp_path: Path, run) -> None:
+def test_a_pythae_network_of_one_s_own_runs_nothing_unasked(tmp_path: Path, run, capsys) -> None:
     folder = tmp_path / "theirs"
     folder.mkdir()
     (folder / "model_config.json").write_text(
@@ -298,6 +322,12 @@ def test_a_pythae_network_of_one_s_own_runs_nothing_unasked(tmp_path: Path, run)
     code, _, error = run(*words, tmp_path / "mine")
     assert code == 2 and "encoder.pkl, a pickle" in error and "--allow-pickle" in error
     assert not (tmp_path / "ran").exists()
+    assert main(["import", *words, str(tmp_path / "mine"), "--allow-pickle"]) == 2
+    asked, refused = capsys.readouterr().err.splitlines()
+    assert (
+        asked == "encoder.pkl asks, when it is opened, for: pathlib.Path.touch, pathlib.PosixPath"
+    )
+    assert "encoder.pkl holds no network" in refused and (tmp_path / "ran").exists()
     (folder / "model_config.json").write_text('{"name": "VQVAEConfig"}')
     code, _, error = run(*words, tmp_path / "mine")
     assert code == 2 and "no posterior and no ELBO" in error

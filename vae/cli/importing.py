@@ -10,6 +10,8 @@ from typing import Literal
 import tyro
 
 from vae.cli.program import EXIT_MISSING, EXIT_USAGE, Stop, parse, unwritable
+from vae.importing.choices import Layout, Output, Packing, Pixels, Second
+from vae.model.config import Binarize, LikelihoodName
 
 __all__ = ["TEXT", "import_model"]
 
@@ -65,28 +67,16 @@ class _Arguments:
     held_out: str = ""
     weights: Path | None = None
     image: str = ""
-    pixels: Literal["0..1", "-1..1", "0..255"] | None = None
+    pixels: Pixels | None = None
     offset: tuple[float, ...] = ()
     scale_by: tuple[float, ...] = ()
-    layout: Literal["nchw", "nhwc", "flat"] | None = None
+    layout: Layout | None = None
     latent: str = ""
-    second: Literal["log_variance", "log_sigma", "sigma", "variance", "softplus_sigma"] | None = (
-        None
-    )
-    packing: Literal["pair", "halves", "interleaved"] | None = None
-    output: Literal["probability", "logit", "mean", "mean_and_log_scale"] | None = None
-    likelihood: (
-        Literal[
-            "bernoulli",
-            "bernoulli_grey",
-            "continuous_bernoulli",
-            "gaussian",
-            "laplace",
-            "discretized_logistic",
-        ]
-        | None
-    ) = None
-    binarize: Literal["none", "threshold", "dynamic"] = "none"
+    second: Second | None = None
+    packing: Packing | None = None
+    output: Output | None = None
+    likelihood: LikelihoodName | None = None
+    binarize: Binarize = "none"
     scale: Literal["fixed", "fit"] | None = None
     sigma: float | None = None
     draws: int = 64
@@ -100,8 +90,9 @@ class _Arguments:
 
 def import_model(arguments: list[str]) -> int:
     """Runs the command; returns its exit code."""
+    from vae.data.sets.datasets import open_data
     from vae.data.sets.image_data import DataMissing
-    from vae.importing.importer import Request, bring, commit, held_out
+    from vae.importing.importer import Request, bring, commit
     from vae.importing.tracing import Refused
     from vae.store.contents import CheckpointError
     from vae.store.target import check_target
@@ -129,7 +120,8 @@ def import_model(arguments: list[str]) -> int:
         )
         for line in brought.told:
             print(f"  {line}")
-        data = held_out(name, brought.model.image)
+        image = brought.model.image
+        data = open_data(name, (image.height, image.width), image.channels)
         command = shlex.join(["python", "-m", "vae", "import", *arguments])
         metrics = commit(
             flags.out,

@@ -9,20 +9,18 @@ from vae.elbo.terms import log_likelihood
 from vae.elbo.tiles import decoder_rows
 from vae.model.face import LatentModel
 
-__all__ = ["log_likelihood_gradients", "log_prior_gradients", "paired_gradients"]
+__all__ = ["log_likelihood_gradients", "log_prior_gradients"]
 
 
-def log_likelihood_gradients(
-    model: LatentModel, image: Tensor, z: Tensor
-) -> tuple[Tensor, Tensor]:
-    r"""One image's log-likelihood at many codes, and its slope there.
+def log_likelihood_gradients(model: LatentModel, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+    r"""The log-likelihood of one image at many codes, or of each image at its own, and its slope.
 
     It may be called under ``torch.inference_mode``, which scoring runs in. The codes are decoded
     in pieces of bounded size, so memory doesn't grow with their number.
 
     Args:
         model: The model.
-        image: The image, with shape :math:`(C, H, W)`.
+        x: The image, with shape :math:`(C, H, W)`, or one for each code, :math:`(N, C, H, W)`.
         z: The codes, with shape :math:`(N, D)`.
 
     Returns:
@@ -32,13 +30,16 @@ def log_likelihood_gradients(
     values, gradients = [], []
     with torch.inference_mode(False), torch.enable_grad():
         # Clones, because a tensor born under inference mode cannot take part in a gradient.
-        image = image.clone()
-        for part in z.clone().split(decoder_rows(model.image)):
-            codes = part.to(image.dtype).requires_grad_()
-            value = log_likelihood(model.decode(codes), image)
+        x, parts = x.clone(), z.clone().split(decoder_rows(model.image))
+        start = 0
+        for part in parts:
+            images = x if x.dim() == 3 else x[start : start + len(part)]
+            codes = part.to(x.dtype).requires_grad_()
+            value = log_likelihood(model.decode(codes), images)
             (gradient,) = torch.autograd.grad(value.sum(), codes)
             values.append(value.detach())
             gradients.append(gradient.double())
+            start += len(part)
     return torch.cat(values), torch.cat(gradients)
 
 
@@ -53,23 +54,3 @@ def log_prior_gradients(model: LatentModel, z: Tensor) -> tuple[Tensor, Tensor]:
         value = model.prior.log_prob(codes)
         (gradient,) = torch.autograd.grad(value.sum(), codes)
     return value.detach(), gradient
-
-
-def paired_gradients(model: LatentModel, x: Tensor, z: Tensor) -> Tensor:
-    r"""The slope of each image's log-likelihood at a code of its own.
-
-    Args:
-        model: The model.
-        x: The images, with shape :math:`(B, C, H, W)`.
-        z: Their codes, with shape :math:`(B, D)`.
-
-    Returns:
-        :math:`\nabla_z \log p(x_b \mid z_b)`, float64, with shape :math:`(B, D)`.
-    """
-    rows, gradients = decoder_rows(model.image), []
-    with torch.inference_mode(False), torch.enable_grad():
-        for images, codes in zip(x.clone().split(rows), z.clone().split(rows), strict=True):
-            own = codes.to(x.dtype).requires_grad_()
-            value = log_likelihood(model.decode(own), images)
-            gradients.append(torch.autograd.grad(value.sum(), own)[0].double())
-    return torch.cat(gradients)

@@ -19,8 +19,10 @@ from torch import Tensor, nn
 
 from vae.data.spec import ImageSpec
 from vae.importing.sources import Live, open_source
-from vae.importing.tracing import Refused, Traced, trace
+from vae.importing.tracing import Refused, Traced, last_operator, trace
 from vae.importing.wiring import Wiring, adapted, module_of, moments
+from vae.model.likelihoods import facts_of
+from vae.model.program import Program, relative_difference
 
 __all__ = ["main"]
 
@@ -41,7 +43,7 @@ def _answer(request: dict[str, Any], folder: Path) -> dict[str, Any]:
     told = [*live.told]
     given = {**live.wiring, **request["wiring"]}
     module = module_of(live.model)
-    image = _image_of(given, module)
+    image = _image_of(given)
     wiring = _wiring(live, given, image, told)
     encode, decode = adapted(live.model, wiring)
     x = torch.linspace(0, 1, image.pixels).view(1, *image.shape)
@@ -73,7 +75,7 @@ def _answer(request: dict[str, Any], folder: Path) -> dict[str, Any]:
     }
 
 
-def _image_of(given: dict[str, Any], module: nn.Module) -> ImageSpec:
+def _image_of(given: dict[str, Any]) -> ImageSpec:
     if "image" not in given:
         raise Refused("the size of its images is not known: say it by --image, such as 1x28x28.")
     channels, height, width = given["image"]
@@ -138,15 +140,15 @@ def _layout(
 
 def _output(live: Live, wiring: Wiring, told: list[str]) -> str:
     """What decode returns, where nobody said it."""
-    z = torch.randn(2, torch.Size(wiring.latent).numel(), generator=torch.Generator())
-    module = module_of(live.model)
-    decode = adapted(live.model, replace(wiring, output="mean", likelihood="gaussian"))[1]
-    nodes = [node[0] for node in trace(module, decode, z[:1], "decode").program["nodes"]]
-    squashed = "aten.sigmoid.default" in nodes[-6:]
-    if squashed:
+    # As it is, before anything is done to what it returns.
+    plain = {"output": "mean", "likelihood": "gaussian", "pixels": "0..1", "offset": ()}
+    decode = adapted(live.model, replace(wiring, **plain, scale_by=()))[1]
+    z = torch.zeros(1, torch.Size(wiring.latent).numel())
+    program = trace(module_of(live.model), decode, z, "decode").program
+    if last_operator(program) == "aten.sigmoid.default":
         told.append("output probability: decode ends in a sigmoid")
         return "probability"
-    if wiring.likelihood in ("bernoulli", "bernoulli_grey", "continuous_bernoulli"):
+    if not facts_of(wiring.likelihood).has_scale:
         raise Refused(
             "decode does not end in a sigmoid: say by --output whether it returns a logit or a "
             "probability."
@@ -157,17 +159,12 @@ def _output(live: Live, wiring: Wiring, told: list[str]) -> str:
 
 def _strays(module: nn.Module, function: Any, traced: Traced, example: Tensor) -> float:  # noqa: ANN401
     """How far the program strays from the live function, relative to the size of its outputs."""
-    from vae.model.program import Program
-
     rows = traced.program["rows"] or 5
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(rows, *example.shape[1:], generator=generator)
     with torch.no_grad():
         live, kept = function(x), Program(traced.program).run(x, traced.tensors)
-    return max(
-        float((one - other).abs().max() / (1 + one.abs().max()))
-        for one, other in zip(live, kept, strict=True)
-    )
+    return max(relative_difference(one, other) for one, other in zip(live, kept, strict=True))
 
 
 if __name__ == "__main__":

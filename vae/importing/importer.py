@@ -9,7 +9,6 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +17,17 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-import vae
-from vae.data.sets.datasets import open_data
-from vae.data.sets.image_data import ImageData, copies_of
+from vae.data.sets.image_data import ImageData
 from vae.data.spec import ImageSpec
-from vae.elbo.expectation import draws_used
 from vae.elbo.seen import see
+from vae.importing.sources import pickles_of
 from vae.importing.tracing import Refused
 from vae.importing.wiring import Wiring
 from vae.model.config import Binarize
-from vae.model.imported import ImportedConfig, ImportedVAE, probed
+from vae.model.imported import PROGRAMS, ImportedConfig, ImportedVAE, probed
+from vae.model.likelihoods import DiscretizedLogistic, facts_of
 from vae.model.program import Program
-from vae.scoring.evaluation import reference_of, split_metrics
+from vae.scoring.evaluation import checkpoint_facts, reference_of
 from vae.store.checkpoint import write
 
 __all__ = ["OFF", "Brought", "Request", "bring", "commit"]
@@ -93,6 +91,9 @@ def bring(request: Request) -> Brought:
     """
     if os.environ.get(OFF):
         raise Refused(f"imports are turned off here ({OFF} is set).")
+    if request.allow_pickle:
+        for name, asked in pickles_of(request.source).items():
+            print(f"{name} asks, when it is opened, for: {', '.join(asked)}", file=sys.stderr)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         result = _ask(request, folder)
@@ -107,7 +108,7 @@ def bring(request: Request) -> Brought:
         )
     told = [*result["told"]]
     predicted = wiring.output == "mean_and_log_scale"
-    scaled = wiring.likelihood in ("gaussian", "laplace", "discretized_logistic")
+    scaled = facts_of(wiring.likelihood).has_scale
     sigma = request.sigma or result["stated"].get("sigma")
     fits = scaled and not predicted and (request.scale == "fit" or sigma is None)
     if fits and request.scale != "fit":
@@ -123,7 +124,7 @@ def bring(request: Request) -> Brought:
         scale="none" if not scaled else "predicted" if predicted else "fixed",
         sigma=1.0 if sigma is None or fits else float(sigma),
     )
-    model = ImportedVAE(config, *(Program(programs[what]) for what in programs), _plain(tensors))
+    model = ImportedVAE(config, *(Program(programs[what]) for what in PROGRAMS), _plain(tensors))
     facts = {
         **result["origin"],
         "source": _nameless(request.source),
@@ -221,7 +222,6 @@ def _likeliest(
     model: ImportedVAE, config: ImportedConfig, means: Tensor, x: Tensor
 ) -> ImportedConfig:
     """The config whose scale makes the pixels most likely, by golden sections of its log."""
-    from vae.model.likelihoods import DiscretizedLogistic
 
     def cost(log_scale: float) -> float:
         scale = torch.tensor(np.exp(log_scale), dtype=torch.float32)
@@ -293,14 +293,8 @@ def commit(
             f"the model gives no finite ELBO for image {reference.indices[bad]} of {data.name}: "
             "see the range of its pixels and its second output."
         )
-    metrics = {
-        **split_metrics(model, reference, "validation"),
-        "draws": draws_used(model, draws),
-        "importance_samples": importance_samples,
-    }
+    common = checkpoint_facts(model, data, reference, draws, importance_samples)
     written = {
-        "elboscope": vae.__version__,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": command,
         "card": {"title": title or path.name, "description": description},
         "config": {
@@ -308,19 +302,8 @@ def commit(
             "beta": facts.pop("beta", None),
             "evidence_images": evidence_images,
         },
-        "data": data.facts() | {"duplicates": copies_of(data)._asdict()},
-        "metrics": metrics,
+        **common,
         "origin": facts,
     }
     write(path, model, reference, (), written, overwrite)
-    return metrics
-
-
-def held_out(name: str, image: ImageSpec) -> ImageData:
-    """Opens the images that a model is scored on, brought to its size.
-
-    Args:
-        name: A data set's name, or ``folder:PATH``.
-        image: The model's images.
-    """
-    return open_data(name, (image.height, image.width), image.channels)
+    return common["metrics"]

@@ -15,13 +15,12 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from vae.importing.tracing import Refused
 from vae.importing.weights import load_weights
 
-__all__ = ["Live", "open_source"]
+__all__ = ["Live", "open_source", "pickles_of"]
 
 _KINDS = "FILE.py:build, pythae:FOLDER or diffusers:FOLDER"
 # pythae's models whose q is a diagonal Gaussian and whose prior is N(0, I).
@@ -216,22 +215,47 @@ def _own_network(path: Path, allow_pickle: bool) -> nn.Module:
             "when it is opened: write FILE.py:build that makes the network, or pass "
             "--allow-pickle if you trust whoever made it."
         )
-    print(f"{path.name} runs, when it is opened: {', '.join(globals_of(path))}", file=sys.stderr)
-    import cloudpickle  # noqa: F401  (what pythae wrote it by)
+    try:
+        import cloudpickle
+    except ImportError as error:
+        raise Refused(f"{path.name} was written by cloudpickle: pip install cloudpickle.") from (
+            error
+        )
+    try:
+        found = cloudpickle.loads(path.read_bytes())
+    except Exception as error:  # whatever it runs may raise anything
+        raise Refused(f"{path.name} cannot be opened: {type(error).__name__}: {error}.") from error
+    if not isinstance(found, nn.Module):
+        raise Refused(f"{path.name} holds no network, but {type(found).__name__}.")
+    return found
 
-    return torch.load(path, map_location="cpu", weights_only=False)
+
+def pickles_of(source: str) -> dict[str, list[str]]:
+    """The pickles that a source brings, and what each asks for by name; nothing is run."""
+    kind, _, rest = source.partition(":")
+    found = sorted(Path(rest).glob("*.pkl")) if kind == "pythae" else []
+    return {path.name: globals_of(path) for path in found}
 
 
 def globals_of(path: Path) -> list[str]:
     """What a pickle asks for by name, found without running it."""
-    found, strings = set(), []
+    found: set[str] = set()
+    pushed: list[Any] = []  # what was pushed last; None where it is no text
+    memo: dict[int, Any] = {}
     for operation, argument, _ in pickletools.genops(path.read_bytes()):
-        if operation.name == "GLOBAL":
+        name = operation.name
+        if name == "GLOBAL":
             found.add(str(argument).replace(" ", "."))
-        elif operation.name == "STACK_GLOBAL":
-            found.add(".".join(strings[-2:]))
-        elif isinstance(argument, str):
-            strings.append(argument)
+        elif name == "STACK_GLOBAL":
+            found.add(".".join(map(str, pushed[-2:])))
+        if name == "MEMOIZE":
+            memo[len(memo)] = pushed[-1] if pushed else None
+        elif name.endswith("PUT"):
+            memo[argument] = pushed[-1] if pushed else None
+        elif name.endswith("GET"):
+            pushed.append(memo.get(argument))
+        elif operation.stack_after:
+            pushed.append(argument if isinstance(argument, str) else None)
     return sorted(found)
 
 

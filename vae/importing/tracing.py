@@ -16,7 +16,7 @@ from torch.fx import GraphModule, Node
 
 from vae.model.program import DTYPES, OPERATORS, STRINGS, VERSION
 
-__all__ = ["ROWS", "Refused", "Traced", "trace"]
+__all__ = ["ROWS", "Refused", "Traced", "last_operator", "trace"]
 
 # Where a network takes only one number of rows, it gets this one.
 ROWS = 32
@@ -96,6 +96,15 @@ def trace(
     finally:
         Distribution.set_default_validate_args(checks)
     return _Writer(exported, rows, what).traced
+
+
+def last_operator(program: dict[str, Any]) -> str:
+    """The operator that a program's first output comes from, but for a change of its shape."""
+    first = 1 + len(program["weights"])
+    at = program["outputs"][0]
+    while at >= first and (node := program["nodes"][at - first])[0] in _RESHAPING:
+        at = node[1][0]["n"]
+    return program["nodes"][at - first][0] if at >= first else ""
 
 
 def _export(

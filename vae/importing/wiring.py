@@ -10,33 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from vae.data.spec import ImageSpec
+from vae.importing.choices import Layout, Output, Packing, Pixels, Second
 from vae.importing.tracing import Refused
 from vae.model.config import LikelihoodName
+from vae.model.likelihoods import facts_of
 
-__all__ = [
-    "Layout",
-    "Output",
-    "Packing",
-    "Pixels",
-    "Second",
-    "Wiring",
-    "adapted",
-    "module_of",
-    "moments",
-]
-
-Pixels = Literal["0..1", "-1..1", "0..255"]
-Layout = Literal["nchw", "nhwc", "flat"]
-Second = Literal["log_variance", "log_sigma", "sigma", "variance", "softplus_sigma"]
-Packing = Literal["pair", "halves", "interleaved"]
-Output = Literal["probability", "logit", "mean", "mean_and_log_scale"]
+__all__ = ["Wiring", "adapted", "module_of", "moments"]
 
 # The names under which models offer the two, in the order in which they are looked for.
 _NAMES = (("encode", "decode"), ("encoder", "decoder"), ("_encode", "_decode"), ("q_z", "p_x"))
@@ -263,7 +249,7 @@ def _raw(returned: Any, wiring: Wiring) -> tuple[Tensor, ...]:  # noqa: ANN401
             "torch Distribution."
         )
     y = wiring.image_of(returned)
-    if wiring.likelihood in ("bernoulli", "bernoulli_grey", "continuous_bernoulli"):
+    if not facts_of(wiring.likelihood).has_scale:
         return (y if wiring.output == "logit" else torch.logit(y, _LEAST_PROBABILITY),)
     if wiring.output in ("logit", "probability"):
         return (torch.sigmoid(y) if wiring.output == "logit" else y,)

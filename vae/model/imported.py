@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Laplace, Normal
@@ -23,11 +22,10 @@ from vae.model.likelihoods import (
     BernoulliLogits,
     ContinuousBernoulli,
     DiscretizedLogistic,
-    LikelihoodFacts,
     facts_of,
 )
-from vae.model.program import Program, ProgramError
-from vae.model.vae import observe
+from vae.model.program import Program, ProgramError, relative_difference
+from vae.model.vae import Described
 
 __all__ = ["PROGRAMS", "ImportedConfig", "ImportedVAE", "Scale", "probed"]
 
@@ -38,7 +36,6 @@ PROGRAMS = ("encode", "decode")
 # Names of what one image and one code gave when the model was imported.
 _PROBE = "probe."
 _MOST_DIMENSIONS = 16_384
-_SCALED = ("gaussian", "laplace", "discretized_logistic")
 
 
 @dataclass(frozen=True)
@@ -80,7 +77,7 @@ class ImportedConfig:
             raise ValueError(
                 f"a code has at most {_MOST_DIMENSIONS:,} dimensions, not {self.latent_dim:,}."
             )
-        if (self.scale == "none") == (self.likelihood in _SCALED):
+        if (self.scale == "none") == facts_of(self.likelihood).has_scale:
             raise ValueError(f"scale={self.scale!r} doesn't go with {self.likelihood!r}.")
         if not 1e-6 <= self.sigma <= 1e3:
             raise ValueError(f"sigma must lie in [1e-6, 1000], not {self.sigma!r}.")
@@ -131,7 +128,7 @@ class ImportedConfig:
             raise ValueError(f"the model config is incomplete or malformed: {error}.") from error
 
 
-class ImportedVAE(nn.Module):
+class ImportedVAE(Described, nn.Module):
     """A model whose networks are data. It wears the face of :mod:`vae.model.face`.
 
     Args:
@@ -175,31 +172,6 @@ class ImportedVAE(nn.Module):
                 f"{' and '.join(str((rows, *shape)) for shape in wanted)}"
             )
 
-    @property
-    def image(self) -> ImageSpec:
-        """The shape and levels of its images."""
-        return self.config.image
-
-    @property
-    def latent_dim(self) -> int:
-        """The number :math:`D` of latent dimensions."""
-        return self.config.latent_dim
-
-    @property
-    def likelihood(self) -> LikelihoodFacts:
-        r"""What :math:`p(x \mid z)` is."""
-        return facts_of(self.config.likelihood)
-
-    @property
-    def prior(self) -> Independent:
-        """The prior :math:`p(z) = N(0, I)`, event shape :math:`(D)`."""
-        zeros = torch.zeros(self.latent_dim)
-        return Independent(Normal(zeros, torch.ones_like(zeros), validate_args=False), 1)
-
-    def observe(self, levels: np.ndarray, seed: int = 0) -> Tensor:
-        r"""What the model sees of images; see :meth:`vae.model.face.LatentModel.observe`."""
-        return observe(self.config, levels, seed)
-
     def encode(self, x: Tensor) -> Independent:
         r"""The posterior :math:`q(z \mid x)`, batch :math:`(B)`, event :math:`(D)`."""
         mu, sigma = self._run("encode", x)
@@ -226,16 +198,20 @@ class ImportedVAE(nn.Module):
     def strays(self) -> float:
         """How far the networks stray from what they gave at import, relative to its size."""
         worst = 0.0
-        for what in PROGRAMS:
+        for what, shape in zip(PROGRAMS, (self.image.shape, (self.latent_dim,)), strict=True):
             given = self.tensors.get(f"{_PROBE}{what}")
-            if given is None:
+            if given is None or given.shape != (1, *shape):
                 raise ProgramError("there is no probe of what it computed when it was imported")
-            for i, now in enumerate(self._run(what, given)):
+            try:
+                outputs = self._run(what, given)
+            except (RuntimeError, LookupError, TypeError, NotImplementedError) as error:
+                said = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+                raise ProgramError(f"{what} cannot be computed: {said}") from error
+            for i, now in enumerate(outputs):
                 then = self.tensors.get(f"{_PROBE}{what}.{i}")
                 if then is None or then.shape != now.shape:
                     raise ProgramError(f"the probe of {what} has another shape")
-                size = 1 + float(then.abs().max())
-                worst = max(worst, float((now - then).abs().max()) / size)
+                worst = max(worst, relative_difference(then, now))
         return worst
 
     def _run(self, what: str, x: Tensor) -> tuple[Tensor, ...]:

@@ -180,33 +180,36 @@ class LikelihoodFacts:
         title: Its name for people.
         is_pmf: Whether it is a probability of the pixel levels (bits per dimension make sense).
         is_normalized: Whether it sums or integrates to 1 over the data's pixel values.
+        has_scale: Whether it has a spread beside its mean.
         valid_for: What data it is valid for, as a sentence.
     """
 
     title: str
     is_pmf: bool
     is_normalized: bool
+    has_scale: bool
     valid_for: str
 
 
 _FACTS = {
     "bernoulli": LikelihoodFacts(
-        "Bernoulli", True, True, "A probability of binary pixels: each is 0 or 1."
+        "Bernoulli", True, True, False, "A probability of binary pixels: each is 0 or 1."
     ),
     "bernoulli_grey": LikelihoodFacts(
         "Bernoulli on grey pixels",
+        False,
         False,
         False,
         "Not a density of grey pixels: its value is the mean, over all ways to binarise the "
         "image, of a bound on the binary image's log-probability. For teaching only.",
     ),
     "continuous_bernoulli": LikelihoodFacts(
-        "Continuous Bernoulli", False, True, "A density of grey pixels in [0, 1]."
+        "Continuous Bernoulli", False, True, False, "A density of grey pixels in [0, 1]."
     ),
-    "gaussian": LikelihoodFacts("Gaussian", False, True, "A density of real-valued pixels."),
-    "laplace": LikelihoodFacts("Laplace", False, True, "A density of real-valued pixels."),
+    "gaussian": LikelihoodFacts("Gaussian", False, True, True, "A density of real-valued pixels."),
+    "laplace": LikelihoodFacts("Laplace", False, True, True, "A density of real-valued pixels."),
     "discretized_logistic": LikelihoodFacts(
-        "Discretised logistic", True, True, "A probability of integer pixel levels."
+        "Discretised logistic", True, True, True, "A probability of integer pixel levels."
     ),
 }
 

@@ -27,7 +27,15 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-__all__ = ["DTYPES", "OPERATORS", "STRINGS", "Cost", "Program", "ProgramError"]
+__all__ = [
+    "DTYPES",
+    "OPERATORS",
+    "STRINGS",
+    "Cost",
+    "Program",
+    "ProgramError",
+    "relative_difference",
+]
 
 VERSION = 1
 STRINGS = (
@@ -303,6 +311,17 @@ class Program:
         if not all(isinstance(one, Tensor) for one in outputs):
             raise ProgramError("an output is no tensor")
         return Cost(tuple(tuple(one.shape) for one in outputs), largest, counter.get_total_flops())
+
+
+def relative_difference(one: Tensor, other: Tensor) -> float:
+    """How far two tensors of one shape lie apart at most, relative to the size of the first.
+
+    Places where neither is a number agree; where one is not, the difference is infinite.
+    """
+    agree = (one == other) | (one.isnan() & other.isnan())
+    gap = torch.where(agree, 0.0, (one - other).abs().double()).nan_to_num(torch.inf, torch.inf)
+    finite = one[one.isfinite()].abs()
+    return float(gap.max()) / (1 + (float(finite.max()) if len(finite) else 0.0))
 
 
 def _is_list(value: Any, most: int) -> bool:  # noqa: ANN401

@@ -6,6 +6,8 @@ References:
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -17,21 +19,17 @@ from vae.model.likelihoods import LikelihoodFacts, facts_of, make_likelihood
 from vae.model.networks import Decoder, Encoder
 from vae.model.noise import image_uniforms
 
-__all__ = ["VAE", "observe"]
+__all__ = ["VAE", "Described", "observe"]
 
 
-class VAE(nn.Module):
-    r"""Creates a VAE with a diagonal Gaussian posterior and a standard normal prior.
+class Described:
+    r"""What the face of a model (:mod:`vae.model.face`) says by its config alone.
 
-    Args:
-        config: The model's description.
+    Attributes:
+        config: The model's description: image, latent dimensions, likelihood, ...
     """
 
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.encoder = Encoder(config)
-        self.decoder = Decoder(config, make_likelihood(config))
+    config: Any
 
     @property
     def image(self) -> ImageSpec:
@@ -51,8 +49,26 @@ class VAE(nn.Module):
     @property
     def prior(self) -> Independent:
         """The prior :math:`p(z) = N(0, I)`, event shape :math:`(D)`."""
-        zeros = torch.zeros(self.config.latent_dim)
+        zeros = torch.zeros(self.latent_dim)
         return Independent(Normal(zeros, torch.ones_like(zeros), validate_args=False), 1)
+
+    def observe(self, levels: np.ndarray, seed: int = 0) -> Tensor:
+        r"""What the model sees of images; see :meth:`vae.model.face.LatentModel.observe`."""
+        return observe(self.config, levels, seed)
+
+
+class VAE(Described, nn.Module):
+    r"""Creates a VAE with a diagonal Gaussian posterior and a standard normal prior.
+
+    Args:
+        config: The model's description.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config, make_likelihood(config))
 
     def encode(self, x: Tensor) -> Independent:
         r"""The posterior :math:`q(z \mid x)`, batch :math:`(B)`, event :math:`(D)`."""
@@ -61,10 +77,6 @@ class VAE(nn.Module):
     def decode(self, z: Tensor) -> Independent:
         r"""The likelihood :math:`p(x \mid z)`, batch :math:`(B)`, event :math:`(C, H, W)`."""
         return self.decoder(z)
-
-    def observe(self, levels: np.ndarray, seed: int = 0) -> Tensor:
-        r"""What the model sees of images; see :meth:`vae.model.face.LatentModel.observe`."""
-        return observe(self.config, levels, seed)
 
 
 def observe(config: ModelConfig, levels: np.ndarray, seed: int = 0) -> Tensor:

@@ -7,13 +7,15 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from vae.data.sets.image_data import ImageData
+import vae
+from vae.data.sets.image_data import ImageData, copies_of
 from vae.elbo.aggregate.density import active_units
 from vae.elbo.aggregate.surgery import surgery
 from vae.elbo.evidence.bounds import Bound, estimate_bound
@@ -121,6 +123,30 @@ def split_metrics(model: LatentModel, reference: Reference, split: str) -> dict[
     rows = reference.of_split(split)
     part = Reference(*(None if column is None else column[rows] for column in reference))
     return {"split": split, **means_of(model, part)}
+
+
+def checkpoint_facts(
+    model: LatentModel, data: ImageData, reference: Reference, draws: int, k: int
+) -> dict[str, Any]:
+    """What every checkpoint records: when, its images, and its means over the validation split.
+
+    Args:
+        model: The model.
+        data: The data set.
+        reference: The statistics of its held-out images.
+        draws: The draws behind each ELBO.
+        k: The k of the importance-weighted bound.
+    """
+    return {
+        "elboscope": vae.__version__,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "data": data.facts() | {"duplicates": copies_of(data)._asdict()},
+        "metrics": {
+            **split_metrics(model, reference, "validation"),
+            "draws": draws_used(model, draws),
+            "importance_samples": k,
+        },
+    }
 
 
 def means_of(model: LatentModel, statistics: Reference | Statistics) -> dict[str, Any]:

@@ -150,13 +150,14 @@ def _imported(
         programs = [Program(from_json(metadata.get(part, "null"))) for part in PROGRAMS]
         tensors = {key: torch.from_numpy(value.copy()) for key, value in weights.items()}
         model = ImportedVAE(config, *programs, tensors)
+        difference = model.strays()
     except (ValueError, RecursionError, TypeError) as error:
         raise CheckpointError(
-            "E-CKPT-10", f"The network of {name!r} cannot be opened: {error}."
+            "E-CKPT-12", f"The network of {name!r} cannot be opened: {error}."
         ) from error
-    if (difference := model.strays()) > _MOST_STRAYED:
+    if difference > _MOST_STRAYED:
         raise CheckpointError(
-            "E-CKPT-11",
+            "E-CKPT-13",
             f"This machine's torch computes another network than the one that {name!r} was "
             f"imported as (its outputs stray by {difference:.1g}): import it anew.",
         )

@@ -5,16 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 
-import vae
-from vae.data.sets.image_data import ImageData, copies_of
-from vae.elbo.expectation import draws_used
-from vae.scoring.evaluation import reference_of, split_metrics
+from vae.data.sets.image_data import ImageData
+from vae.scoring.evaluation import checkpoint_facts, reference_of
 from vae.store import checkpoint
 from vae.training.config import TrainConfig
 from vae.training.fit import Fitted
@@ -58,19 +55,14 @@ def commit(
         progress,
         config.evidence_images,
     )
-    metrics = {
-        **split_metrics(fitted.model, reference, "validation"),
-        "draws": draws_used(fitted.model, config.draws),
-        "importance_samples": config.importance_samples,
-    }
+    common = checkpoint_facts(
+        fitted.model, data, reference, config.draws, config.importance_samples
+    )
     facts = {
-        "elboscope": vae.__version__,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": command,
         "card": {"title": config.title or path.name, "description": config.description},
         "config": asdict(config),
-        "data": data.facts() | {"duplicates": copies_of(data)._asdict()},
-        "metrics": metrics,
+        **common,
         "training": {
             "seconds": round(fitted.seconds, 1),
             "reference_seconds": round(time.perf_counter() - start, 1),
@@ -86,4 +78,4 @@ def commit(
         },
     }
     checkpoint.write(path, fitted.model, reference, fitted.history, facts, overwrite)
-    return metrics
+    return common["metrics"]
